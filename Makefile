@@ -1,0 +1,49 @@
+# Two commands on a fresh clone: `make demo` and `make test`. `make help` lists the rest.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# One file of pins for each Python; its header says whether the tests were run with it.
+CONSTRAINTS = constraints/$(shell $(PYTHON) -c 'import sys; print("py%d%d" % sys.version_info[:2])').txt
+
+.PHONY: help demo test lint lock bench-demo test-crash clean
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+demo: $(VENV)/.runtime ## Fine-tune, prove, ship and ask a model, end to end
+	@$(BIN)/python examples/support-desk/demo.py
+
+test: $(VENV)/.dev lint ## Lint, type-check, check the imports, and run the tests
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+test-crash: $(VENV)/.dev ## Campaign: kill the loop everywhere, many times
+	@$(BIN)/python -m tests.crash.campaign
+
+bench-demo: $(VENV)/.dev ## Measure the demo and write docs/benchmarks/demo.json
+	@$(BIN)/python -m benchmarks.demo
+
+lock: $(VENV)/.runtime ## Resolve the pins anew for every supported Python
+	@$(BIN)/python constraints/lock.py
+
+clean: ## Remove the environment and what the demo made
+	rm -rf $(VENV) examples/support-desk/.trimtab
+
+$(VENV)/bin/python:
+	@echo "1/3 creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.runtime: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
+	@echo "2/3 installing Trimtab (about 1 GB to download; once)"
+	@$(BIN)/python constraints/install.py $(CONSTRAINTS) train,serve
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	@echo "3/3 installing what the tests need"
+	@$(BIN)/python constraints/install.py $(CONSTRAINTS) train,serve,postgres,dev
+	@touch $@

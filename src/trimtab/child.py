@@ -1,0 +1,108 @@
+"""A child process that cannot outlive its parent, and the child's side of that promise.
+
+The parent holds the write end of a pipe and the child the read end. However the parent dies, the
+kernel closes the pipe, and the child sees the end of it and leaves.
+"""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
+STEADY_S = 60.0
+
+
+@dataclass
+class Child:
+    """One kind of process that is kept running.
+
+    `arguments` follow `python -m`; `fds` are inherited beside the parent's pipe, whose number the
+    child finds behind `--parent-fd`.
+    """
+
+    name: str
+    arguments: Sequence[str]
+    fds: tuple[int, ...] = ()
+    process: subprocess.Popen[bytes] | None = None
+    restarts: int = 0
+    _started: float = 0.0
+    _failures: int = 0
+    _not_before: float = 0.0
+    _pipe: int | None = field(default=None, repr=False)
+
+    def start(self) -> None:
+        read_end, write_end = os.pipe()
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", *self.arguments, "--parent-fd", str(read_end)],
+                pass_fds=(read_end, *self.fds),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                # Ctrl-C in a terminal reaches the whole group: children are stopped in order.
+                start_new_session=True,
+            )
+        finally:
+            os.close(read_end)
+        self._pipe = write_end
+        self._started = time.monotonic()
+
+    @property
+    def alive(self) -> bool:
+        return self.process is not None and self.process.poll() is None
+
+    def tend(self) -> bool:
+        """Restart the child if it died and its backoff is over; True where it was restarted."""
+        if self.alive:
+            return False
+        now = time.monotonic()
+        if self.process is not None:
+            self._bury(now)
+        if now < self._not_before:
+            return False
+        self.start()
+        self.restarts += 1
+        return True
+
+    def _bury(self, now: float) -> None:
+        """Note a death, and when the next start may be."""
+        steady = now - self._started >= STEADY_S
+        self._failures = 0 if steady else self._failures
+        self._not_before = now + BACKOFF_S[min(self._failures, len(BACKOFF_S) - 1)]
+        self._failures += 1
+        self.process = None
+        self._close_pipe()
+
+    def stop(self, deadline_s: float) -> None:
+        """Ask the child to leave, and make it leave when the deadline passes."""
+        if self.process is None:
+            return
+        if self.alive:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(deadline_s)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self._close_pipe()
+
+    def _close_pipe(self) -> None:
+        if self._pipe is not None:
+            os.close(self._pipe)
+            self._pipe = None
+
+
+def leave_with_parent(parent_fd: int) -> None:
+    """In a child: leave at once when the parent is gone, however it went."""
+
+    def watch() -> NoReturn:
+        while os.read(parent_fd, 1):
+            pass
+        os._exit(0)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()

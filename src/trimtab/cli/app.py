@@ -1,0 +1,96 @@
+"""The `trimtab` command: finds the verb, and turns every error into one line and an exit code."""
+
+import importlib
+import os
+import sys
+from typing import NoReturn
+
+import click
+
+from trimtab.errors import TrimtabError
+
+# The short helps stand here so that listing the verbs imports none of them.
+VERBS = {
+    "init": "Write a commented trimtab.yaml.",
+    "check": "Say what is wrong with a project file, one line a fault.",
+    "run": "Run the whole loop: data to promotion.",
+    "data": "Build the dataset and list what was dropped, and why.",
+    "plan": "Show which methods fit this machine, with memory, time and price.",
+    "train": "Run the loop as far as training.",
+    "evaluate": "Run the loop as far as the gate, and show the reports.",
+    "status": "Show what is live, and why.",
+    "models": "List model versions.",
+    "trace": "Follow a hash, a run or an answer through the loop, both ways.",
+    "rollback": "Put the previous version back.",
+    "keys": "Create, list and revoke API keys.",
+    "serve": "Serve the deployments of a home over HTTP.",
+}
+
+
+class Verbs(click.Group):
+    """A group whose commands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        module = importlib.import_module(f"trimtab.cli.{name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="trimtab")
+def trimtab() -> None:
+    """Trimtab closes the loop of fine-tuning language models.
+
+    \b
+    trimtab init && trimtab run     from a file of examples to a model that is live
+    trimtab serve                   answer over HTTP
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line and leave with its exit code.
+
+    0 done, 1 our fault, 2 the user's, 3 finished but not promoted, 130 interrupted.
+    """
+    try:
+        code = trimtab.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        code = 2
+    except (KeyboardInterrupt, click.Abort):
+        code = _say("interrupted", "run the same command again: it goes on from here", 130)
+    except BrokenPipeError:
+        # The reader of our output left (`trimtab models | head`); nobody is there to be told.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except TrimtabError as error:
+        _show_traceback(error)
+        code = _say(error.message, error.hint, error.exit_code)
+    except Exception as error:  # the last line of defence: a fault of ours, still one line
+        _show_traceback(error)
+        code = _say(
+            f"{type(error).__name__}: {error}", "this is a bug; --verbose shows where it is", 1
+        )
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _say(message: str, hint: str, code: int) -> int:
+    line = " ".join(message.split())
+    click.echo(f"trimtab: {line}" + (f" - {hint}" if hint else ""), err=True)
+    return code
+
+
+def _show_traceback(error: BaseException) -> None:
+    if "--verbose" in sys.argv or "-v" in sys.argv:
+        import traceback
+
+        traceback.print_exception(error)

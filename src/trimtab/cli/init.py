@@ -1,0 +1,73 @@
+"""`trimtab init`: write a commented project file."""
+
+from pathlib import Path
+
+import click
+
+from trimtab.cli.options import verbose_option
+
+TEMPLATE = """\
+# A Trimtab project: one declared loop. Every field but name, base and data.sources has a default.
+name: {name}
+base: smollm2-135m-instruct-q4   # a catalogue name, a Hugging Face Hub id or a folder
+
+data:
+  sources:                       # JSONL, JSON or CSV beside this file; the format is detected
+    - {{path: records.jsonl}}      # or {{hub: tatsu-lab/alpaca, split: "train[:1%]"}}
+  # system: Answer in one sentence.   # goes before every prompt, in training and in serving
+  # holdout: 0.1                 # share of prompts kept for evaluation, never trained on
+  # shadow: 0.04                 # share of prompts kept for the shadow test
+  # seed: 17
+
+# train:
+#   objective: sft               # supervised fine-tuning, loss on the completion only
+#   method: lora
+#   rank: 16
+#   alpha: 32
+#   dropout: 0.0
+#   targets: all-linear          # or a list of module names
+#   epochs: 1
+#   batch_size: 8
+#   accumulation: 1
+#   learning_rate: 0.0002
+#   max_length: 512              # longer records are dropped, and listed
+#   budget_usd: 5                # a plan that costs more is refused
+#   deadline_hours: 2            # a plan that takes longer is refused
+#   extra: {{}}                    # anything else that TRL's SFTConfig knows
+
+# evaluate:
+#   suites: [holdout, safety, performance]
+#   match: []                    # JSON fields that must agree; empty compares the whole text
+#   shots: 3                     # the base is also measured with this many examples in its prompt
+#   gate: exact_match            # or log_likelihood
+#   max_tokens: 48
+
+# deploy:
+#   name: {name}
+#   slo: {{p95_ms: 1200, availability: 0.995}}
+#   shadow: {{requests: 20}}
+"""
+
+
+@click.command("init")
+@click.argument("folder", required=False, type=click.Path(path_type=Path, file_okay=False))
+@verbose_option
+def command(folder: Path | None) -> None:
+    """Write a commented trimtab.yaml into FOLDER (here by default)."""
+    import re
+
+    from trimtab.errors import UserError
+    from trimtab.project import FILE_NAME
+
+    target = (folder or Path.cwd()).resolve()
+    name = re.sub(r"[^a-z0-9]+", "-", target.name.lower()).strip("-") or "project"
+    file = target / FILE_NAME
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with file.open("x", encoding="utf-8") as out:
+            out.write(TEMPLATE.format(name=name[:63]))
+    except FileExistsError:
+        raise UserError(f"{file} exists already", hint="edit it, then: trimtab check") from None
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}", hint="choose another folder") from None
+    click.echo(f"wrote {file}; put your records beside it, then: trimtab check && trimtab run")

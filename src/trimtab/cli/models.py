@@ -1,0 +1,65 @@
+"""`trimtab models`: the model versions of a home."""
+
+from pathlib import Path
+
+import click
+
+from trimtab.cli.options import (
+    home_option,
+    json_option,
+    open_home,
+    print_json,
+    print_table,
+    project_argument,
+    verbose_option,
+)
+
+
+@click.command("models")
+@project_argument
+@home_option
+@json_option
+@verbose_option
+def command(path: Path | None, home: Path | None, as_json: bool) -> None:
+    """List every model version with its state, base and run."""
+    opened = open_home(home, path)
+
+    from trimtab.registry import versions
+    from trimtab.store.clock import show
+
+    database = opened.database()
+    try:
+        with database.read() as connection:
+            found = versions.list(connection)
+    finally:
+        database.close()
+    if as_json:
+        rows = [
+            {
+                "version": version.hash,
+                "state": version.state,
+                "project": version.project,
+                "base": version.spec.base,
+                "adapter": version.spec.adapter,
+                "run": version.run_id,
+                "dataset": version.dataset_hash,
+                "created": show(version.created_us),
+            }
+            for version in found
+        ]
+        print_json({"models": rows})
+        return
+    columns = ("version", "state", "project", "base", "adapter", "run", "created")
+    table = [
+        (
+            version.hash[:12],
+            version.state,
+            version.project,
+            version.spec.base[:12],
+            (version.spec.adapter or "the base itself")[:15],
+            (version.run_id or "-")[:12],
+            show(version.created_us),
+        )
+        for version in found
+    ]
+    print_table("model versions", columns, table)

@@ -1,0 +1,58 @@
+"""`trimtab trace`: from any name to the whole chain, both ways."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from trimtab.cli.options import (
+    home_option,
+    json_option,
+    open_home,
+    print_facts,
+    print_json,
+    project_argument,
+    verbose_option,
+)
+
+
+@click.command("trace")
+@click.argument("name")
+@project_argument
+@home_option
+@json_option
+@verbose_option
+def command(name: str, path: Path | None, home: Path | None, as_json: bool) -> None:
+    """Follow NAME: an answer's id, a run, or a version's, dataset's or record's hash."""
+    opened = open_home(home, path)
+
+    from trimtab.flows.lineage import lineage
+
+    database = opened.database()
+    try:
+        with database.read() as connection:
+            chains = lineage(connection, name)
+    finally:
+        database.close()
+    if as_json:
+        print_json({"chains": chains})
+        return
+    for chain in chains:
+        print_facts(f"version {chain['version'][:12]}", _rows(chain))
+
+
+def _rows(chain: dict[str, Any]) -> list[tuple[str, str]]:
+    lines = [f"{line['source']}:{line['line']} ({line['split']})" for line in chain["lines"]]
+    shown = ", ".join(lines[:3]) + (f" and {len(lines) - 3} more" if len(lines) > 3 else "")
+    return [
+        ("source lines", shown or "-"),
+        ("dataset", chain["dataset"] or "-"),
+        ("run", chain["run"] or "-"),
+        ("base", chain["base"]),
+        ("adapter", chain["adapter"] or "-"),
+        ("state", chain["state"]),
+        *(("report", f"{r['suite']} {r['hash'][:12]}") for r in chain["reports"]),
+        *(("gate", f"{g['verdict']} {g['hash'][:12]}") for g in chain["gates"]),
+        *(("deployment", f"{e['deployment']} {e['kind']}: {e['why']}") for e in chain["events"]),
+        ("answers", str(chain["answers"])),
+    ]

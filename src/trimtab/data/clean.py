@@ -1,0 +1,36 @@
+"""Cleans the text of records without changing what it says; what is empty then is dropped."""
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+from trimtab.data.dropped import Dropped
+from trimtab.data.record import Record
+from trimtab.inference import Message
+
+# Everything below space but tab and line feed, and DEL: never meant, and invisible in a review.
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+
+
+def clean_all(records: Iterable[Record]) -> tuple[list[Record], list[Dropped]]:
+    """The records, cleaned, and those of which nothing was left to ask or to answer."""
+    kept: list[Record] = []
+    dropped: list[Dropped] = []
+    for record in map(clean, records):
+        if record.asked and record.answer:
+            kept.append(record)
+        else:
+            what = "answer" if record.asked else "question"
+            dropped.append(Dropped.of(record, "empty", f"no {what} is left after cleaning"))
+    return kept, dropped
+
+
+def clean(record: Record) -> Record:
+    """NFC, line feeds only, no control characters, no white space around a turn."""
+    turns = tuple(Message(turn.role, clean_text(turn.content)) for turn in record.messages)
+    return Record(turns, record.source, record.line)
+
+
+def clean_text(text: str) -> str:
+    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
+    return _CONTROL.sub("", text).strip()

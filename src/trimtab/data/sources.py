@@ -1,0 +1,152 @@
+"""Reads rows from files and from the Hub. Every fault names the file and the line.
+
+Knows no formats beyond the container: what a row means is `data.layout`'s business.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trimtab.errors import DataError
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One object of a source. `line` counts from 1."""
+
+    fields: dict[str, Any]
+    source: str
+    line: int
+
+    @property
+    def place(self) -> str:
+        return f"{self.source}:{self.line}"
+
+
+def read_file(path: Path, name: str) -> Iterator[Row]:
+    """The rows of a JSONL, JSON or CSV file, told by its ending. `name` is what errors show.
+
+    Raises DataError: no such file, not UTF-8, not JSON, not an object, or no rows at all.
+    """
+    readers = {".jsonl": _jsonl, ".ndjson": _jsonl, ".json": _json, ".csv": _csv}
+    reader = readers.get(path.suffix.lower())
+    if reader is None:
+        known = ", ".join(readers)
+        raise DataError(f"{name}: unknown kind of file", hint=f"known endings: {known}")
+    count = 0
+    for row in reader(_text(path, name), name):
+        count += 1
+        yield row
+    if not count:
+        raise DataError(f"{name}: holds no records", hint="put at least a few dozen into it")
+
+
+def read_hub(dataset: str, split: str) -> Iterator[Row]:
+    """The rows of a Hub dataset. Raises DataError where it cannot be had."""
+    from datasets import load_dataset
+
+    name = f"hub:{dataset}[{split}]"
+    try:
+        loaded = load_dataset(dataset, split=split)
+    # The library raises dozens of kinds: of the network, the Hub, the file format, the split.
+    except Exception as error:
+        first = str(error).partition("\n")[0]
+        raise DataError(
+            f"{name}: {first}", hint="check the id, the split and the network, or use a local file"
+        ) from error
+    for number, fields in enumerate(loaded, start=1):
+        yield Row(dict(fields), name, number)
+
+
+def _text(path: Path, name: str) -> str:
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        raise DataError(f"{name}: no such file", hint="paths are relative to the project") from None
+    except OSError as error:
+        raise DataError(f"{name}: {error.strerror}", hint="check the path") from None
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{name}:{line}: not UTF-8 at byte {error.start}", hint="save the file as UTF-8"
+        ) from None
+
+
+def _jsonl(text: str, name: str) -> Iterator[Row]:
+    # Not splitlines(): JSON strings may hold U+2028 and other separators that it would cut at.
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield _object(_parsed(line, name, number), name, number)
+
+
+def _json(text: str, name: str) -> Iterator[Row]:
+    content = _parsed(text, name, 1)
+    if not isinstance(content, list):
+        raise DataError(f"{name}: not a list", hint="a .json source is one list of objects")
+    for item, line in zip(content, _item_lines(text), strict=True):
+        yield _object(item, name, line)
+
+
+def _item_lines(text: str) -> Iterator[int]:
+    """The line on which each item of a JSON list starts, which the parser does not tell."""
+    decoder = json.JSONDecoder()
+    line, counted, place = 1, 0, text.index("[") + 1
+    while True:
+        while text[place] in " \t\r\n,":
+            place += 1
+        if text[place] == "]":
+            return
+        line += text.count("\n", counted, place)
+        counted = place
+        yield line
+        _, place = decoder.raw_decode(text, place)
+
+
+def _csv(text: str, name: str) -> Iterator[Row]:
+    reader = csv.DictReader(io.StringIO(text), strict=True)
+    try:
+        for fields in reader:
+            if None in fields or None in fields.values():
+                raise DataError(
+                    f"{name}:{reader.line_num}: more or fewer cells than the header names",
+                    hint="quote cells that hold commas",
+                )
+            yield Row(dict(fields), name, reader.line_num)
+    except csv.Error as error:
+        raise DataError(f"{name}:{reader.line_num}: {error}", hint="mend the line") from None
+
+
+def _parsed(text: str, name: str, line: int) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise DataError(f"{name}:{line}: nested too deeply", hint="flatten the record") from None
+    except ValueError as error:
+        where = line + (error.lineno - 1 if isinstance(error, json.JSONDecodeError) else 0)
+        cause = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+        raise DataError(f"{name}:{where}: not JSON: {cause}", hint="mend the line") from None
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _object(value: Any, name: str, line: int) -> Row:
+    if not isinstance(value, dict):
+        raise DataError(
+            f"{name}:{line}: not an object", hint='like {"prompt": ..., "completion": ...}'
+        )
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"{name}:{line}: holds half of a character (an unpaired surrogate)",
+            hint="write the character whole, or take it out",
+        ) from None
+    return Row(value, name, line)

@@ -1,0 +1,197 @@
+"""Verification: does the serving engine, from the packaged files, compute what was trained?
+
+Two questions. Is everything what the version says it is: base, adapter, tokenizer, template? That
+is answered from hashes, before anything is loaded, and a wrong answer is an IdentityError. And does
+it compute the same: the golden probes reproduced, the adapter different from its base, the merged
+weights equal to the unmerged ones? That is measured, and the version stays unverified where not.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from trimtab.canonical import short
+from trimtab.deploy.package import Package
+from trimtab.deploy.probes import Probe
+from trimtab.errors import EngineError, IdentityError
+from trimtab.evaluate.asking import at_once, score_one
+from trimtab.inference import Engine, VersionFiles
+from trimtab.registry.identity import adapter_hash, base_hash, tokenizer_hash
+from trimtab.text.chat import ChatFormat
+
+NO_OP_FACTOR = 5
+ROUNDING_FACTOR = 3
+Logprobs = list[tuple[float, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What was measured. Differences are the largest over all probe tokens, in nats.
+
+    `probe_difference` is between training and serving, in the worse of two batch shapes;
+    `base_difference` between the version and its base; `merged_difference` between the adapter
+    applied beside the base's weights and folded into them. The folded copy computes in float32; so
+    where the engine does not, `merged_tolerance` allows for what that alone changes in the base.
+    """
+
+    ok: bool
+    reason: str
+    runtime: str
+    tokens: int
+    tolerance: float
+    probe_difference: float
+    base_difference: float
+    merged_difference: float
+    merged_tolerance: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+async def verify(
+    engine: Engine, package: Package, files: VersionFiles, base_files: VersionFiles
+) -> Verification:
+    """Judge a version through the engine that will serve it.
+
+    `files` are the version's and `base_files` those of its base alone; both stay loaded. Raises
+    IdentityError before loading anything where a file is not what the package's version names.
+    """
+    check_identity(package, files)
+    probes, tolerance = package.probes.probes, package.probes.tolerance
+    runtime = (await engine.capabilities()).runtime
+    await engine.load(files)
+    alone = await _one_by_one(engine, files.version, probes)
+    batched = await _together(engine, files.version, probes)
+    await engine.load(base_files)
+    base = await _together(engine, base_files.version, probes)
+    rounding = 0.0
+    if runtime.dtype != "float32":
+        rounding = _difference(base, await _in_float32(engine, base_files, probes))
+    trained = [probe.logprobs for probe in probes]
+    return _judge(
+        runtime=runtime.name,
+        tokens=sum(len(probe.completion) for probe in probes),
+        tolerance=tolerance,
+        probe_difference=max(_difference(trained, alone), _difference(trained, batched)),
+        base_difference=_difference(batched, base),
+        merged_difference=_difference(batched, await _in_float32(engine, files, probes)),
+        merged_tolerance=max(tolerance, ROUNDING_FACTOR * rounding),
+    )
+
+
+async def check_loaded(engine: Engine, package: Package, count: int = 4) -> None:
+    """A few golden probes after a load or a swap. Raises IdentityError where one is not reproduced.
+
+    The whole of `verify` judged this version once; this only asks whether it is what was loaded.
+    """
+    probes = package.probes.probes[:count]
+    found = await _together(engine, package.spec.hash, probes)
+    worst = _difference([probe.logprobs for probe in probes], found)
+    if worst > package.probes.tolerance:
+        raise IdentityError(
+            f"version {short(package.spec.hash)} was loaded and does not answer as itself: "
+            f"{worst:.2g} nat off, {package.probes.tolerance:.2g} allowed",
+            hint="is another runtime or dtype serving it? verify it there first",
+        )
+
+
+def check_identity(package: Package, files: VersionFiles) -> None:
+    """Compare what lies on disk with what the version is. Raises IdentityError."""
+    spec = package.spec
+    if files.version != spec.hash:
+        raise _refused(files, f"the package is of version {short(spec.hash)}")
+    if base_hash(files.base) != spec.base:
+        raise _refused(files, f"wrong base: {files.base} is not base {short(spec.base)}")
+    if files.adapter is None or adapter_hash(files.adapter, spec.base) != spec.adapter:
+        raise _refused(files, f"wrong adapter: {files.adapter} is another one")
+    if tokenizer_hash(files.tokenizer) != spec.tokenizer:
+        raise _refused(files, f"wrong tokenizer: {files.tokenizer} holds another one")
+    chat_format = ChatFormat.from_folder(
+        files.tokenizer,
+        system=spec.template["system"],
+        source=spec.template["chat_template"],
+    )
+    for probe in package.probes.probes:
+        if chat_format.prompt_tokens(probe.messages) != probe.prompt:
+            raise _refused(files, "wrong template: the probes' messages render to other tokens")
+
+
+def _refused(files: VersionFiles, what: str) -> IdentityError:
+    return IdentityError(
+        f"version {short(files.version)} was not loaded: {what}",
+        hint="run the loop again, so that what is packaged is what was trained",
+    )
+
+
+def _judge(
+    *,
+    runtime: str,
+    tokens: int,
+    tolerance: float,
+    probe_difference: float,
+    base_difference: float,
+    merged_difference: float,
+    merged_tolerance: float,
+) -> Verification:
+    wanted = NO_OP_FACTOR * tolerance
+    if not tokens:
+        reason = "no probes: nothing was compared"
+    elif probe_difference > tolerance:
+        reason = f"the probes are {probe_difference:.2g} nat off, {tolerance:.2g} allowed"
+    elif base_difference <= wanted:
+        reason = (
+            f"the adapter does nothing: {base_difference:.2g} nat from its base,"
+            f" more than {wanted:.2g} expected"
+        )
+    elif merged_difference > merged_tolerance:
+        reason = (
+            f"the merged copy differs: {merged_difference:.2g} nat, {merged_tolerance:.2g} allowed"
+        )
+    else:
+        reason = ""
+    return Verification(
+        ok=not reason,
+        reason=reason or f"{tokens} probe tokens reproduced within {tolerance:.2g} nat",
+        runtime=runtime,
+        tokens=tokens,
+        tolerance=tolerance,
+        probe_difference=probe_difference,
+        base_difference=base_difference,
+        merged_difference=merged_difference,
+        merged_tolerance=merged_tolerance,
+    )
+
+
+async def _one_by_one(engine: Engine, version: str, probes: Sequence[Probe]) -> Logprobs:
+    scores = [await score_one(engine, version, one.prompt, one.completion) for one in probes]
+    return [score.logprobs for score in scores]
+
+
+async def _together(engine: Engine, version: str, probes: Sequence[Probe]) -> Logprobs:
+    async def work(probe: Probe) -> tuple[float, ...]:
+        return (await score_one(engine, version, probe.prompt, probe.completion)).logprobs
+
+    return await at_once(engine, probes, work)
+
+
+async def _in_float32(engine: Engine, files: VersionFiles, probes: Sequence[Probe]) -> Logprobs:
+    """By a copy in float32 with the adapter, if there is one, folded in; it is gone afterwards."""
+    copy = replace(files, version=f"{files.version}+merged", merged=True)
+    await engine.load(copy)
+    try:
+        return await _together(engine, copy.version, probes)
+    finally:
+        await engine.unload(copy.version)
+
+
+def _difference(ones: Logprobs, others: Logprobs) -> float:
+    """The largest difference of a token. Raises EngineError where one is not a number."""
+    pairs = zip(ones, others, strict=True)
+    differences = [abs(a - b) for one, other in pairs for a, b in zip(one, other, strict=True)]
+    if not all(math.isfinite(difference) for difference in differences):
+        raise EngineError(
+            "a golden probe scored a log-probability that is not finite",
+            hint="are the weights damaged, or is the dtype too narrow for this model?",
+        )
+    return max(differences, default=0.0)

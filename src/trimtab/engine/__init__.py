@@ -1,0 +1,1 @@
+"""Models that answer: loading, batches, sampling, scoring, and the process that does it."""

@@ -1,0 +1,74 @@
+"""One answer as it grows: token by token into chunks, until something ends it.
+
+Knows nothing of models and batches. Text that may be the beginning of a stop string is held back
+until it is certain.
+"""
+
+from collections.abc import Sequence
+
+from trimtab.inference import Chunk, FinishReason, GenerateRequest, Usage
+from trimtab.text.tokenizer import Detokenizer, Tokenizer
+
+
+class Answer:
+    """`finished` says whether the last chunk was given. `cached` counts prompt tokens."""
+
+    def __init__(
+        self,
+        request: GenerateRequest,
+        tokenizer: Tokenizer,
+        stop_tokens: Sequence[int],
+        cached: int = 0,
+    ) -> None:
+        self.finished = False
+        self.tokens: list[int] = []
+        self._request = request
+        self._detokenizer = Detokenizer(tokenizer)
+        self._stop_tokens = frozenset(stop_tokens)
+        self._stops = request.sampling.stop
+        self._pending = ""
+        self._cached = cached
+
+    def push(self, token: int, logprob: float) -> Chunk:
+        """The chunk of one more token. A stop token counts, and adds no text."""
+        self.tokens.append(token)
+        ended = token in self._stop_tokens
+        if not ended:
+            self._pending += self._detokenizer.push([token])
+        full = len(self.tokens) >= self._request.sampling.max_tokens
+        if ended or full:
+            self._pending += self._detokenizer.flush()
+        if (cut := self._first_stop()) is not None:
+            return self._last(self._pending[:cut], "stop", token, logprob)
+        if ended or full:
+            return self._last(self._pending, "stop" if ended else "length", token, logprob)
+        held = longest_overlap(self._pending, self._stops)
+        text = self._pending[: len(self._pending) - held]
+        self._pending = self._pending[len(text) :]
+        return Chunk(text, (token,), (logprob,))
+
+    def cancel(self) -> Chunk:
+        """The last chunk of an answer that nobody will see the end of."""
+        self.finished = True
+        return Chunk("", (), (), "cancelled", self._usage())
+
+    def _last(self, text: str, reason: FinishReason, token: int, logprob: float) -> Chunk:
+        self.finished = True
+        return Chunk(text, (token,), (logprob,), reason, self._usage())
+
+    def _usage(self) -> Usage:
+        return Usage(len(self._request.prompt), len(self.tokens), self._cached)
+
+    def _first_stop(self) -> int | None:
+        """Where the earliest stop string begins in the text not yet given."""
+        found = [at for stop in self._stops if (at := self._pending.find(stop)) >= 0]
+        return min(found, default=None)
+
+
+def longest_overlap(text: str, stops: Sequence[str]) -> int:
+    """Characters at the end of `text` that may be the beginning of one of `stops`."""
+    longest = max((len(stop) for stop in stops), default=0)
+    for size in range(min(len(text), longest - 1), 0, -1):
+        if any(stop.startswith(text[-size:]) for stop in stops):
+            return size
+    return 0

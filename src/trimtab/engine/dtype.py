@@ -1,0 +1,32 @@
+"""Where a model computes, and in which number format.
+
+bfloat16 halves memory and time only where the hardware multiplies it natively; elsewhere it is
+slower than float32 and less exact.
+"""
+
+from pathlib import Path
+
+import torch
+
+
+def pick_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def pick_dtype(device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) -> torch.dtype:
+    """bfloat16 on a GPU and on a CPU with AVX512-BF16 or AMX, else float32."""
+    if device.type == "cuda" or {"avx512_bf16", "amx_bf16"} & _cpu_flags(cpuinfo):
+        return torch.bfloat16
+    return torch.float32
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """`float32` for torch.float32."""
+    return str(dtype).removeprefix("torch.")
+
+
+def _cpu_flags(cpuinfo: Path) -> set[str]:
+    for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+        if line.startswith("flags"):
+            return set(line.partition(":")[2].split())
+    return set()

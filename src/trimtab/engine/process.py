@@ -1,0 +1,122 @@
+"""The engine process: `python -m trimtab.engine.process --socket PATH --base FOLDER`.
+
+Prints one line, "ready", when it serves, and logs to stderr. SIGTERM lets it finish what it
+admitted. With `--parent-fd` it leaves at once when its parent is gone.
+"""
+
+import argparse
+import asyncio
+import fcntl
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trimtab.child import leave_with_parent
+from trimtab.engine.protocol import MAX_FRAME
+from trimtab.errors import InUse, TrimtabError
+
+if TYPE_CHECKING:
+    from trimtab.engine.local import LocalEngine
+
+DRAIN_S = 8.0
+FLUSH_S = 1.0
+
+# Read by libraries when they are imported, so they are set before. Threads that wait spin for about
+# a millisecond: asleep at once they cost a quiet machine half its speed, and spinning on they slow
+# everybody else on a busy one.
+ENVIRONMENT = {
+    "GOMP_SPINCOUNT": "100000",
+    "TOKENIZERS_PARALLELISM": "false",
+    "TRANSFORMERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_OFFLINE": "1",
+}
+
+log = logging.getLogger("trimtab.engine")
+
+
+def main() -> int:
+    """The exit code: 0 after a drain, else that of the error."""
+    arguments = _arguments()
+    if arguments.parent_fd is not None:
+        leave_with_parent(arguments.parent_fd)
+    logging.basicConfig(stream=sys.stderr, format="%(name)s: %(message)s", level=logging.WARNING)
+    os.umask(0o077)
+    try:
+        with claimed(arguments.socket):
+            asyncio.run(serve(_engine(arguments.base), arguments.socket))
+    except TrimtabError as error:
+        log.error("%s%s", error.message, f" ({error.hint})" if error.hint else "")
+        return error.exit_code
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="trimtab.engine.process")
+    parser.add_argument("--socket", type=Path, required=True)
+    parser.add_argument("--base", type=Path, required=True)
+    parser.add_argument("--parent-fd", type=int)
+    return parser.parse_args()
+
+
+def _engine(base: Path) -> "LocalEngine":
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # Libraries warn their own developers; stderr is for what an operator can act upon.
+    warnings.simplefilter("ignore")
+    from trimtab.engine.general import GeneralPath
+    from trimtab.engine.local import LocalEngine
+
+    return LocalEngine(GeneralPath(base))
+
+
+@contextmanager
+def claimed(socket: Path) -> Iterator[None]:
+    """Hold the socket's path for this process alone; what a dead one left there is removed.
+
+    The lock dies with its process, however that ends, and so tells a stale socket from a live one.
+    Raises InUse where another engine holds it.
+    """
+    with socket.with_name(socket.name + ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InUse(
+                f"{socket}: another engine serves here", hint="use that one, or stop it first"
+            ) from None
+        socket.unlink(missing_ok=True)
+        yield
+        socket.unlink(missing_ok=True)
+
+
+async def serve(engine: "LocalEngine", socket: Path) -> None:
+    """Serve until SIGTERM or SIGINT, then drain."""
+    from trimtab.engine.server import Connection
+
+    connections: set[Connection] = set()
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection = Connection(engine, reader, writer)
+        connections.add(connection)
+        await connection.serve()
+        connections.discard(connection)
+
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+    server = await asyncio.start_unix_server(accept, socket, limit=MAX_FRAME)
+    print("ready", flush=True)
+    await stopped.wait()
+    server.close()
+    await engine.drain(DRAIN_S)
+    await asyncio.gather(*(connection.finish(FLUSH_S) for connection in connections))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,95 @@
+"""The error tree. Every error says in one line what is wrong and where, and hints what to do.
+
+* TrimtabError                  our fault unless a branch says otherwise (exit code 1)
+  + UserError                   the user can mend it (exit code 2)
+    - ProjectError              the project file
+    - DataError                 a source, a record, a template
+    - BaseError                 a base model that cannot be had or is not what it claims
+    - NotFound                  a name or hash that nobody knows
+    - InUse                     a port, a project or a home that somebody else holds
+    - StorageFull               no room on the device
+  + IdentityError               what was loaded is not what was registered
+  + StoreError                  the database or the blob store
+  + EngineError
+    - EngineUnavailable         the engine process is gone or cannot be reached; retrying may help
+    - EngineOverloaded          the queue is full; retrying later helps
+    - VersionNotLoaded          the engine does not hold this version
+    - RequestRefused            this request can never work
+  + LedgerError
+    - BudgetExceeded            the hold would pass the limit
+"""
+
+
+class TrimtabError(Exception):
+    """Root of the tree. `hint` tells the reader what to do next; it may be empty."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UserError(TrimtabError):
+    exit_code = 2
+
+
+class ProjectError(UserError):
+    pass
+
+
+class DataError(UserError):
+    pass
+
+
+class BaseError(UserError):
+    pass
+
+
+class NotFound(UserError):
+    pass
+
+
+class InUse(UserError):
+    pass
+
+
+class StorageFull(UserError):
+    pass
+
+
+class IdentityError(TrimtabError):
+    pass
+
+
+class StoreError(TrimtabError):
+    pass
+
+
+class EngineError(TrimtabError):
+    pass
+
+
+class EngineUnavailable(EngineError):
+    pass
+
+
+class EngineOverloaded(EngineError):
+    pass
+
+
+class VersionNotLoaded(EngineError):
+    pass
+
+
+class RequestRefused(EngineError):
+    pass
+
+
+class LedgerError(TrimtabError):
+    pass
+
+
+class BudgetExceeded(LedgerError):
+    pass

@@ -1,0 +1,70 @@
+"""How a suite asks an engine: one timed answer, and many at once within a bound.
+
+Knows nothing of what the answers are worth.
+"""
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+from trimtab.inference import (
+    Completion,
+    Engine,
+    GenerateRequest,
+    Sampling,
+    Score,
+    ScoreRequest,
+    complete,
+)
+
+OnItem = Callable[[], None]
+Question = TypeVar("Question")
+Reply = TypeVar("Reply")
+
+
+async def ask(
+    engine: Engine, version: str, prompt: tuple[int, ...], max_tokens: int
+) -> tuple[Completion, float]:
+    """The greedy answer, and the milliseconds from asking to its last token."""
+    request = GenerateRequest(version, prompt, Sampling(max_tokens=max_tokens), uuid.uuid4().hex)
+    started = time.perf_counter()
+    completion = await complete(engine, request)
+    return completion, (time.perf_counter() - started) * 1000
+
+
+async def score_one(
+    engine: Engine, version: str, prompt: tuple[int, ...], completion: tuple[int, ...]
+) -> Score:
+    [score] = await engine.score(ScoreRequest(version, prompt, (completion,), uuid.uuid4().hex))
+    return score
+
+
+async def at_once(
+    engine: Engine,
+    questions: Sequence[Question],
+    work: Callable[[Question], Awaitable[Reply]],
+    on_item: OnItem | None = None,
+) -> list[Reply]:
+    """Replies in the order of the questions, with two of the engine's batches in flight.
+
+    One batch computes while the next one waits, so the engine never idles and never overflows.
+    The first error stops the rest and is raised.
+    """
+    room = asyncio.Semaphore(2 * (await engine.capabilities()).max_batch)
+
+    async def one(question: Question) -> Reply:
+        async with room:
+            reply = await work(question)
+        if on_item is not None:
+            on_item()
+        return reply
+
+    tasks = [asyncio.ensure_future(one(question)) for question in questions]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

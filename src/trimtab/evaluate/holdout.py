@@ -1,0 +1,120 @@
+"""The holdout suite: does a version answer held-out items as their gold answers do?
+
+Three measures an item: exact match and valid JSON of the greedy answer, and the log-likelihood of
+the gold answer. Knows nothing of other versions; the gate compares.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trimtab.canonical import content_hash
+from trimtab.evaluate.asking import OnItem, ask, at_once, score_one
+from trimtab.evaluate.items import Item, with_shots
+from trimtab.evaluate.judge import exact_match, gold_fields, valid_json
+from trimtab.evaluate.report import Report
+from trimtab.inference import Engine, Message
+from trimtab.stats.quantile import quantile
+from trimtab.text.chat import ChatFormat
+
+
+@dataclass(frozen=True, slots=True)
+class HoldoutItem:
+    """One answered item.
+
+    `prompt` hashes the tokens that were sent. `log_likelihood` is the sum over the `gold_tokens`
+    tokens of the gold answer, end of turn included, in nats. `latency_ms` was measured with other
+    items in flight: the performance suite measures latency.
+    """
+
+    id: str
+    prompt: str
+    answer: str
+    exact: bool
+    valid_json: bool | None
+    log_likelihood: float
+    gold_tokens: int
+    latency_ms: float
+    finish_reason: str
+
+
+def suite_name(shots: int) -> str:
+    """Reports with and without shots have different names, so that no gate pairs them."""
+    return f"holdout-{shots}-shots" if shots else "holdout"
+
+
+async def run_holdout(
+    engine: Engine,
+    version: str,
+    chat_format: ChatFormat,
+    items: Sequence[Item],
+    match: Sequence[str],
+    max_tokens: int,
+    shots: Sequence[Message] = (),
+    on_item: OnItem | None = None,
+) -> Report[HoldoutItem]:
+    """Ask a loaded version every item.
+
+    `match` names the JSON fields that must agree; empty means the whole text. `shots` are turns
+    from `choose_shots`. Raises DataError before asking anything where a gold answer cannot be
+    matched, and the engine's error where one of the items cannot be answered at all.
+    """
+    fields = {
+        item.id: frozenset(gold_fields(item.id, item.answer, match)) if match else None
+        for item in items
+    }
+
+    async def work(item: Item) -> HoldoutItem:
+        messages = chat_format.messages_of(with_shots(item.messages, shots))
+        prompt = chat_format.prompt_tokens(messages)
+        gold = _gold_tokens(chat_format, messages, item.answer)
+        completion, latency_ms = await ask(engine, version, prompt, max_tokens)
+        score = await score_one(engine, version, prompt, gold)
+        expected = fields[item.id]
+        return HoldoutItem(
+            id=item.id,
+            prompt=content_hash(list(prompt)),
+            answer=completion.text,
+            exact=exact_match(completion.text, item.answer, match),
+            valid_json=None if expected is None else valid_json(completion.text, expected),
+            log_likelihood=score.total,
+            gold_tokens=len(gold),
+            latency_ms=latency_ms,
+            finish_reason=completion.finish_reason,
+        )
+
+    answered = await at_once(engine, items, work, on_item)
+    runtime = (await engine.capabilities()).runtime.name
+    count = sum(message.role == "assistant" for message in shots)
+    summary = _summary(answered, match, max_tokens, count)
+    return Report(suite_name(count), version, runtime, tuple(answered), summary)
+
+
+def _gold_tokens(
+    chat_format: ChatFormat, messages: Sequence[Message], answer: str
+) -> tuple[int, ...]:
+    whole = chat_format.supervised([*messages, Message("assistant", answer)])
+    return tuple(token for token, learnt in zip(whole.tokens, whole.mask, strict=True) if learnt)
+
+
+def _summary(
+    items: Sequence[HoldoutItem], match: Sequence[str], max_tokens: int, shots: int
+) -> dict[str, Any]:
+    settings = {"match": list(match), "max_tokens": max_tokens, "shots": shots}
+    count, tokens = len(items), sum(item.gold_tokens for item in items)
+    if not count:
+        return {"items": 0, "settings": settings}
+    latencies = [item.latency_ms for item in items]
+    return {
+        "items": count,
+        "settings": settings,
+        "exact": sum(item.exact for item in items),
+        "exact_match": sum(item.exact for item in items) / count,
+        "valid_json": sum(bool(item.valid_json) for item in items) / count if match else None,
+        "log_likelihood": sum(item.log_likelihood for item in items),
+        "log_likelihood_per_token": sum(item.log_likelihood for item in items) / tokens,
+        "gold_tokens": tokens,
+        "cut_short": sum(item.finish_reason == "length" for item in items),
+        "p50_ms": quantile(latencies, 0.5),
+        "p95_ms": quantile(latencies, 0.95),
+    }

@@ -1,0 +1,67 @@
+"""The controller: `python -m trimtab.flows.controller`, one active in a home at a time.
+
+It leads by a lease in the database, so that of several controllers one works and another takes over
+when it dies. It settles the holds that a crash left open.
+"""
+
+import argparse
+import logging
+import os
+import secrets
+import signal
+import socket
+import threading
+from pathlib import Path
+
+from trimtab.child import leave_with_parent
+from trimtab.errors import TrimtabError
+from trimtab.flows.tables import take_lease
+from trimtab.ledger.holds import recover
+from trimtab.store.clock import now_us
+from trimtab.store.database import Database
+from trimtab.store.home import Home
+
+TICK_S = 1.0
+LEASE_US = 5_000_000
+
+log = logging.getLogger(__name__)
+
+
+class Controller:
+    """`tick` does one round of work, if this controller leads."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._owner = f"{socket.gethostname()[:30]}-{os.getpid()}-{secrets.token_hex(4)}"
+
+    def tick(self) -> bool:
+        """Whether this controller leads. Raises StoreError where the database cannot be written."""
+        now = now_us()
+        with self._database.transaction(durable=False) as connection:
+            if not take_lease(connection, "controller", self._owner, now, now + LEASE_US):
+                return False
+            for hold in recover(connection, now):
+                log.warning("settled the hold of request %s by estimate", hold.request_id)
+        return True
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="trimtab.flows.controller")
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--parent-fd", type=int, required=True)
+    given = parser.parse_args()
+    leave_with_parent(given.parent_fd)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s controller: %(message)s")
+    stopped = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopped.set())
+    controller = Controller(Home(given.home).database())
+    while not stopped.wait(TICK_S):
+        try:
+            controller.tick()
+        except TrimtabError as error:
+            # A full disk or a held lock passes; the next tick tries again.
+            log.warning("%s", error.message)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,82 @@
+"""The engine a run asks: the one that serves from the same home, else one of its own."""
+
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Self, TypeVar
+
+from trimtab.child import Child
+from trimtab.engine.remote import RemoteEngine
+from trimtab.errors import EngineUnavailable
+from trimtab.flows.sockets import engine_socket
+from trimtab.flows.watch import Watch
+from trimtab.inference import Engine
+from trimtab.registry.bases import Base
+from trimtab.store.home import Home
+
+START_S = 180.0
+Answer = TypeVar("Answer")
+
+
+class RunEngine:
+    """Holds an engine of a base for as long as the block runs."""
+
+    def __init__(self, home: Home, base: Base, watch: Watch) -> None:
+        self._home = home
+        self._base = base
+        self._watch = watch
+        self._child: Child | None = None
+        self._socket = engine_socket(home, base.hash)
+
+    def __enter__(self) -> Self:
+        if not answers(self._socket):
+            self._start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._child is not None:
+            self._child.stop(10.0)
+            self._socket.unlink(missing_ok=True)
+
+    async def ask(self, question: Callable[[Engine], Awaitable[Answer]]) -> Answer:
+        return await question(RemoteEngine(self._socket))
+
+    def _start(self) -> None:
+        self._socket = engine_socket(self._home, self._base.hash, owner=str(os.getpid()))
+        self._child = engine_child(self._socket, self._base.hash, self._base.folder)
+        self._child.start()
+        started = time.monotonic()
+        while not answers(self._socket):
+            waited = time.monotonic() - started
+            if not self._child.alive or waited > START_S:
+                self._child.stop(1.0)
+                raise EngineUnavailable(
+                    f"the engine of {self._base.name} did not start within {waited:.0f} s",
+                    hint="its words are above; is there memory enough for the base?",
+                )
+            self._watch.advanced("starting the engine", waited, max(10.0, waited + 1))
+            time.sleep(0.1)
+
+
+def engine_child(socket: Path, base: str, folder: Path) -> Child:
+    """The engine process of a base, not started yet."""
+    arguments = ["trimtab.engine.process", "--socket", str(socket), "--base", str(folder)]
+    return Child(f"engine {base[:12]}", arguments)
+
+
+def answers(path: Path) -> bool:
+    """Whether somebody listens on a Unix socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True

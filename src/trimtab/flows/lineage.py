@@ -1,0 +1,45 @@
+"""From any name to the whole chain as plain JSON: a source line to a served answer, and back."""
+
+from typing import Any
+
+from trimtab.errors import NotFound
+from trimtab.journal import requests
+from trimtab.registry.lineage import Lineage, trace
+from trimtab.store.database import Connection
+
+
+def lineage(connection: Connection, name: str) -> list[dict[str, Any]]:
+    """The chains that a name leads to; an answer's id leads to the version that gave it.
+
+    Raises NotFound where nobody knows the name.
+    """
+    try:
+        answered = requests.get(connection, name)
+    except NotFound:
+        answered = None
+    if answered is not None and answered.model_version is not None:
+        name = answered.model_version
+    return [_chain(connection, found) for found in trace(connection, name)]
+
+
+def _chain(connection: Connection, found: Lineage) -> dict[str, Any]:
+    version = found.version
+    return {
+        "version": version.hash,
+        "state": version.state,
+        "base": version.spec.base,
+        "adapter": version.spec.adapter,
+        "run": version.run_id,
+        "dataset": version.dataset_hash,
+        "lines": [
+            {"record": at.record, "source": at.source, "line": at.line, "split": at.split}
+            for at in found.lines
+        ],
+        "reports": [{"suite": r.suite, "hash": r.hash} for r in found.reports],
+        "gates": [{"verdict": g.verdict, "hash": g.hash} for g in found.gates],
+        "events": [
+            {"deployment": e.deployment, "kind": e.kind, "why": e.why, "generation": e.generation}
+            for e in found.events
+        ],
+        "answers": requests.answers_of(connection, version.hash),
+    }

@@ -1,0 +1,99 @@
+"""The loop: data, plan, train, register, verify, evaluate, gate, shadow, promote.
+
+Each step is idempotent by the hash of its inputs and committed with its output, so that a loop that
+was killed anywhere goes on from there and ends in the same state.
+"""
+
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from trimtab import __version__
+from trimtab.canonical import content_hash
+from trimtab.flows.journal import StepJournal
+from trimtab.flows.steps import STEPS, Step
+from trimtab.flows.watch import Silent, Watch
+from trimtab.flows.work import Work
+from trimtab.project import Project
+from trimtab.store.home import Home, find_home
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How far a loop came. `refused` says why it ended before its last step; empty if it did not.
+
+    `outputs` holds each step's output as the journal keeps it, and `lines` its line for people.
+    """
+
+    project: Project
+    home: Home
+    outputs: Mapping[str, Mapping[str, Any]]
+    lines: Mapping[str, str] = field(default_factory=dict)
+    refused: str = ""
+
+    @property
+    def promoted(self) -> bool:
+        return "promote" in self.outputs
+
+
+def run(
+    project: Project,
+    home: Home | None = None,
+    *,
+    until: str = "promote",
+    watch: Watch | None = None,
+) -> Outcome:
+    """Run the loop up to a step, skipping what is done.
+
+    Raises InUse where another process runs this project, UserError for what the user can mend, and
+    IdentityError where a version is not what was trained.
+    """
+    home = home or find_home(None, project.root)
+    watch = watch or Silent()
+    with ExitStack() as stack:
+        stack.enter_context(home.lock(project.name))
+        database = home.database()
+        stack.callback(database.close)
+        work = Work(project, home, database, watch, stack)
+        return _steps(work, StepJournal(database, project.name), until)
+
+
+def _steps(work: Work, journal: StepJournal, until: str) -> Outcome:
+    outputs: dict[str, dict[str, Any]] = {}
+    lines: dict[str, str] = {}
+    for step in STEPS:
+        outputs[step.name], lines[step.name] = _step(work, journal, step, outputs)
+        refused = _refusal(outputs)
+        if refused or step.name == until:
+            return Outcome(work.project, work.home, outputs, lines, refused)
+    return Outcome(work.project, work.home, outputs, lines)
+
+
+def _step(
+    work: Work, journal: StepJournal, step: Step, outputs: Mapping[str, Mapping[str, Any]]
+) -> tuple[dict[str, Any], str]:
+    """A step's output and line: from the journal, or made now."""
+    key = content_hash({"release": __version__, **step.inputs(work, outputs)})
+    if (found := journal.find(step.name, key)) is not None:
+        work.watch.skipped(step.name, found["line"])
+        return found["output"], found["line"]
+    started = time.monotonic()
+    work.watch.started(step.name)
+    journal.start(step.name, key)
+    result = step.work(work, outputs)
+    with work.database.transaction() as connection:
+        result.write(connection)
+        journal.finish(connection, step.name, key, {"output": result.output, "line": result.line})
+    work.watch.finished(step.name, result.line, time.monotonic() - started)
+    return result.output, result.line
+
+
+def _refusal(outputs: Mapping[str, Mapping[str, Any]]) -> str:
+    """Why the loop ends here: a gate that does not say better, or a shadow that failed."""
+    if "gate" in outputs and outputs["gate"]["verdict"] != "better":
+        return f"the gate says {outputs['gate']['verdict']}"
+    if "shadow" in outputs and not outputs["shadow"]["passed"]:
+        return f"shadow: {outputs['shadow']['reason']}"
+    return ""

@@ -1,0 +1,31 @@
+"""From what is registered to what an engine loads."""
+
+from pathlib import Path
+
+from trimtab.deploy.package import Package, files_of, materialise
+from trimtab.errors import IdentityError
+from trimtab.inference import VersionFiles
+from trimtab.registry import bases, deployments, versions
+from trimtab.registry.bases import Base
+from trimtab.registry.versions import ModelVersion
+from trimtab.store.database import Connection
+from trimtab.store.home import Home
+
+
+def package_of(home: Home, version: ModelVersion) -> Package:
+    """The package of a version with an adapter, laid out in the home, every file checked."""
+    if version.package_artifact is None:
+        raise IdentityError(f"version {version.hash} has no package", hint="register it again")
+    return materialise(home.blobs, version.package_artifact, home.versions)
+
+
+def version_files(home: Home, version: ModelVersion, base: Path) -> VersionFiles:
+    """`base` is the folder of the version's base."""
+    package = None if version.spec.adapter is None else package_of(home, version)
+    return files_of(version.spec, base, package)
+
+
+def served_bases(connection: Connection) -> list[Base]:
+    """The bases that the deployments of a home answer with: one engine process each."""
+    live = [versions.get(connection, each.live) for each in deployments.list(connection)]
+    return [bases.get(connection, content) for content in sorted({v.spec.base for v in live})]

@@ -1,0 +1,65 @@
+"""What is live and why: each deployment of a home, as plain JSON."""
+
+from dataclasses import asdict
+from typing import Any
+
+from trimtab.monitor.latency import slo_report
+from trimtab.project import Project, Slo
+from trimtab.registry import deployments, reports, versions
+from trimtab.registry.deployments import Deployment
+from trimtab.registry.versions import ModelVersion
+from trimtab.store.clock import show
+from trimtab.store.database import Connection, Database
+
+
+def status(database: Database, project: Project | None = None) -> dict[str, Any]:
+    """Every deployment with what is live, since when and why, and how it serves.
+
+    The SLO comes from the project; a deployment of another project is held to the defaults.
+    """
+    with database.read() as connection:
+        found = [_deployment(connection, each, project) for each in deployments.list(connection)]
+    return {"deployments": found}
+
+
+def _deployment(
+    connection: Connection, deployment: Deployment, project: Project | None
+) -> dict[str, Any]:
+    mine = project is not None and project.deployment == deployment.name
+    slo = project.deploy.slo if project and mine else Slo()
+    event = deployments.made_live(connection, deployment.name)
+    live = versions.get(connection, deployment.live)
+    seen = slo_report(connection, slo, deployment=deployment.name, version=live.hash)
+    return {
+        "name": deployment.name,
+        "project": deployment.project,
+        "generation": deployment.generation,
+        "live": {
+            "model_version": live.hash,
+            "since": show(event.at_us),
+            "why": event.why,
+            "exact_match": _exact_match(connection, live.hash),
+            "base_exact_match": _base_exact_match(connection, live),
+        },
+        "idle": deployment.idle,
+        "slo": {
+            "target": slo.model_dump(),
+            "requests": seen.unavailable.of,
+            "p50_ms": seen.p50_ms,
+            "p95_ms": seen.p95_ms,
+            "latency": seen.slow.verdict,
+            "availability": seen.unavailable.verdict,
+        },
+    }
+
+
+def _base_exact_match(connection: Connection, live: ModelVersion) -> float | None:
+    """The base under the same tokenizer, template and defaults is a version of its own."""
+    spec = type(live.spec)(**(asdict(live.spec) | {"adapter": None}))
+    return _exact_match(connection, spec.hash)
+
+
+def _exact_match(connection: Connection, version: str) -> float | None:
+    """From the newest report of the holdout suite; None where there is none."""
+    found = reports.of_version(connection, version, "holdout")
+    return float(found[0].summary["exact_match"]) if found else None

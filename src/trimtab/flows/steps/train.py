@@ -1,0 +1,88 @@
+"""train: one run; its adapter, curve and golden probes go to the blob store."""
+
+import shutil
+from typing import Any
+
+from trimtab.canonical import content_hash, short
+from trimtab.flows.work import Outputs, Result, Work
+from trimtab.plan.candidates import duration
+from trimtab.registry.identity import adapter_hash
+from trimtab.train.run import StepProgress
+from trimtab.train.settings import TrainSettings
+from trimtab.train.sft import train
+
+
+def inputs(work: Work, outputs: Outputs) -> dict[str, Any]:
+    return {
+        "dataset": outputs["data"]["dataset"],
+        "base": work.base.hash,
+        "chat_template": work.chat.template.source,
+        "system": work.chat.system,
+        "settings": _settings(work).to_json(),
+    }
+
+
+def work(work: Work, outputs: Outputs) -> Result:
+    """A killed run goes on in the same folder, from its last whole checkpoint."""
+    run = content_hash(inputs(work, outputs))[:32]
+    folder = work.home.runs / run
+    records = [record.messages for record in work.dataset(outputs).train]
+    dialogues = [work.chat.messages_of(messages) for messages in records]
+    result = train(
+        work.base.folder,
+        work.chat,
+        dialogues,
+        _settings(work),
+        folder,
+        on_step=lambda step: _show(work, step),
+    )
+    files, blobs = result.files, work.home.blobs
+    adapter = adapter_hash(files.adapter, work.base.hash)
+    output = {
+        "run": run,
+        "adapter": adapter,
+        "artifact": blobs.put_tree(files.adapter),
+        "probes": blobs.put_file(files.probes),
+        "curve": blobs.put_file(files.curve),
+        "picture": blobs.put_file(files.picture),
+        "steps": result.steps,
+        "loss": result.loss,
+        "seconds": result.seconds,
+        "tokens": result.tokens,
+        "trainable": result.trainable,
+        "total": result.total,
+        "stopped": result.stopped,
+    }
+    shutil.rmtree(files.checkpoints, ignore_errors=True)
+    line = (
+        f"adapter {short(adapter)}: loss {result.loss:.3f} after {result.steps} steps in "
+        f"{duration(result.seconds)}, {result.tokens / result.seconds:.0f} tokens/s, "
+        f"{result.trainable_share:.2%} of the parameters trained"
+    )
+    return Result(output, line)
+
+
+def _settings(work: Work) -> TrainSettings:
+    section = work.project.train
+    hours = section.deadline_hours
+    return TrainSettings(
+        objective=section.objective,
+        method=section.method,
+        rank=section.rank,
+        alpha=section.alpha,
+        dropout=section.dropout,
+        targets=section.targets if isinstance(section.targets, str) else tuple(section.targets),
+        epochs=section.epochs,
+        batch_size=section.batch_size,
+        accumulation=section.accumulation,
+        learning_rate=section.learning_rate,
+        max_length=section.max_length,
+        seed=section.seed,
+        deadline_s=None if hours is None else hours * 3600,
+        extra=section.extra,
+    )
+
+
+def _show(work: Work, step: StepProgress) -> None:
+    note = f"loss {step.loss:.3f}, {step.tokens_s:.0f} tokens/s"
+    work.watch.advanced("training", step.step, step.steps, note)

@@ -1,0 +1,42 @@
+"""verify: the candidate proves, through the serving engine, that it is what was trained."""
+
+from functools import partial
+from typing import Any
+
+from trimtab.canonical import short
+from trimtab.deploy.verify import verify
+from trimtab.errors import IdentityError
+from trimtab.flows.serving import package_of, version_files
+from trimtab.flows.work import Outputs, Result, Work
+from trimtab.registry import versions
+from trimtab.store.database import Connection
+
+
+def inputs(work: Work, outputs: Outputs) -> dict[str, Any]:
+    return {"version": outputs["register"]["version"], "engine": work.engine_release}
+
+
+def work(work: Work, outputs: Outputs) -> Result:
+    """Raises IdentityError where the version is not what was trained: it stays unverified."""
+    registered = outputs["register"]
+    with work.database.read() as connection:
+        candidate = versions.get(connection, registered["version"])
+        base = versions.get(connection, registered["base_version"])
+    package = package_of(work.home, candidate)
+    files = version_files(work.home, candidate, work.base.folder)
+    base_files = version_files(work.home, base, work.base.folder)
+    found = work.ask(lambda engine: verify(engine, package, files, base_files))
+    if not found.ok:
+        raise IdentityError(
+            f"version {short(candidate.hash)} stays unverified: {found.reason}",
+            hint="train again; if it fails again, report it with this line",
+        )
+    line = (
+        f"{found.tokens} probe tokens within {found.probe_difference:.1e} nat (allowed "
+        f"{found.tolerance:.1e}); {found.base_difference:.1f} nat from the base"
+    )
+    return Result(found.to_json(), line, partial(_write, candidate.hash))
+
+
+def _write(version: str, connection: Connection) -> None:
+    versions.set_state(connection, version, "verified")

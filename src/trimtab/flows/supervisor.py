@@ -1,0 +1,125 @@
+"""The supervisor of `trimtab serve`: one engine per base, the gateways and one controller.
+
+It starts children, restarts them with backoff, and takes all of them with it when it ends. It
+computes nothing and answers nothing itself, so that it has no reason to fail.
+"""
+
+import errno
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+
+import httpx
+
+from trimtab.child import Child
+from trimtab.errors import InUse, NotFound, UserError
+from trimtab.flows.engines import engine_child
+from trimtab.flows.serving import served_bases
+from trimtab.flows.sockets import engine_socket
+from trimtab.store.home import Home
+
+STOP_S = 10.0
+TICK_S = 0.5
+
+
+class Supervisor:
+    """Runs until `stop` is called or a SIGTERM or SIGINT comes."""
+
+    def __init__(self, home: Home, host: str, port: int, gateways: int) -> None:
+        self._home = home
+        self._database = home.database()
+        self._listener = listen(host, port)
+        self.address = f"http://{host}:{self._listener.getsockname()[1]}"
+        self._engines: dict[str, Child] = {}
+        self._gateways = [self._gateway(number) for number in range(gateways)]
+        self._controller = Child(
+            "controller", ["trimtab.flows.controller", "--home", str(home.root)]
+        )
+        self._stopped = threading.Event()
+
+    def stop(self, signum: int = 0, frame: FrameType | None = None) -> None:
+        """Also a signal handler."""
+        self._stopped.set()
+
+    def run(self, on_ready: Callable[[str], None], on_event: Callable[[str], None]) -> None:
+        """Serve until stopped. `on_ready` hears the address once `GET /readyz` says so."""
+        signal.signal(signal.SIGTERM, self.stop)
+        signal.signal(signal.SIGINT, self.stop)
+        try:
+            self._tend_engines(on_event)
+            if not self._engines:
+                raise NotFound(
+                    f"{self._home.root}: nothing is deployed here", hint="first: trimtab run"
+                )
+            ready = False
+            while not self._stopped.is_set():
+                self._tend(on_event)
+                if not ready and self._is_ready():
+                    ready = True
+                    on_ready(self.address)
+                self._stopped.wait(TICK_S)
+        finally:
+            self._stop_children()
+
+    def _tend(self, on_event: Callable[[str], None]) -> None:
+        self._tend_engines(on_event)
+        for child in (*self._gateways, self._controller):
+            if child.tend() and child.restarts > 1:
+                on_event(f"{child.name} died and was restarted")
+
+    def _tend_engines(self, on_event: Callable[[str], None]) -> None:
+        with self._database.read() as connection:
+            bases = served_bases(connection)
+        for base in bases:
+            if base.hash not in self._engines:
+                where = engine_socket(self._home, base.hash)
+                self._engines[base.hash] = engine_child(where, base.hash, base.folder)
+        for child in self._engines.values():
+            if child.tend() and child.restarts > 1:
+                on_event(f"{child.name} died and was restarted")
+
+    def _gateway(self, number: int) -> Child:
+        fd = self._listener.fileno()
+        home = str(self._home.root)
+        return Child(
+            f"gateway {number}",
+            ["trimtab.flows.gateway", "--home", home, "--listen-fd", str(fd)],
+            fds=(fd,),
+        )
+
+    def _is_ready(self) -> bool:
+        try:
+            return httpx.get(f"{self.address}/readyz", timeout=2.0).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def _stop_children(self) -> None:
+        """Admission ends first, then what decides, then what computes."""
+        deadline = time.monotonic() + STOP_S
+        for child in (*self._gateways, self._controller, *self._engines.values()):
+            child.stop(max(0.5, deadline - time.monotonic()))
+        self._listener.close()
+        self._database.close()
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket that the gateways share. Port 0 takes a free one."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise InUse(
+                f"port {port} on {host} is in use", hint="choose another: --port 0 takes a free one"
+            ) from None
+        raise UserError(
+            f"cannot listen on {host}:{port}: {error.strerror}", hint="check --host and --port"
+        ) from None
+    return listener

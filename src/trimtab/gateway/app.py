@@ -1,0 +1,62 @@
+"""The gateway as one ASGI application.
+
+Reading order: `door` (who comes in), `desk` (from a body to tokens), `books` (hold and
+settlement), `generate` and `score` (the work), `stream` (events on the wire).
+"""
+
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.security import HTTPBearer
+from starlette.exceptions import HTTPException
+
+import trimtab
+from trimtab.errors import TrimtabError
+from trimtab.gateway import generate, health, keys, models, problems, score
+from trimtab.gateway.books import Books
+from trimtab.gateway.catalogue import Catalogue, Ready
+from trimtab.gateway.desk import Desk
+from trimtab.gateway.door import Door
+from trimtab.gateway.keys import Key
+from trimtab.gateway.off_loop import OffLoop
+from trimtab.gateway.problems import Problem
+from trimtab.store.database import Database
+
+_PROBLEM = {
+    "description": "A problem (RFC 9457)",
+    "content": {"application/problem+json": {"schema": problems.SCHEMA}},
+}
+
+
+def create_app(database: Database, ready: Ready) -> FastAPI:
+    """The inference API. `ready` hands over an engine that holds a version; it may raise."""
+    off_loop = OffLoop(database)
+    app = FastAPI(
+        title="Trimtab",
+        version=trimtab.__version__,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        responses={"default": _PROBLEM},
+    )
+    app.state.desk = Desk(off_loop, Catalogue(off_loop, ready), Books(off_loop))
+    app.include_router(health.router)
+    app.include_router(_locked(generate.router, score.router, models.router))
+
+    async def lock(presented: str) -> Key | None:
+        return await off_loop.read(lambda connection: keys.authenticate(connection, presented))
+
+    app.add_middleware(Door, lock=lock)
+    for kind in (TrimtabError, Problem):
+        app.add_exception_handler(kind, problems.on_error)
+    app.add_exception_handler(RequestValidationError, problems.on_invalid)
+    app.add_exception_handler(HTTPException, problems.on_http)
+    app.add_exception_handler(Exception, problems.on_fault)
+    return app
+
+
+def _locked(*routers: APIRouter) -> APIRouter:
+    """Says in the OpenAPI document that these need a key; the door has checked it before."""
+    locked = APIRouter(dependencies=[Depends(HTTPBearer(auto_error=False))])
+    for router in routers:
+        locked.include_router(router)
+    return locked

@@ -1,0 +1,157 @@
+"""What requests and answers look like on the wire.
+
+Knows shapes and bounds alone; whether a prompt fits a model is found out later.
+"""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
+
+# Ids are echoed and logged: short, printable, and without anything a header could be split by.
+Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:@/-]{1,128}$")]
+
+
+def _whole(text: str) -> str:
+    """JSON can spell half of a surrogate pair, and that is no text in any encoding."""
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError("holds half of a surrogate pair")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_whole)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=128), AfterValidator(_whole)]
+Stop = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_whole)]
+Scored = Annotated[str, StringConstraints(min_length=1), AfterValidator(_whole)]
+
+
+class Body(BaseModel):
+    """Strict: an unknown field or a number in quotes is a mistake that the caller hears of."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Turn(Body):
+    role: Literal["system", "user", "assistant"]
+    content: Text
+
+
+class Asked(Body):
+    """What generate and score share: the model, the words, and the contract's three ids."""
+
+    model: Name
+    prompt: Text | None = None
+    messages: Annotated[list[Turn], Field(min_length=1)] | None = None
+    trace_id: Id | None = None
+    session_id: Id | None = None
+    user_id: Id | None = None
+
+    @model_validator(mode="after")
+    def _prompt_or_messages(self) -> Self:
+        if (self.prompt is None) == (self.messages is None):
+            raise ValueError("give either prompt or messages")
+        return self
+
+
+class GenerateBody(Asked):
+    """Without `max_tokens` the version's own default holds, cut to what the context leaves."""
+
+    max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = 0.0
+    top_p: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] = 1.0
+    top_k: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    stop: Annotated[list[Stop], Field(max_length=8)] = []
+    stream: bool = False
+
+
+class ScoreBody(Asked):
+    completions: Annotated[list[Scored], Field(min_length=1, max_length=64)]
+
+
+class UsageBody(BaseModel):
+    """Tokens; `cached` ones of the prompt were not computed again."""
+
+    prompt: int
+    completion: int
+    cached: int
+
+
+class Answered(BaseModel):
+    """Who really answered, how long it took and what it cost. Every answer carries it."""
+
+    id: str
+    trace_id: str
+    session_id: str | None
+    user_id: str | None
+    model: str
+    model_version: str
+    runtime: str
+    tier: Literal["adapter", "base"]
+    degraded: bool = False
+    degraded_reason: str | None = None
+    latency_ms: float
+    tokens_used: int
+    usage: UsageBody
+    cost_usd: float
+
+
+class GenerateAnswer(Answered):
+    text: str
+    finish_reason: Literal["stop", "length", "cancelled"]
+
+
+class Token(BaseModel):
+    """An event of a stream: a piece of the answer, never empty."""
+
+    text: str
+
+
+class Done(GenerateAnswer):
+    """The last event of a stream. Times are milliseconds from admission on."""
+
+    ttft_ms: float | None
+
+
+class CompletionScore(BaseModel):
+    """Natural logarithms under the model's raw distribution."""
+
+    log_probability: float
+    token_log_probabilities: list[float]
+    tokens: int
+
+
+class ScoreAnswer(Answered):
+    scores: list[CompletionScore]
+
+
+class PriceBody(BaseModel):
+    prompt_usd_per_million_tokens: float
+    completion_usd_per_million_tokens: float
+
+
+class ModelBody(BaseModel):
+    """A deployment: what is live, what waits, what it costs and can do.
+
+    `context` (tokens) and `capabilities` are null while the engine cannot be reached; the price
+    is null where none is set, and then the model cannot be asked.
+    """
+
+    name: str
+    live: str
+    candidate: str | None
+    base: str
+    adapters: list[str]
+    context: int | None
+    price: PriceBody | None
+    capabilities: list[str] | None
+
+
+class ModelList(BaseModel):
+    models: list[ModelBody]

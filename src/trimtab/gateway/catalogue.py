@@ -1,0 +1,160 @@
+"""From the name in a request to the version that answers and the way it speaks.
+
+Deployments are re-read when what is known is older than 250 ms, and before a version is used for
+the first time; a version never changes, so it is read once.
+"""
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from trimtab.canonical import short
+from trimtab.errors import (
+    BaseError,
+    DataError,
+    EngineUnavailable,
+    IdentityError,
+    NotFound,
+    UserError,
+)
+from trimtab.gateway.off_loop import OffLoop
+from trimtab.gateway.problems import Problem
+from trimtab.inference import Engine
+from trimtab.registry import bases, deployments, identity, versions
+from trimtab.registry.deployments import Deployment
+from trimtab.registry.versions import ModelVersion
+from trimtab.store.database import Connection
+from trimtab.text.chat import ChatFormat
+
+FRESH_S = 0.25
+_HASH = re.compile(r"[0-9a-f]{8,64}")
+
+Ready = Callable[[ModelVersion], Awaitable[Engine]]
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A version that may answer. `deployment` is the name it was asked by, if it was by a name."""
+
+    version: ModelVersion
+    chat: ChatFormat
+    deployment: str | None = None
+
+    @property
+    def tier(self) -> Literal["adapter", "base"]:
+        return "base" if self.version.spec.adapter is None else "adapter"
+
+
+class Catalogue:
+    """Knows what is deployed. `ready` hands over an engine that holds a version."""
+
+    def __init__(self, database: OffLoop, ready: Ready) -> None:
+        self._database = database
+        self._ready = ready
+        self._deployments: dict[str, Deployment] = {}
+        self._read_at = float("-inf")
+        self._known: dict[str, Served] = {}
+        self._loading: dict[str, asyncio.Future[Engine]] = {}
+
+    async def resolve(self, model: str) -> Served:
+        """The version behind a deployment's name, or behind a hash or its first characters.
+
+        Raises NotFound, and Problem where the version was never verified.
+        """
+        if time.monotonic() - self._read_at < FRESH_S:
+            known = self._named(model)
+            if known is not None:
+                return known
+        return await self._database.read(lambda connection: self._look_up(connection, model))
+
+    async def deployed(self) -> list[tuple[Deployment, Served]]:
+        """Every deployment with its live version, as the database has them now."""
+        return await self._database.read(self._look_up_all)
+
+    async def engine(self, version: ModelVersion) -> Engine:
+        """An engine that holds the version. Whoever asks while it loads waits for the same load,
+        and a caller that leaves does not end it."""
+        loading = self._loading.get(version.hash)
+        if loading is None:
+            loading = asyncio.ensure_future(self._load(version))
+            self._loading[version.hash] = loading
+            loading.add_done_callback(lambda done: self._loaded(version.hash, done))
+        return await asyncio.shield(loading)
+
+    async def _load(self, version: ModelVersion) -> Engine:
+        try:
+            return await self._ready(version)
+        except UserError as error:
+            # A missing file is the user's fault on a command line, and never a caller's here.
+            raise EngineUnavailable(
+                f"version {short(version.hash)}: {error.message}", hint=error.hint
+            ) from error
+
+    def _loaded(self, version: str, done: asyncio.Future[Engine]) -> None:
+        del self._loading[version]
+        if not done.cancelled():
+            # Whoever waits hears of a failure; where nobody does, the next caller tries again.
+            done.exception()
+
+    def _named(self, model: str) -> Served | None:
+        deployment = self._deployments.get(model)
+        known = self._known.get(deployment.live if deployment else model)
+        if known is None or deployment is None:
+            return known
+        return Served(known.version, known.chat, deployment.name)
+
+    def _look_up(self, connection: Connection, model: str) -> Served:
+        self._read_deployments(connection)
+        deployment = self._deployments.get(model)
+        if deployment is None and not _HASH.fullmatch(model):
+            names = ", ".join(self._deployments)
+            raise NotFound(
+                f"model: no deployment '{model}'",
+                hint=f"known here: {names}" if names else "nothing is deployed here yet",
+            )
+        served = self._version(connection, deployment.live if deployment else model)
+        return Served(served.version, served.chat, deployment.name if deployment else None)
+
+    def _look_up_all(self, connection: Connection) -> list[tuple[Deployment, Served]]:
+        self._read_deployments(connection)
+        return [
+            (deployment, self._version(connection, deployment.live))
+            for deployment in self._deployments.values()
+        ]
+
+    def _read_deployments(self, connection: Connection) -> None:
+        read_at = time.monotonic()
+        self._deployments = {found.name: found for found in deployments.list(connection)}
+        self._read_at = read_at
+
+    def _version(self, connection: Connection, content: str) -> Served:
+        if content not in self._known:
+            version = versions.get(connection, content)
+            if version.state == "unverified" and version.spec.adapter is not None:
+                detail = f"model: version {version.hash} was not verified yet"
+                raise Problem(409, "not_verified", detail)
+            # Under the whole hash alone: what the first characters mean may change.
+            content = version.hash
+            if content not in self._known:
+                self._known[content] = Served(version, _chat(connection, version))
+        return self._known[content]
+
+
+def _chat(connection: Connection, version: ModelVersion) -> ChatFormat:
+    """How the version speaks: its own template and system message, its base's tokenizer."""
+    spec, template = version.spec, version.spec.template
+    folder = bases.get(connection, spec.base).folder
+    try:
+        if identity.tokenizer_hash(folder) != spec.tokenizer:
+            raise IdentityError(
+                f"{folder}: its tokenizer is not the one of version {version.hash}",
+                hint="somebody changed the base's files: fetch it again",
+            )
+        return ChatFormat.from_folder(
+            folder, system=template["system"], source=template["chat_template"]
+        )
+    except (BaseError, DataError) as error:
+        raise IdentityError(error.message, hint=error.hint) from error

@@ -1,0 +1,76 @@
+"""What the routes share, and the way of a request from its body to a prompt in tokens."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import anyio.to_thread
+from fastapi import Depends, Request
+
+from trimtab.gateway.bodies import Asked
+from trimtab.gateway.books import Books
+from trimtab.gateway.catalogue import Catalogue
+from trimtab.gateway.off_loop import OffLoop
+from trimtab.gateway.problems import Problem
+from trimtab.gateway.visit import Visit
+from trimtab.inference import Engine, Message
+from trimtab.text.chat import ChatFormat
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """An engine that holds the version, and the prompt in tokens, which fits its `context`."""
+
+    engine: Engine
+    prompt: tuple[int, ...]
+    context: int
+    chat: ChatFormat
+
+    @property
+    def room(self) -> int:
+        """How many tokens of completion the context leaves."""
+        return self.context - len(self.prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    database: OffLoop
+    catalogue: Catalogue
+    books: Books
+
+    async def prepare(self, visit: Visit, body: Asked) -> Prepared:
+        """Resolve the model, reach its engine, and tokenise. Raises Problem and TrimtabError."""
+        served = await self.catalogue.resolve(body.model)
+        visit.served = served
+        engine = await self.catalogue.engine(served.version)
+        capabilities = await engine.capabilities()
+        visit.runtime = capabilities.runtime
+        prompt = await anyio.to_thread.run_sync(_tokens, served.chat, body)
+        return Prepared(engine, prompt, capabilities.context, served.chat)
+
+
+def _tokens(chat: ChatFormat, body: Asked) -> tuple[int, ...]:
+    if body.messages is not None:
+        turns = [Message(turn.role, turn.content) for turn in body.messages]
+        return chat.prompt_tokens(chat.messages_of(turns))
+    assert body.prompt is not None
+    return chat.prompt_tokens(chat.messages_of(body.prompt))
+
+
+def check_fit(prepared: Prepared, completion: int, what: str) -> None:
+    """Raises Problem, with the numbers, where prompt and completion pass the context."""
+    if completion > prepared.room:
+        raise Problem(
+            422,
+            "too_long",
+            f"{what}: {len(prepared.prompt)} tokens of prompt and {completion} of completion "
+            f"pass the context of {prepared.context}",
+        )
+
+
+async def _of(request: Request) -> Desk:
+    desk = request.app.state.desk
+    assert isinstance(desk, Desk)
+    return desk
+
+
+AtDesk = Annotated[Desk, Depends(_of)]

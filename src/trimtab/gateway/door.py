@@ -1,0 +1,92 @@
+"""What every request passes first: its trace, its key, and the limit on its body.
+
+The door is closed unless a path is named open, so that a new route cannot be open by accident.
+"""
+
+import time
+from collections.abc import MutableMapping
+from typing import Any, Protocol
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from trimtab.errors import TrimtabError
+from trimtab.gateway import problems
+from trimtab.gateway.keys import Key
+from trimtab.gateway.problems import Problem
+from trimtab.gateway.tracing import Trace
+
+OPEN = frozenset({"/healthz", "/readyz"})
+BODY_LIMIT = 1024 * 1024
+
+
+class Lock(Protocol):
+    """Tells whose secret this is; None where it is nobody's. Raises StoreError."""
+
+    async def __call__(self, presented: str) -> Key | None: ...
+
+
+class Door:
+    """ASGI middleware. Leaves `trace`, `trace_id`, `arrived` and `key` in the request's state."""
+
+    def __init__(self, app: ASGIApp, lock: Lock) -> None:
+        self._app = app
+        self._lock = lock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        trace = Trace.of_header(headers.get("traceparent"))
+        state: MutableMapping[str, Any] = scope.setdefault("state", {})
+        state.update(trace=trace, trace_id=trace.trace_id, arrived=time.perf_counter())
+
+        async def traced(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["traceparent"] = state["trace"].header
+            await send(message)
+
+        try:
+            if scope["path"] not in OPEN:
+                state["key"] = await self._owner(headers)
+            _check_length(headers)
+        except (TrimtabError, Problem) as error:
+            refusal = problems.response(problems.noted(error, trace.trace_id), trace.trace_id)
+            await refusal(scope, receive, traced)
+            return
+        await self._app(scope, _limited(receive), traced)
+
+    async def _owner(self, headers: Headers) -> Key:
+        scheme, _, presented = headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not presented:
+            raise Problem(401, "no_key", "send a key: 'Authorization: Bearer KEY'")
+        key = await self._lock(presented.strip())
+        if key is None:
+            raise Problem(401, "wrong_key", "this key is unknown or revoked")
+        return key
+
+
+def _check_length(headers: Headers) -> None:
+    declared = headers.get("content-length", "0")
+    if not declared.isdecimal():
+        raise Problem(400, "invalid_request", "content-length: not a number")
+    if len(declared) > len(str(BODY_LIMIT)) or int(declared) > BODY_LIMIT:
+        raise Problem(413, "body_too_large", f"the body may hold {BODY_LIMIT} bytes")
+
+
+def _limited(receive: Receive) -> Receive:
+    """Counts what really comes: a chunked body declares no length."""
+    received = 0
+
+    async def limited() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > BODY_LIMIT:
+            # The framework lets its own exception alone pass while it reads a body.
+            raise HTTPException(413, f"the body may hold {BODY_LIMIT} bytes")
+        return message
+
+    return limited

@@ -1,0 +1,42 @@
+"""`GET /healthz`: the process lives. `GET /readyz`: whatever is deployed would be answered."""
+
+import asyncio
+
+from fastapi import APIRouter
+
+from trimtab.errors import TrimtabError
+from trimtab.gateway.desk import AtDesk, Desk
+from trimtab.gateway.problems import Problem
+from trimtab.registry.versions import ModelVersion
+
+# Whoever probes waits a second or two; a load that takes longer goes on behind the answer.
+READY_S = 1.5
+
+router = APIRouter()
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    return {"status": "alive"}
+
+
+@router.get("/readyz")
+async def readyz(desk: AtDesk) -> dict[str, str]:
+    """200 when the database answers and every deployment's live version is loaded, else 503."""
+    try:
+        async with asyncio.timeout(READY_S):
+            deployed = await desk.catalogue.deployed()
+            live = {served.version.hash: served.version for _, served in deployed}
+            await asyncio.gather(*(_answers(desk, version) for version in live.values()))
+    except TimeoutError:
+        raise Problem(503, "not_ready", "versions are still loading", retryable=True) from None
+    except (TrimtabError, Problem) as error:
+        detail = "the database or an engine cannot be reached"
+        raise Problem(503, "not_ready", detail, retryable=True) from error
+    return {"status": "ready"}
+
+
+async def _answers(desk: Desk, version: ModelVersion) -> None:
+    """A version that was loaded once may sit in an engine that is gone by now."""
+    engine = await desk.catalogue.engine(version)
+    await engine.capabilities()

@@ -1,0 +1,72 @@
+"""`GET /v1/models`: what is deployed, what it costs, and what it can do."""
+
+from fastapi import APIRouter
+
+from trimtab.errors import EngineError, LedgerError
+from trimtab.gateway.bodies import ModelBody, ModelList, PriceBody
+from trimtab.gateway.catalogue import Served
+from trimtab.gateway.desk import AtDesk, Desk
+from trimtab.inference import Capabilities
+from trimtab.ledger.prices import price_of
+from trimtab.registry import versions
+from trimtab.registry.deployments import Deployment
+from trimtab.store.database import Connection
+
+router = APIRouter()
+
+
+@router.get("/v1/models")
+async def models(desk: AtDesk) -> ModelList:
+    """Every deployment, by name."""
+    deployed = await desk.catalogue.deployed()
+    return ModelList(models=[await _model(desk, *found) for found in deployed])
+
+
+async def _model(desk: Desk, deployment: Deployment, served: Served) -> ModelBody:
+    def rows(connection: Connection) -> tuple[str | None, list[str], PriceBody | None]:
+        candidate = _candidate(connection, deployment)
+        slots = (slot for slot in (deployment.live, candidate) if slot is not None)
+        adapters = (versions.get(connection, slot).spec.adapter for slot in slots)
+        price = _price(connection, deployment.live)
+        return candidate, [adapter for adapter in adapters if adapter is not None], price
+
+    candidate, adapters, price = await desk.database.read(rows)
+    able = await _capabilities(desk, served)
+    return ModelBody(
+        name=deployment.name,
+        live=deployment.live,
+        candidate=candidate,
+        base=served.version.spec.base,
+        adapters=adapters,
+        context=able.context if able else None,
+        price=price,
+        capabilities=["generate", "score"] if able else None,
+    )
+
+
+def _candidate(connection: Connection, deployment: Deployment) -> str | None:
+    """The idle slot also keeps the version before the live one, and that is no candidate."""
+    idle = deployment.idle
+    if idle is None or versions.get(connection, idle).state not in ("shadow", "canary"):
+        return None
+    return idle
+
+
+def _price(connection: Connection, version: str) -> PriceBody | None:
+    try:
+        price = price_of(connection, version)
+    except LedgerError:
+        return None
+    # A nano-dollar a token is a thousandth of a dollar a million.
+    return PriceBody(
+        prompt_usd_per_million_tokens=price.prompt_nano / 1000,
+        completion_usd_per_million_tokens=price.completion_nano / 1000,
+    )
+
+
+async def _capabilities(desk: Desk, served: Served) -> Capabilities | None:
+    try:
+        engine = await desk.catalogue.engine(served.version)
+        return await engine.capabilities()
+    except EngineError:
+        return None

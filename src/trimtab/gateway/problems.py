@@ -1,0 +1,201 @@
+"""Errors as `application/problem+json` (RFC 9457), each with a code and whether to retry."""
+
+import asyncio
+import difflib
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+
+from trimtab.errors import (
+    BudgetExceeded,
+    DataError,
+    EngineError,
+    EngineOverloaded,
+    IdentityError,
+    LedgerError,
+    NotFound,
+    RequestRefused,
+    StorageFull,
+    StoreError,
+    TrimtabError,
+)
+
+log = logging.getLogger(__name__)
+
+# The first class that fits decides: status, code, whether the same request may work later.
+_KINDS: tuple[tuple[type[TrimtabError], int, str, bool], ...] = (
+    (NotFound, 404, "model_not_found", False),
+    (RequestRefused, 422, "request_refused", False),
+    (DataError, 422, "invalid_request", False),
+    (EngineOverloaded, 503, "overloaded", True),
+    (EngineError, 503, "engine_unavailable", True),
+    (IdentityError, 503, "identity_mismatch", False),
+    (BudgetExceeded, 402, "budget_exceeded", False),
+    (LedgerError, 503, "ledger_unavailable", True),
+    (StorageFull, 503, "storage_full", True),
+    (StoreError, 503, "store_unavailable", True),
+)
+# What went wrong inside is for the log: it may name paths and hosts of ours.
+_DISCREET = {
+    "engine_unavailable": "the engine of this model cannot be reached; try again",
+    "identity_mismatch": "the files of this model are not what was registered",
+    "ledger_unavailable": "the ledger cannot take this request; nothing was spent",
+    "storage_full": "the server has no room to account for this request; try again later",
+    "store_unavailable": "the server cannot account for this request at the moment; try again",
+}
+_HTTP_CODES = {
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "body_too_large",
+}
+RETRY_AFTER_S = 1
+
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "code", "retryable", "trace_id"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "code": {"type": "string"},
+        "retryable": {"type": "boolean"},
+        "trace_id": {"type": "string"},
+    },
+}
+
+
+class Problem(Exception):
+    """An answer that is not 200. `detail` names the field or the cause; it never holds a secret."""
+
+    def __init__(self, status: int, code: str, detail: str, *, retryable: bool = False) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+        self.retryable = retryable
+
+
+class ClientGone(Problem):
+    """Nobody reads any more. 499, nginx's code for it, stands in the log alone."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(499, "client_gone", detail)
+
+
+def of(error: BaseException) -> Problem:
+    """The problem that an error becomes on the wire."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, TrimtabError):
+        return _of_ours(error)
+    if isinstance(error, asyncio.CancelledError):
+        return Problem(503, "stopping", "the server is stopping; try again", retryable=True)
+    return Problem(500, "internal_error", "an internal error; the server's log has its trace_id")
+
+
+def noted(error: BaseException, trace_id: str) -> Problem:
+    """The problem of an error; what is our fault is logged, since the client hears less of it."""
+    problem = of(error)
+    # "Not ready" is what a readiness probe asks for, many times a start; it is no fault.
+    if problem.status >= 500 and problem.code != "not_ready":
+        log.warning("trace %s: %s: %s", trace_id, problem.code, error)
+    return problem
+
+
+def _of_ours(error: TrimtabError) -> Problem:
+    detail = f"{error.message} - {error.hint}" if error.hint else error.message
+    for kind, status, code, retryable in _KINDS:
+        if isinstance(error, kind):
+            return Problem(status, code, _DISCREET.get(code, detail), retryable=retryable)
+    return Problem(500, "internal_error", "an internal error; the server's log has its trace_id")
+
+
+def body(problem: Problem, trace_id: str) -> dict[str, Any]:
+    return {
+        "type": f"urn:trimtab:{problem.code}",
+        "title": problem.code.replace("_", " "),
+        "status": problem.status,
+        # It may quote what came in, and a name of JSON need not be text that UTF-8 can hold.
+        "detail": problem.detail.encode(errors="replace").decode(),
+        "code": problem.code,
+        "retryable": problem.retryable,
+        "trace_id": trace_id,
+    }
+
+
+def response(
+    problem: Problem, trace_id: str, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    more = {"Retry-After": str(RETRY_AFTER_S)} if problem.retryable else {}
+    if problem.status == 401:
+        more["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(
+        body(problem, trace_id),
+        status_code=problem.status,
+        headers={**(headers or {}), **more},
+        media_type="application/problem+json",
+    )
+
+
+def trace_id_of(request: Request) -> str:
+    return str(request.state.trace_id)
+
+
+async def on_error(request: Request, error: Exception) -> JSONResponse:
+    """Problems, and errors of our own tree."""
+    trace_id = trace_id_of(request)
+    return response(noted(error, trace_id), trace_id)
+
+
+async def on_invalid(request: Request, error: Exception) -> JSONResponse:
+    """A body that does not fit: the first fault, with the name of its field."""
+    assert isinstance(error, RequestValidationError)
+    problem = Problem(422, "invalid_request", _fault(error.errors()[0], _known_fields(request)))
+    return response(problem, trace_id_of(request))
+
+
+def _fault(error: Mapping[str, Any], known: list[str]) -> str:
+    place = [part for part in error["loc"] if part != "body"]
+    if error["type"] == "json_invalid":
+        return f"body: not JSON at character {place[0]}: {error['ctx']['error']}"
+    field = ".".join(str(part) for part in place)[:128] or "body"
+    if error["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(place[-1])[:64], known, n=1)
+        return f"{field}: unknown field" + (f"; did you mean '{near[0]}'?" if near else "")
+    message = str(error["msg"]).removeprefix("Value error, ")
+    return f"{field}: {message[:1].lower()}{message[1:]}"
+
+
+def _known_fields(request: Request) -> list[str]:
+    body_field = getattr(request.scope.get("route"), "body_field", None)
+    model = getattr(getattr(body_field, "field_info", None), "annotation", None)
+    return list(getattr(model, "model_fields", {}))
+
+
+async def on_http(request: Request, error: Exception) -> JSONResponse:
+    """What the framework itself refuses: unknown paths and methods, bodies it cannot read."""
+    assert isinstance(error, HTTPException)
+    code = _HTTP_CODES.get(error.status_code, "invalid_request")
+    problem = Problem(error.status_code, code, _unreadable(error) or str(error.detail))
+    return response(problem, trace_id_of(request), error.headers)
+
+
+def _unreadable(error: HTTPException) -> str:
+    cause = error.__cause__
+    if isinstance(cause, UnicodeDecodeError):
+        return f"body: not UTF-8 at byte {cause.start}"
+    if isinstance(cause, RecursionError):
+        return "body: nested too deeply"
+    return "body: cannot be read" if error.status_code == 400 else ""
+
+
+async def on_fault(request: Request, error: Exception) -> JSONResponse:
+    """A bug of ours. The client hears that, and nothing of our insides."""
+    log.error("trace %s: internal error: %s", trace_id_of(request), type(error).__name__)
+    return response(of(error), trace_id_of(request))

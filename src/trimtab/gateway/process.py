@@ -1,0 +1,39 @@
+"""Running the application on a listening socket that was inherited from the supervisor."""
+
+import socket
+from collections.abc import Callable
+
+import uvicorn
+from fastapi import FastAPI
+
+# How long requests under way may go on after a SIGTERM.
+DRAIN_S = 8
+
+
+class _Server(uvicorn.Server):
+    """Tells when it has started."""
+
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None] | None) -> None:
+        super().__init__(config)
+        self._on_started = on_started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self._on_started is not None:
+            self._on_started()
+
+
+def serve(app: FastAPI, listen_fd: int, on_started: Callable[[], None] | None = None) -> None:
+    """Answer requests until a SIGTERM, then let those under way end. Takes over `listen_fd`."""
+    config = uvicorn.Config(
+        app,
+        access_log=False,
+        # Whoever starts the process says where its log goes.
+        log_config=None,
+        lifespan="off",
+        server_header=False,
+        timeout_graceful_shutdown=DRAIN_S,
+        ws="none",
+    )
+    with socket.socket(fileno=listen_fd) as listener:
+        _Server(config, on_started).run(sockets=[listener])

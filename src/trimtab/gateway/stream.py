@@ -1,0 +1,120 @@
+"""Server-sent events (https://html.spec.whatwg.org/multipage/server-sent-events.html).
+
+Knows how events travel, when a silent stream needs a sign of life, and when a client has gone;
+not what the events say.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Protocol, TypeVar
+
+from pydantic import BaseModel
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from trimtab.canonical import canonical_json
+from trimtab.gateway import problems
+from trimtab.gateway.problems import ClientGone, Problem
+
+HEARTBEAT_S = 15.0
+DEADLINE_S = 600.0
+# How long a client may leave its full buffer unread before the stream is given up.
+PATIENCE_S = 30.0
+
+Result = TypeVar("Result")
+Emit = Callable[[str, BaseModel], Awaitable[None]]
+
+
+class Write(Protocol):
+    """Sends bytes as soon as the client has room for them. Raises ClientGone."""
+
+    async def __call__(self, data: bytes, more: bool = True) -> None: ...
+
+
+async def unless_gone(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
+    """The result of `work`, which is cancelled at once when the client goes (ClientGone), or when
+    it passes the deadline (Problem). The request's body must have been read to its end."""
+    working = asyncio.ensure_future(work)
+    going = asyncio.ensure_future(_gone(receive))
+    try:
+        await asyncio.wait(
+            (working, going), timeout=DEADLINE_S, return_when=asyncio.FIRST_COMPLETED
+        )
+        if working.done():
+            return working.result()
+        if going.done():
+            raise ClientGone("the client closed the connection")
+        detail = f"not finished after {DEADLINE_S:g} s"
+        raise Problem(504, "deadline_exceeded", detail, retryable=True)
+    finally:
+        await _cancelled(working, going)
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _cancelled(*tasks: asyncio.Future[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class EventStream(Response):
+    """Runs `produce` while the client reads. Nothing is queued: a write waits for the client.
+
+    `produce` is handed the way to send an event and the connection's `receive`; a Problem that it
+    raises becomes the `error` event.
+    """
+
+    media_type = "text/event-stream"
+
+    def __init__(self, produce: Callable[[Emit, Receive], Awaitable[None]], trace_id: str) -> None:
+        # Proxies must pass events on as they come.
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._produce = produce
+        self._trace_id = trace_id
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def write(data: bytes, more: bool = True) -> None:
+            try:
+                async with asyncio.timeout(PATIENCE_S):
+                    await send({"type": "http.response.body", "body": data, "more_body": more})
+            except TimeoutError:
+                raise ClientGone("the client stopped reading") from None
+
+        async def emit(event: str, data: BaseModel) -> None:
+            await write(f"event: {event}\ndata: {data.model_dump_json()}\n\n".encode())
+
+        start = {"status": self.status_code, "headers": self.raw_headers}
+        await send({"type": "http.response.start", **start})
+        beating = asyncio.ensure_future(_beat(write))
+        try:
+            await self._told(emit, write, receive)
+            await write(b"", more=False)
+        except ClientGone:
+            # `produce` has closed its books; there is nobody left to tell.
+            return
+        finally:
+            await _cancelled(beating)
+
+    async def _told(self, emit: Emit, write: Write, receive: Receive) -> None:
+        """Errors after the first byte are an event: the status was 200 long ago."""
+        try:
+            await self._produce(emit, receive)
+        except ClientGone:
+            raise
+        except BaseException as error:
+            problem = problems.noted(error, self._trace_id)
+            told = canonical_json(problems.body(problem, self._trace_id))
+            await write(b"event: error\ndata: " + told + b"\n\n")
+            if problem.status == 500 or not isinstance(error, Exception):
+                raise
+
+
+async def _beat(write: Write) -> None:
+    while True:
+        await asyncio.sleep(HEARTBEAT_S)
+        await write(b": still working\n\n")

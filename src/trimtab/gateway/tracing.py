@@ -1,0 +1,49 @@
+"""W3C Trace Context: the `traceparent` header, both ways (https://www.w3.org/TR/trace-context/).
+
+Knows the header alone, not what is traced.
+"""
+
+import re
+import secrets
+from dataclasses import dataclass, replace
+
+# version 00 has these four fields; a later version may append more behind a dash.
+_HEADER = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_TRACE_ID = re.compile(r"[0-9a-f]{32}")
+_SAMPLED = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Our own span of somebody's trace: 32 and 16 lower-case hexadecimal characters."""
+
+    trace_id: str
+    span_id: str
+    sampled: bool = False
+
+    @property
+    def header(self) -> str:
+        return f"00-{self.trace_id}-{self.span_id}-{int(self.sampled):02x}"
+
+    def renamed(self, trace_id: str) -> "Trace":
+        """Under another trace id, where that is one a header can carry."""
+        fits = _TRACE_ID.fullmatch(trace_id) and set(trace_id) != {"0"}
+        return replace(self, trace_id=trace_id) if fits else self
+
+    @classmethod
+    def of_header(cls, header: str | None) -> "Trace":
+        """Continue the caller's trace; an absent or invalid header starts a new one."""
+        trace_id, sampled = _parsed(header or "") or (secrets.token_hex(16), False)
+        return cls(trace_id, secrets.token_hex(8), sampled)
+
+
+def _parsed(header: str) -> tuple[str, bool] | None:
+    match = _HEADER.fullmatch(header.strip())
+    if match is None:
+        return None
+    version, trace_id, parent, flags, more = match.groups()
+    if version == "ff" or (version == "00" and more is not None):
+        return None
+    if set(trace_id) == {"0"} or set(parent) == {"0"}:
+        return None
+    return trace_id, bool(int(flags, 16) & _SAMPLED)

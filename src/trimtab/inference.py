@@ -1,0 +1,171 @@
+"""What can be asked of a model: the `Engine` protocol and its value types.
+
+Prompts are token ids. `text` turns messages into tokens before they come here, so nothing below
+knows of messages, templates, keys or money.
+"""
+
+from collections.abc import AsyncGenerator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from trimtab.errors import EngineError
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a dialogue; `role` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 cut nothing.
+
+    With a `seed`, the random stream depends on the seed and the position alone.
+    """
+
+    max_tokens: int = 48
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """`version` is a hash that was loaded; `id` is unique among the requests in flight."""
+
+    version: str
+    prompt: tuple[int, ...]
+    sampling: Sampling
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """Log-probabilities are wanted for each of `completions` after the same `prompt`."""
+
+    version: str
+    prompt: tuple[int, ...]
+    completions: tuple[tuple[int, ...], ...]
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Token counts; `cached` prompt tokens were not computed again."""
+
+    prompt: int
+    completion: int
+    cached: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a stream. Only the last one has a `finish_reason` and a `usage`.
+
+    `logprobs` are natural logarithms under the model's raw distribution, one a token.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A whole stream, gathered."""
+
+    text: str
+    tokens: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    finish_reason: FinishReason
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Natural log-probabilities of a given completion, one a token."""
+
+    logprobs: tuple[float, ...]
+
+    @property
+    def total(self) -> float:
+        return sum(self.logprobs)
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """What computes a version. Reports and probes hold for a (version, runtime) pair."""
+
+    engine: str
+    version: str
+    device: str
+    dtype: str
+    quantisation: str = "none"
+
+    @property
+    def name(self) -> str:
+        return f"{self.engine}-{self.version}/{self.device}/{self.dtype}/{self.quantisation}"
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can do. `context` counts tokens; `methods` are those it can serve."""
+
+    runtime: Runtime
+    context: int
+    max_batch: int
+    methods: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VersionFiles:
+    """Where the files of a version lie. `merged` folds the adapter into a float32 copy."""
+
+    version: str
+    base: Path
+    adapter: Path | None
+    tokenizer: Path
+    stop_tokens: tuple[int, ...]
+    merged: bool = False
+
+
+class Engine(Protocol):
+    """The face that every back-end shows. Rooms that need answers take one as an argument."""
+
+    async def capabilities(self) -> Capabilities: ...
+
+    async def load(self, files: VersionFiles) -> None:
+        """Make a version answer; loading it again changes nothing."""
+
+    async def unload(self, version: str) -> None: ...
+
+    def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        """Stream a completion; closing the iterator cancels the work."""
+
+    async def score(self, request: ScoreRequest) -> list[Score]: ...
+
+
+async def complete(engine: Engine, request: GenerateRequest) -> Completion:
+    """Gather one stream into a completion."""
+    text: list[str] = []
+    tokens: list[int] = []
+    logprobs: list[float] = []
+    async for chunk in engine.generate(request):
+        text.append(chunk.text)
+        tokens += chunk.tokens
+        logprobs += chunk.logprobs
+        if chunk.finish_reason is not None and chunk.usage is not None:
+            return Completion(
+                "".join(text), tuple(tokens), tuple(logprobs), chunk.finish_reason, chunk.usage
+            )
+    raise EngineError(f"request {request.id}: the stream ended without a finish reason")

@@ -1,0 +1,115 @@
+"""The request log: who asked, who answered, how long it took, what it cost. Never the words."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from trimtab.errors import NotFound
+from trimtab.journal.tables import requests
+from trimtab.store.clock import now_us
+from trimtab.store.database import Connection
+from trimtab.store.rows import insert_once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered:
+    """One answered request. `latency_ms` is admission to last byte, `ttft_ms` to the first token.
+
+    A refused request has an `error_code` and no `model_version` where none was chosen yet.
+    """
+
+    id: str
+    trace_id: str
+    route: str
+    status: int
+    latency_ms: float
+    session_id: str | None = None
+    user_id: str | None = None
+    key_id: str | None = None
+    deployment: str | None = None
+    model_version: str | None = None
+    runtime: str | None = None
+    tier: str | None = None
+    degraded: bool = False
+    finish_reason: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    ttft_ms: float | None = None
+    cost_nano: int = 0
+    error_code: str | None = None
+    created_us: int = field(default_factory=now_us)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an SLO is made of."""
+
+    status: int
+    degraded: bool
+    latency_ms: float
+    created_us: int
+
+
+def record(connection: Connection, answered: Answered) -> bool:
+    """Log a request; False if it was logged before, which changes nothing."""
+    return insert_once(connection, requests, asdict(answered))
+
+
+def get(connection: Connection, request_id: str) -> Answered:
+    """Raises NotFound."""
+    row = connection.execute(requests.select().where(requests.c.id == request_id)).first()
+    if row is None:
+        raise NotFound(f"no request {request_id[:80]}", hint="its id is in every answer")
+    return Answered(**row._mapping)
+
+
+def recent(connection: Connection, limit: int) -> Sequence[Answered]:
+    """The last requests, the newest first."""
+    query = requests.select().order_by(requests.c.created_us.desc(), requests.c.id).limit(limit)
+    return tuple(Answered(**row._mapping) for row in connection.execute(query))
+
+
+def outcomes(
+    connection: Connection,
+    *,
+    deployment: str | None = None,
+    version: str | None = None,
+    since_us: int = 0,
+) -> Sequence[Outcome]:
+    """How the requests to a deployment or a version went, the oldest first."""
+    columns = requests.c
+    query = requests.select().with_only_columns(
+        columns.status, columns.degraded, columns.latency_ms, columns.created_us
+    )
+    query = _narrowed(query, deployment, version, since_us)
+    rows = connection.execute(query.order_by(columns.created_us, columns.id))
+    return tuple(Outcome(**row._mapping) for row in rows)
+
+
+def latencies(
+    connection: Connection,
+    *,
+    deployment: str | None = None,
+    version: str | None = None,
+    since_us: int = 0,
+) -> Sequence[float]:
+    """The latencies in ms of the requests that were answered (status below 400)."""
+    found = outcomes(connection, deployment=deployment, version=version, since_us=since_us)
+    return tuple(outcome.latency_ms for outcome in found if outcome.status < 400)
+
+
+def answers_of(connection: Connection, version: str) -> int:
+    """How many requests a version has answered: the last link of its lineage."""
+    query = requests.select().with_only_columns(requests.c.id)
+    answered = _narrowed(query, None, version, 0).where(requests.c.status < 400)
+    return len(connection.execute(answered).fetchall())
+
+
+def _narrowed(query: Any, deployment: str | None, version: str | None, since_us: int) -> Any:
+    query = query.where(requests.c.created_us >= since_us)
+    if deployment is not None:
+        query = query.where(requests.c.deployment == deployment)
+    if version is not None:
+        query = query.where(requests.c.model_version == version)
+    return query

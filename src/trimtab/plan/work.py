@@ -1,0 +1,56 @@
+"""The work that a run is: what is trained on, and in which portions."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Counts of one pass over the data, and how often and in which portions it is made.
+
+    `tokens` and `supervised` count all records together; `longest` is the longest record;
+    `shared_prefix` the tokens that every prompt begins with, computed once a batch.
+    """
+
+    records: int
+    tokens: int
+    supervised: int
+    longest: int
+    shared_prefix: int
+    epochs: float
+    batch_size: int
+    accumulation: int
+    rank: int
+    targets: str | Sequence[str]
+
+    @property
+    def batches(self) -> int:
+        return math.ceil(self.examples / self.batch_size)
+
+    @property
+    def examples(self) -> int:
+        return max(1, round(self.epochs * self.records))
+
+    @property
+    def computed_tokens(self) -> float:
+        """Tokens that pass through the layers, over all epochs; padding is left out."""
+        own = self.tokens / self.records - self.shared_prefix
+        return self.examples * own + self.batches * self.shared_prefix
+
+    @property
+    def labelled_tokens(self) -> float:
+        """Tokens whose logits are computed, over all epochs."""
+        return self.examples * self.supervised / self.records
+
+    @property
+    def widest_batch(self) -> int:
+        """Tokens held at once when the batch of the longest records is computed."""
+        rows = min(self.batch_size, self.records)
+        return self.shared_prefix + rows * (self.longest - self.shared_prefix)
+
+    @property
+    def widest_labels(self) -> float:
+        """Labels of that batch, if its answers are as long a part of it as everywhere."""
+        rows = min(self.batch_size, self.records)
+        return rows * self.longest * self.supervised / self.tokens

@@ -1,0 +1,226 @@
+"""What a user declares: one strict YAML file a project.
+
+Every field has a default that works but `name`, `base` and `data.sources`; an unknown field is an
+error that names the nearest known one. This module knows the fields, not what rooms do with them.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+
+from trimtab.errors import ProjectError
+
+FILE_NAME = "trimtab.yaml"
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class PathSource(Section):
+    """A file beside the project file: JSONL, JSON or CSV; its format is detected."""
+
+    path: str
+
+
+class HubSource(Section):
+    """A dataset of the Hugging Face Hub."""
+
+    hub: str
+    split: str = "train"
+
+
+class Data(Section):
+    sources: Annotated[list[PathSource | HubSource], Field(min_length=1)]
+    system: str = ""
+    holdout: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
+    shadow: Annotated[float, Field(gt=0, lt=0.5)] = 0.04
+    seed: int = 17
+
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _each_is_a_path_or_a_hub_id(cls, value: Any) -> Any:
+        # Chosen here, because the errors of a union speak of every branch at once.
+        if not isinstance(value, list):
+            return value
+        return [
+            (HubSource if "hub" in item else PathSource).model_validate(item)
+            if isinstance(item, dict)
+            else item
+            for item in value
+        ]
+
+
+class Train(Section):
+    objective: Literal["sft"] = "sft"
+    method: Literal["lora"] = "lora"
+    rank: Annotated[int, Field(ge=1, le=512)] = 16
+    alpha: Annotated[float, Field(gt=0)] = 32
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    targets: str | list[str] = "all-linear"
+    epochs: Annotated[float, Field(gt=0)] = 1
+    batch_size: Annotated[int, Field(ge=1)] = 8
+    accumulation: Annotated[int, Field(ge=1)] = 1
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-4
+    max_length: Annotated[int, Field(ge=16)] = 512
+    seed: int = 17
+    budget_usd: Annotated[float, Field(ge=0)] | None = None
+    deadline_hours: Annotated[float, Field(gt=0)] | None = None
+    extra: dict[str, Any] = {}
+
+
+class Evaluate(Section):
+    suites: list[Literal["holdout", "safety", "performance"]] = [
+        "holdout",
+        "safety",
+        "performance",
+    ]
+    match: list[str] = []
+    shots: Annotated[int, Field(ge=0, le=8)] = 3
+    gate: Literal["exact_match", "log_likelihood"] = "exact_match"
+    max_tokens: Annotated[int, Field(ge=1)] = 48
+
+    @field_validator("suites")
+    @classmethod
+    def _the_gate_needs_the_holdout(cls, value: list[str]) -> list[str]:
+        if "holdout" not in value:
+            raise ValueError("the holdout suite decides the gate and cannot be left out")
+        return value
+
+
+class Slo(Section):
+    p95_ms: Annotated[float, Field(gt=0)] = 1200
+    availability: Annotated[float, Field(gt=0, le=1)] = 0.995
+
+
+class Shadow(Section):
+    requests: Annotated[int, Field(ge=1)] = 20
+
+
+class Deploy(Section):
+    name: str | None = None
+    slo: Slo = Slo()
+    shadow: Shadow = Shadow()
+
+
+class Project(Section):
+    """A whole project file, checked. `root` is the folder that relative paths start from."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    base: Annotated[str, Field(min_length=1)]
+    data: Data
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    deploy: Deploy = Deploy()
+    _root: Path = PrivateAttr(default_factory=Path)
+
+    @property
+    def root(self) -> Path:
+        return self._root
+
+    @property
+    def deployment(self) -> str:
+        """The name of the deployment that the loop promotes to."""
+        return self.deploy.name or self.name
+
+    @classmethod
+    def load(cls, path: Path | str) -> "Project":
+        """Read a project file, or the one in a folder. Raises ProjectError with every fault."""
+        file = Path(path)
+        if file.is_dir():
+            file = file / FILE_NAME
+        faults, project = check(file)
+        if project is None:
+            more = f" (and {len(faults) - 1} more: trimtab check)" if len(faults) > 1 else ""
+            raise ProjectError(faults[0].message + more, hint=faults[0].hint)
+        return project
+
+
+def find(path: Path | None = None) -> Path:
+    """The project file that was named, else the nearest `trimtab.yaml` upwards."""
+    if path is not None:
+        return path / FILE_NAME if path.is_dir() else path
+    here = Path.cwd()
+    for folder in (here, *here.parents):
+        if (folder / FILE_NAME).is_file():
+            return folder / FILE_NAME
+    raise ProjectError(
+        f"no {FILE_NAME} in {here} or above it", hint="name a project, or write one: trimtab init"
+    )
+
+
+def check(file: Path) -> tuple[list[ProjectError], Project | None]:
+    """Every fault of a project file, one error each; the project where there is none."""
+    try:
+        content = _read(file)
+        project = Project.model_validate(content)
+    except ProjectError as error:
+        return [error], None
+    except ValidationError as error:
+        return [_fault(file, dict(item)) for item in error.errors()], None
+    project._root = file.resolve().parent
+    return [], project
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ProjectError(
+            f"{file}: no such file", hint="name a project, or write one: trimtab init"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ProjectError(
+            f"{file}: not UTF-8 at byte {error.start}", hint="save the file as UTF-8"
+        ) from None
+    except OSError as error:
+        raise ProjectError(f"{file}: {error.strerror}", hint="check the path") from None
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise ProjectError(
+            f"{file}{where}: {problem}", hint="mend the line, then: trimtab check"
+        ) from None
+    if not isinstance(content, dict):
+        raise ProjectError(
+            f"{file}: holds no project", hint="a project needs name, base and data.sources"
+        )
+    return content
+
+
+def _fault(file: Path, error: dict[str, Any]) -> ProjectError:
+    place = [str(part) for part in error["loc"]]
+    field = ".".join(place) or "the file"
+    if error["type"] == "extra_forbidden":
+        known = _fields_at(place[:-1])
+        near = difflib.get_close_matches(place[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(sorted(known))}"
+        return ProjectError(f"{file}: unknown field '{field}'", hint=hint)
+    if error["type"] == "missing":
+        return ProjectError(f"{file}: field '{field}' is missing", hint=f"add '{field}'")
+    message = re.sub(r"^Value error, ", "", str(error["msg"]))
+    given = error.get("input")
+    shown = "" if isinstance(given, dict | list) else f" (given: {given!r})"
+    return ProjectError(
+        f"{file}: field '{field}': {message[:1].lower()}{message[1:]}{shown}",
+        hint="see the commented file that trimtab init writes",
+    )
+
+
+def _fields_at(place: list[str]) -> list[str]:
+    if place[:2] == ["data", "sources"]:
+        return [*PathSource.model_fields, *HubSource.model_fields]
+    model: type[BaseModel] = Project
+    for part in place:
+        annotation = model.model_fields[part].annotation if part in model.model_fields else None
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        model = annotation
+    return list(model.model_fields)

@@ -1,0 +1,96 @@
+"""Which fields of a model's config are mathematics: those that change what it computes."""
+
+from typing import Any
+
+# What a base's config says beside the mathematics of its forward pass. Everything else counts, so
+# that a field nobody has heard of makes two bases different rather than the same.
+_NOT_MATHEMATICAL = frozenset(
+    {
+        "_attn_implementation",
+        "_commit_hash",
+        "_name_or_path",
+        "attention_dropout",
+        "attn_pdrop",
+        "auto_map",
+        "bos_token_id",
+        "chunk_size_feed_forward",
+        "dropout",
+        "dtype",
+        "embd_pdrop",
+        "eos_token_id",
+        "finetuning_task",
+        "gradient_checkpointing",
+        "hidden_dropout",
+        "hidden_dropout_prob",
+        "id2label",
+        "initializer_range",
+        "label2id",
+        "output_attentions",
+        "output_hidden_states",
+        "pad_token_id",
+        "pretraining_tp",
+        "problem_type",
+        "resid_pdrop",
+        "return_dict",
+        "sep_token_id",
+        "task_specific_params",
+        "tokenizer_class",
+        "torch_dtype",
+        "torchscript",
+        "transformers_version",
+        "unk_token_id",
+        "use_cache",
+    }
+)
+# Of an adapter's config the fields that change its result. Each is empty by default, so an empty
+# one counts like one that an older library did not write.
+_ADAPTER_FIELDS = (
+    "alora_invocation_tokens",
+    "alpha_pattern",
+    "bias",
+    "exclude_modules",
+    "fan_in_fan_out",
+    "layer_replication",
+    "layers_pattern",
+    "layers_to_transform",
+    "lora_alpha",
+    "lora_bias",
+    "modules_to_save",
+    "peft_type",
+    "r",
+    "rank_pattern",
+    "target_modules",
+    "target_parameters",
+    "trainable_token_indices",
+    "use_dora",
+    "use_qalora",
+    "use_rslora",
+)
+# Lists of names whose order means nothing.
+_SETS = ("exclude_modules", "modules_to_save", "target_modules", "target_parameters")
+
+
+def base_fields(config: dict[str, Any]) -> dict[str, Any]:
+    """The mathematical part of a base's `config.json`."""
+    config = _with_one_rope(config)
+    return {name: value for name, value in config.items() if name not in _NOT_MATHEMATICAL}
+
+
+def adapter_fields(config: dict[str, Any]) -> dict[str, Any]:
+    """The mathematical part of an `adapter_config.json`."""
+    fields = {name: config[name] for name in _ADAPTER_FIELDS if config.get(name)}
+    for name in _SETS:
+        if isinstance(fields.get(name), list):
+            fields[name] = sorted(fields[name])
+    return fields
+
+
+def _with_one_rope(config: dict[str, Any]) -> dict[str, Any]:
+    """Older configs spread over two fields what newer ones say in `rope_parameters`."""
+    if "rope_theta" not in config or "rope_parameters" in config:
+        return config
+    config = dict(config)
+    scaling = dict(config.pop("rope_scaling", None) or {"rope_type": "default"})
+    if "type" in scaling:
+        scaling.setdefault("rope_type", scaling.pop("type"))
+    return config | {"rope_parameters": scaling | {"rope_theta": config.pop("rope_theta")}}

@@ -1,0 +1,113 @@
+"""Transactions on SQLite or PostgreSQL. Knows no tables: they belong to the rooms.
+
+SQLite runs in WAL mode, every write transaction begins IMMEDIATE (so that it never fails half-way
+for want of the lock), and `durable` chooses between surviving a loss of power (FULL) and surviving
+`kill -9` alone (NORMAL, a fraction of the price). PostgreSQL is always durable.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError
+
+from trimtab.errors import UserError
+from trimtab.store.faults import told
+from trimtab.store.migrate import migrate
+
+__all__ = ["Connection", "Database"]
+
+BUSY_S = 10.0
+_WRITES = "trimtab_writes"
+_DURABLE = "trimtab_durable"
+
+
+class Database:
+    """One database, shared by the threads of a process. Many processes may open the same one."""
+
+    def __init__(self, url: str | URL) -> None:
+        self.url = _checked(url)
+        self._engine = _engine(self.url)
+
+    @contextmanager
+    def transaction(self, durable: bool = True) -> Iterator[Connection]:
+        """All of the writes inside happen, or none. Raises StoreError and StorageFull."""
+        with self._begun({_WRITES: True, _DURABLE: durable}) as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One consistent view of what was committed; writing here is an error."""
+        options: dict[str, Any] = {_WRITES: False}
+        if self._engine.dialect.name == "postgresql":
+            options |= {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        with self._begun(options) as connection:
+            yield connection
+
+    def migrate(self) -> None:
+        """Bring the schema up to date; safe when several processes do it at once."""
+        with told(self.url):
+            migrate(self._engine)
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    @contextmanager
+    def _begun(self, options: dict[str, Any]) -> Iterator[Connection]:
+        with told(self.url), self._engine.connect() as connection:
+            connection = connection.execution_options(**options)
+            with connection.begin():
+                yield connection
+
+
+def _checked(url: str | URL) -> URL:
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        raise UserError(
+            "the database URL cannot be read", hint="e.g. postgresql://user@host/trimtab"
+        ) from None
+    if parsed.drivername in ("postgresql", "postgres"):
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername not in ("sqlite", "postgresql+psycopg"):
+        raise UserError(
+            f"no support for the database '{parsed.drivername}'",
+            hint="use sqlite:///FILE or postgresql://USER@HOST/NAME",
+        )
+    return parsed
+
+
+def _engine(url: URL) -> Engine:
+    if url.drivername == "sqlite":
+        engine = create_engine(url, connect_args={"timeout": BUSY_S})
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+        return engine
+    try:
+        return create_engine(url, pool_pre_ping=True)
+    except ModuleNotFoundError:
+        raise UserError(
+            "PostgreSQL needs psycopg, which is not installed",
+            hint="pip install 'trimtab[postgres]'",
+        ) from None
+
+
+def _prepare_sqlite(connection: Any, record: Any) -> None:
+    # The driver would begin transactions by itself, too late and DEFERRED.
+    connection.isolation_level = None
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    options = connection.get_execution_options()
+    if not options.get(_WRITES, True):
+        connection.exec_driver_sql("PRAGMA query_only=ON")
+        connection.exec_driver_sql("BEGIN")
+        return
+    connection.exec_driver_sql("PRAGMA query_only=OFF")
+    level = "FULL" if options.get(_DURABLE, True) else "NORMAL"
+    connection.exec_driver_sql(f"PRAGMA synchronous={level}")
+    connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,0 +1,1 @@
+"""Where messages become tokens and tokens become text; nowhere else do they."""

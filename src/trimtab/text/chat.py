@@ -1,0 +1,107 @@
+"""Messages to tokens, for serving and for training alike, so that the two cannot differ.
+
+Knows nothing of models or records.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from trimtab.errors import DataError
+from trimtab.inference import Message
+from trimtab.text.template import ChatTemplate
+from trimtab.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Supervised:
+    """A whole dialogue as tokens; `mask`, of the same length, is true where loss is taken."""
+
+    tokens: tuple[int, ...]
+    mask: tuple[bool, ...]
+
+
+class ChatFormat:
+    """A tokenizer, a template and the system message of a project: how a version is spoken to."""
+
+    def __init__(self, tokenizer: Tokenizer, template: ChatTemplate, system: str = "") -> None:
+        self.tokenizer = tokenizer
+        self.template = template
+        self.system = system
+        self._stop_tokens, self._behind = self._learn_ending()
+
+    @classmethod
+    def from_folder(
+        cls, folder: Path, system: str = "", *, source: str | None = None
+    ) -> "ChatFormat":
+        """The format that a model's folder declares; a `source` replaces the folder's template."""
+        return cls(Tokenizer(folder), ChatTemplate.from_folder(folder, source), system)
+
+    def messages_of(self, prompt: str | Sequence[Message]) -> tuple[Message, ...]:
+        """The prompt as messages, opened by the system message unless it brings its own."""
+        given = (Message("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
+        if self.system and (not given or given[0].role != "system"):
+            return (Message("system", self.system), *given)
+        return given
+
+    def prompt_tokens(self, messages: Sequence[Message]) -> tuple[int, ...]:
+        """What the model is asked: the dialogue and the opening of the assistant's turn.
+
+        Renders the messages as they are; `messages_of` is what adds the system message.
+        """
+        rendered = self.template.render(messages, add_generation_prompt=True)
+        return tuple(self.tokenizer.encode(rendered))
+
+    def supervised(self, messages: Sequence[Message]) -> Supervised:
+        """The dialogue with loss on its last message, which must be the assistant's.
+
+        The end-of-turn token carries loss, what the template writes behind it does not. Raises
+        DataError where the prompt's tokens are not the first ones of the whole dialogue: then the
+        model would be trained on another prompt than it is served with.
+        """
+        if len(messages) < 2 or messages[-1].role != "assistant":
+            raise DataError(
+                "the dialogue does not end in an answer",
+                hint="the last message must be the assistant's, behind at least one other",
+            )
+        tokens = tuple(self.tokenizer.encode(self.template.render(messages)))
+        prompt = self.prompt_tokens(messages[:-1])
+        if tokens[: len(prompt)] != prompt:
+            raise DataError(
+                "the chat template renders a prompt that is no prefix of the answered dialogue",
+                hint="use a template that renders a prompt alike with an answer and without",
+            )
+        end = self._end_of_answer(tokens, len(prompt))
+        return Supervised(tokens, tuple(len(prompt) <= i <= end for i in range(len(tokens))))
+
+    def stop_tokens(self) -> tuple[int, ...]:
+        """Ids that end an answer, ascending: end of text, and the template's end of turn."""
+        return self._stop_tokens
+
+    def _learn_ending(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The stop tokens, and what the template writes behind an answer's stop token.
+
+        Learnt from a dialogue of two words, since a template does not declare them.
+        """
+        question = [Message("user", "a")]
+        rendered = self.template.render([*question, Message("assistant", "b")])
+        tail = self.tokenizer.encode(rendered)[len(self.prompt_tokens(question)) :]
+        ends = [i for i, token in enumerate(tail) if self.tokenizer.is_special(token)]
+        eos = self.tokenizer.id_of(self.tokenizer.eos_token or "")
+        stops = {tail[i] for i in ends[:1]} | ({eos} if eos is not None else set())
+        return tuple(sorted(stops)), tuple(tail[ends[0] + 1 :]) if ends else ()
+
+    def _end_of_answer(self, tokens: tuple[int, ...], start: int) -> int:
+        """Index of the token that closes the answer that starts at `start`."""
+        stops = [i for i in range(start, len(tokens)) if tokens[i] in self._stop_tokens]
+        if not stops:
+            raise DataError(
+                "the chat template does not close the assistant's turn with a stop token",
+                hint="without one the model would never learn to stop: use another template",
+            )
+        if tokens[stops[0] + 1 :] != self._behind:
+            raise DataError(
+                "a stop token stands inside the answer",
+                hint="take the model's control tokens out of the record",
+            )
+        return stops[0]

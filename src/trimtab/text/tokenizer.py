@@ -1,0 +1,125 @@
+"""Text to token ids and back, over the `tokenizers` library.
+
+Knows nothing of messages or templates; no torch, no transformers.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+
+from trimtab.errors import DataError
+
+# What a decoder puts where bytes are not UTF-8, or not yet.
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+class Tokenizer:
+    """The tokenizer of a model's folder: `tokenizer.json`, and `tokenizer_config.json` if there.
+
+    Raises DataError where a file is missing or cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        file = folder / "tokenizer.json"
+        if not file.is_file():
+            raise DataError(f"{file}: no such file", hint="a base needs its tokenizer.json")
+        try:
+            self._inner = tokenizers.Tokenizer.from_file(str(file))
+        except Exception as error:  # the library raises nothing narrower
+            raise _unreadable(file, error) from error
+        # A tokenizer file may carry settings of its training: cutting and padding are ours.
+        self._inner.no_truncation()
+        self._inner.no_padding()
+        config = read_tokenizer_config(folder)
+        self.bos_token = token_text(config.get("bos_token"))
+        self.eos_token = token_text(config.get("eos_token"))
+        self.pad_token = token_text(config.get("pad_token"))
+        added = self._inner.get_added_tokens_decoder()
+        self._special = frozenset(number for number, token in added.items() if token.special)
+
+    @property
+    def size(self) -> int:
+        """Count of ids, added tokens included."""
+        return self._inner.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids. Special tokens written in the text are parsed as such; none are added."""
+        return self._inner.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int], keep_special: bool = False) -> str:
+        """Text of the ids; special tokens are left out unless they are asked for."""
+        return self._inner.decode(list(ids), skip_special_tokens=not keep_special)
+
+    def id_of(self, token: str) -> int | None:
+        """The id of one token by its exact text, or None where the vocabulary lacks it."""
+        return self._inner.token_to_id(token)
+
+    def is_special(self, token: int) -> bool:
+        """Whether the id is a control token, which `decode` leaves out."""
+        return token in self._special
+
+
+class Detokenizer:
+    """Text of a stream of ids, piece by piece.
+
+    Where the ids make valid UTF-8, the pieces joined are `decode` of all ids; no piece ever ends
+    inside a character. A fresh one is needed for every stream.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        # Some decoders drop the first token's leading space, so new ids are decoded behind ids
+        # whose text is known. These begin and end at a character's edge.
+        self._context: list[int] = []
+        self._pending: list[int] = []
+        self._returned = 0
+
+    def push(self, ids: Iterable[int]) -> str:
+        """The text that has become certain with these ids; it may be empty."""
+        self._pending += ids
+        text = self._text()
+        certain = text.rstrip(REPLACEMENT)
+        piece = certain[self._returned :]
+        if text and certain == text:
+            self._context, self._pending, self._returned = self._pending, [], 0
+        else:
+            self._returned = max(self._returned, len(certain))
+        return piece
+
+    def flush(self) -> str:
+        """What is left at the end of the stream; unfinished bytes show as U+FFFD."""
+        piece = self._text()[self._returned :]
+        self._context, self._pending, self._returned = [], [], 0
+        return piece
+
+    def _text(self) -> str:
+        known = self._tokenizer.decode(self._context)
+        return self._tokenizer.decode(self._context + self._pending)[len(known) :]
+
+
+def read_tokenizer_config(folder: Path) -> dict[str, Any]:
+    """`tokenizer_config.json` of a folder, empty where there is none. Raises DataError."""
+    file = folder / "tokenizer_config.json"
+    try:
+        config = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise _unreadable(file, error) from error
+    if not isinstance(config, dict):
+        raise _unreadable(file, "not a JSON object")
+    return config
+
+
+def token_text(entry: object) -> str | None:
+    """A special token's text: the file writes it as a string, or as an object that holds it."""
+    if isinstance(entry, dict):
+        entry = entry.get("content")
+    return entry if isinstance(entry, str) else None
+
+
+def _unreadable(file: Path, cause: object) -> DataError:
+    return DataError(f"{file}: {str(cause).splitlines()[0]}", hint="fetch the base again")

@@ -1,0 +1,66 @@
+"""What a run needs before its first step: examples, their order, the base with its adapter."""
+
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trimtab.train.order import batch_order
+from trimtab.train.preflight import Example, Preflight
+from trimtab.train.settings import TrainSettings
+from trimtab.train.speed import Device, device
+
+if TYPE_CHECKING:
+    from trimtab.train.model import Attached
+
+LIBRARIES = ("torch", "transformers", "trl", "peft")
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run before its first step. `order` holds places in `checked.examples`, batch by batch."""
+
+    base: Path
+    settings: TrainSettings
+    machine: Device
+    checked: Preflight
+    attached: "Attached"
+    base_fingerprint: str
+    order: list[list[int]]
+
+    @property
+    def steps(self) -> int:
+        return -(-len(self.order) // self.settings.accumulation)
+
+    @property
+    def step_examples(self) -> list[list[Example]]:
+        """The examples of each optimizer step."""
+        size = self.settings.accumulation
+        cut = [self.order[i : i + size] for i in range(0, len(self.order), size)]
+        examples = self.checked.examples
+        return [[examples[place] for batch in batches for place in batch] for batches in cut]
+
+    def asked(self) -> dict[str, Any]:
+        """What makes this run this run: its hash is the run's identity."""
+        return {
+            "settings": self.settings.to_json(),
+            "examples": self.checked.hash,
+            "base_fingerprint": self.base_fingerprint,
+            "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+            "machine": [self.machine.name, self.machine.dtype],
+        }
+
+
+def prepare(base: Path, settings: TrainSettings, checked: Preflight) -> Prepared:
+    """Load the base, attach the adapter, lay out the order."""
+    from trimtab.train.model import attach
+
+    machine = device()
+    attached = attach(base, settings, machine)
+    order = batch_order(
+        [len(example.tokens) for example in checked.examples],
+        examples=settings.examples(len(checked.examples)),
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+    )
+    return Prepared(base, settings, machine, checked, attached, attached.base_fingerprint, order)

@@ -1,0 +1,129 @@
+"""Golden probes: what the adapter said at the end of training, for the serving engine to repeat.
+
+Train stores them and judges nothing; `deploy.verify` scores the same completions through the engine
+and compares. Imports torch only where it computes.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from trimtab.train.preflight import Example
+from trimtab.train.run import write_json
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from torch import Tensor
+
+PROMPTS, TOKENS, BATCH = 32, 1000, 8
+# Two shapes may agree by luck of the kernels, and another engine need not: hence a floor.
+FLOOR = {"float32": 1e-4, "bfloat16": 1e-2}
+CAP = {"float32": 1e-3, "bfloat16": 1e-1}
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One prompt with its completion, as token ids, and the completion's log-probabilities."""
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """All probes of a run. `tolerance` is in nats a token; `spread` the difference it came from."""
+
+    probes: tuple[Probe, ...]
+    dtype: str
+    spread: float
+    tolerance: float
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(probe.completion) for probe in self.probes)
+
+    def save(self, path: Path) -> None:
+        items = [[list(p.prompt), list(p.completion), list(p.logprobs)] for p in self.probes]
+        fields = {"dtype": self.dtype, "spread": self.spread, "tolerance": self.tolerance}
+        write_json(path, {**fields, "probes": items})
+
+    @classmethod
+    def load(cls, path: Path) -> "Probes":
+        found: dict[str, Any] = json.loads(path.read_bytes())
+        probes = tuple(Probe(tuple(p), tuple(c), tuple(s)) for p, c, s in found["probes"])
+        return cls(probes, found["dtype"], found["spread"], found["tolerance"])
+
+
+def tolerance(spread: float, dtype: str) -> float:
+    """Three times the largest difference between two batch shapes, within the dtype's bounds."""
+    return min(CAP[dtype], max(FLOOR[dtype], 3 * spread))
+
+
+def choose(examples: Sequence[Example]) -> list[Example]:
+    """At least 32 prompts and 1,000 completion tokens, evenly over the data; all if it has less."""
+    wanted = min(PROMPTS, len(examples))
+    while wanted < len(examples):
+        if sum(example.supervised for example in _spread(examples, wanted)) >= TOKENS:
+            break
+        wanted += 1
+    return _spread(examples, wanted)
+
+
+def _spread(examples: Sequence[Example], count: int) -> list[Example]:
+    return [examples[i * len(examples) // count] for i in range(count)]
+
+
+def measure(model: "PeftModel", examples: Sequence[Example], dtype: str) -> Probes:
+    """Score the chosen examples one by one, and again in padded batches with a shared prefix."""
+    chosen = choose(examples)
+    with _scoring(model):
+        alone = [row for example in chosen for row in _score(model, [example])]
+        batched: list[list[float]] = []
+        for start in range(0, len(chosen), BATCH):
+            batched += _score(model, chosen[start : start + BATCH])
+    spread = max(
+        abs(a - b)
+        for row, other in zip(alone, batched, strict=True)
+        for a, b in zip(row, other, strict=True)
+    )
+    probes = tuple(
+        Probe(e.tokens[: e.answer_at], e.tokens[e.answer_at :][: e.supervised], tuple(row))
+        for e, row in zip(chosen, alone, strict=True)
+    )
+    return Probes(probes, dtype, spread, tolerance(spread, dtype))
+
+
+def _score(model: "PeftModel", batch: Sequence[Example]) -> list[list[float]]:
+    from trimtab.train.loss import label_logprobs
+
+    scored: list[float] = label_logprobs(model, *_pad(batch, model.device)).tolist()
+    rows = iter(scored)
+    return [[next(rows) for _ in range(example.supervised)] for example in batch]
+
+
+def _pad(batch: Sequence[Example], device: "torch.device") -> "tuple[Tensor, Tensor]":
+    """Tokens and labels, [batch, longest], padded on the right."""
+    import torch
+
+    shape = len(batch), max(len(example.tokens) for example in batch)
+    tokens, labels = torch.zeros(shape, dtype=torch.long), torch.full(shape, -100)
+    for row, example in enumerate(batch):
+        values, length = torch.tensor(example.tokens), len(example.tokens)
+        tokens[row, :length] = values
+        labels[row, :length] = values.where(torch.tensor(example.mask), -100)
+    return tokens.to(device), labels.to(device)
+
+
+@contextmanager
+def _scoring(model: "PeftModel") -> Iterator[None]:
+    import torch
+
+    model.eval()
+    with torch.inference_mode():
+        yield
+    model.train()

@@ -1,0 +1,96 @@
+"""What a run is asked to do. Knows the names of TRL's own options, not what they mean."""
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from trimtab.errors import ProjectError
+
+# Fields of SFTConfig that a field of the project, or this room's own data path, already decides.
+OWNED = {
+    "learning_rate": "set train.learning_rate",
+    "num_train_epochs": "set train.epochs",
+    "max_steps": "set train.epochs",
+    "per_device_train_batch_size": "set train.batch_size",
+    "gradient_accumulation_steps": "set train.accumulation",
+    "max_length": "set train.max_length",
+    "seed": "set train.seed",
+    "data_seed": "set train.seed",
+    "packing": "records are batched by length instead",
+    "padding_free": "records are batched by length instead",
+    "train_sampling_strategy": "the order is fixed by train.seed, so that a run can go on",
+    "dataset_kwargs": "records are tokenised by their chat template before training",
+    "completion_only_loss": "the loss is always on the last answer alone",
+    "assistant_only_loss": "the loss is always on the last answer alone",
+    "output_dir": "the run's folder is chosen for it",
+    "save_strategy": "checkpoints are always kept; set train.extra.save_steps",
+    "save_total_limit": "two checkpoints are kept",
+    "save_only_model": "a run could not go on from such a checkpoint",
+    "resume_from_checkpoint": "a run goes on by itself",
+    "report_to": "the curve is kept in the run's folder",
+    "logging_steps": "every step is kept",
+    "logging_nan_inf_filter": "a loss that is not finite stops the run",
+    "disable_tqdm": "progress is shown by the command line",
+    "push_to_hub": "versions go to the registry",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainSettings:
+    """The `train` section of a project, with the defaults resolved.
+
+    `targets` is "all-linear", a list of module names, or a regular expression over whole module
+    names (PEFT's own rule). `epochs` may be a fraction. `deadline_s` counts seconds of training
+    over all attempts. `extra` holds further fields of TRL's SFTConfig.
+    """
+
+    objective: str = "sft"
+    method: str = "lora"
+    rank: int = 16
+    alpha: float = 32
+    dropout: float = 0.0
+    targets: str | tuple[str, ...] = "all-linear"
+    epochs: float = 1
+    batch_size: int = 8
+    accumulation: int = 1
+    learning_rate: float = 2e-4
+    max_length: int = 512
+    seed: int = 17
+    deadline_s: float | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values, for the run's record and its identity."""
+        targets = self.targets if isinstance(self.targets, str) else list(self.targets)
+        fields = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return fields | {"targets": targets, "extra": dict(self.extra)}
+
+    def examples(self, records: int) -> int:
+        """How many examples the run sees, over all its epochs."""
+        return max(1, round(self.epochs * records))
+
+    def steps(self, records: int) -> int:
+        """How many optimizer steps the run takes."""
+        return math.ceil(self.examples(records) / (self.batch_size * self.accumulation))
+
+
+def check_extra(extra: Mapping[str, Any]) -> None:
+    """Refuse names that SFTConfig does not know, and those decided elsewhere.
+
+    Raises ProjectError that names the nearest field. Imports trl.
+    """
+    from trl.trainer.sft_config import SFTConfig
+
+    known = {item.name for item in dataclasses.fields(SFTConfig) if item.init}
+    for name in extra:
+        if name in OWNED:
+            raise ProjectError(f"train.extra.{name} cannot be set", hint=OWNED[name])
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            raise ProjectError(
+                f"train.extra.{name}: no such field of trl.SFTConfig",
+                hint=f"did you mean '{near[0]}'?" if near else "see the fields of trl.SFTConfig",
+            )

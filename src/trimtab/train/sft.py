@@ -1,0 +1,153 @@
+"""One run: preflight, train, probe, and a folder that says so.
+
+Killed at any instant and started again with the same arguments, a run goes on from its last whole
+checkpoint and ends in the same adapter bytes. Prints nothing; progress goes to `on_step`.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import filelock
+
+from trimtab.canonical import content_hash
+from trimtab.errors import InUse
+from trimtab.inference import Message
+from trimtab.text.chat import ChatFormat
+from trimtab.train import checkpoint, curve, probes
+from trimtab.train.preflight import preflight
+from trimtab.train.prepare import Prepared, prepare
+from trimtab.train.run import (
+    RunFolder,
+    RunResult,
+    StepProgress,
+    sync_folder,
+    write_bytes,
+    write_json,
+)
+from trimtab.train.settings import TrainSettings, check_extra
+
+if TYPE_CHECKING:
+    from trimtab.train.trainer import SealedTrainer
+
+OnStep = Callable[[StepProgress], None]
+
+
+def train(
+    base: Path,
+    chat: ChatFormat,
+    records: Sequence[Sequence[Message]],
+    settings: TrainSettings,
+    folder: Path,
+    *,
+    on_step: OnStep | None = None,
+) -> RunResult:
+    """Fine-tune `base` on the last answer of each record; a run that is done is returned as it is.
+
+    Raises ProjectError, DataError or BaseError before anything is written; UserError where the
+    folder holds another run or the loss is not finite; InUse; StorageFull with the last checkpoint
+    standing; IdentityError if a weight of the base changed.
+    """
+    check_extra(settings.extra)
+    checked = preflight(chat, records, settings.max_length)
+    from trimtab.train.model import quiet
+
+    with quiet():
+        prepared = prepare(base, settings, checked)
+        asked = prepared.asked()
+        files = RunFolder(folder)
+        with _alone_in(folder), checkpoint.room_needed(files.checkpoints):
+            files.claim(content_hash(asked), asked)
+            return RunResult.load(folder) or _run(prepared, files, content_hash(asked), on_step)
+
+
+def _run(prepared: Prepared, files: RunFolder, identity: str, on_step: OnStep | None) -> RunResult:
+    from trimtab.train.trainer import build
+    from trimtab.train.watch import Watch
+
+    write_json(files.preflight, prepared.checked.to_json())
+    checkpoint.clear_unsealed(files.checkpoints)
+    last = checkpoint.newest(files.checkpoints)
+    watch = Watch(
+        prepared.step_examples,
+        spent=last.seconds if last else 0.0,
+        deadline_s=prepared.settings.deadline_s,
+        on_step=on_step,
+    )
+    trainer = build(prepared, files.checkpoints, watch)
+    trainer.train(resume_from_checkpoint=str(last.path) if last else None)
+    seconds = watch.seconds
+    prepared.attached.must_still_be(prepared.base_fingerprint)
+    points = _keep(prepared, files, trainer)
+    done = len(points)
+    tokens = sum(len(e.tokens) for step in prepared.step_examples[:done] for e in step)
+    result = RunResult(
+        identity=identity,
+        folder=files.path,
+        steps=done,
+        planned_steps=prepared.steps,
+        loss=curve.smoothed([point.loss for point in points])[-1],
+        trainable=prepared.attached.trainable,
+        total=prepared.attached.total,
+        modules=prepared.attached.modules,
+        base_fingerprint=prepared.base_fingerprint,
+        seconds=round(seconds, 3),
+        tokens=tokens,
+        dtype=prepared.machine.dtype,
+        device=prepared.machine.name,
+        stopped="deadline" if done < prepared.steps else "",
+    )
+    result.save()
+    shutil.rmtree(files.checkpoints)
+    return result
+
+
+def _keep(prepared: Prepared, files: RunFolder, trainer: "SealedTrainer") -> list[curve.Point]:
+    """Write the adapter, the probes, and the curve, which comes back."""
+    _save_adapter(prepared, files.adapter)
+    measured = probes.measure(
+        prepared.attached.model, prepared.checked.examples, prepared.machine.dtype
+    )
+    measured.save(files.probes)
+    points = [
+        curve.Point(int(entry["step"]), entry["loss"], entry["learning_rate"], entry["grad_norm"])
+        for entry in trainer.state.log_history
+        if "loss" in entry
+    ]
+    write_json(files.curve, curve.to_json(points))
+    title = f"{prepared.base.name}, {prepared.settings.method} rank {prepared.settings.rank}"
+    write_bytes(files.picture, curve.to_svg(points, title).encode())
+    return points
+
+
+def _save_adapter(prepared: Prepared, into: Path) -> None:
+    """PEFT's own layout, less its model card, under a temporary name and then renamed."""
+    draft = into.with_name("adapter.tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    model = prepared.attached.model
+    # A path of this machine has no business in a file that travels.
+    model.peft_config["default"].base_model_name_or_path = prepared.base.name
+    model.save_pretrained(str(draft), safe_serialization=True)
+    (draft / "README.md").unlink()
+    shutil.rmtree(into, ignore_errors=True)
+    draft.replace(into)
+    sync_folder(into)
+    sync_folder(into.parent)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise InUse(
+            f"{folder}: another process is training here", hint="wait for it, or stop it"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,51 @@
+"""What this machine computes with, and how fast. The planner is told; it measures nothing."""
+
+import time
+from dataclasses import dataclass
+
+# A probe of this shape is what a batch of eight short dialogues asks of a 135M model.
+ROWS, INNER, COLUMNS = 512, 576, 1536
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Where training runs: `name` as torch knows it, and the dtype the machine does natively.
+
+    `memory` is the accelerator's own, in bytes; 0 on a CPU.
+    """
+
+    name: str
+    dtype: str
+    memory: int = 0
+
+
+def device() -> Device:
+    """The first CUDA device with bfloat16, else the CPU with the widest dtype it does natively."""
+    import torch
+
+    if torch.cuda.is_available():
+        dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+        return Device("cuda", dtype, torch.cuda.get_device_properties(0).total_memory)
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return Device("cpu", "bfloat16" if native else "float32")
+
+
+def gemm_rate(machine: Device, seconds: float = 0.3) -> float:
+    """Floating-point operations a second of a matrix product, the best of those that fit the time.
+
+    The best, not the mean: other processes can only slow a product down.
+    """
+    import torch
+
+    dtype = getattr(torch, machine.dtype)
+    left = torch.randn(ROWS, INNER, dtype=dtype, device=machine.name)
+    right = torch.randn(INNER, COLUMNS, dtype=dtype, device=machine.name)
+    best = float("inf")
+    started = time.perf_counter()
+    while time.perf_counter() - started < seconds:
+        before = time.perf_counter()
+        left @ right
+        if machine.name != "cpu":
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - before)
+    return 2 * ROWS * INNER * COLUMNS / best

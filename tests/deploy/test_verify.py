@@ -1,0 +1,174 @@
+"""What was trained is what answers, through the real engine on a tiny model."""
+
+import asyncio
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.deploy.world import World, build_world, copy_of, edit_json, engine_in, spec_of
+from tests.tiny import build_adapter, build_base
+from trimtab.deploy.package import Package, files_of
+from trimtab.deploy.verify import Verification, verify
+from trimtab.errors import IdentityError, VersionNotLoaded
+from trimtab.inference import Engine, ScoreRequest, VersionFiles
+
+
+def run(engine: Engine, package: Package, files: VersionFiles, world: World) -> Verification:
+    return asyncio.run(verify(engine, package, files, world.base_files()))
+
+
+def refused(engine: Engine, package: Package, files: VersionFiles, world: World) -> str:
+    """The reason of an IdentityError; the engine holds nothing afterwards."""
+    with pytest.raises(IdentityError) as caught:
+        run(engine, package, files, world)
+    with pytest.raises(VersionNotLoaded):
+        asyncio.run(engine.score(ScoreRequest(files.version, (1,), ((2,),), "after")))
+    return caught.value.message
+
+
+@pytest.fixture
+def package(world: World, tmp_path: Path) -> Package:
+    return world.package(tmp_path)
+
+
+@pytest.fixture
+def files(world: World, package: Package) -> VersionFiles:
+    return files_of(world.spec, world.base, package)
+
+
+def test_an_honest_version_is_verified(
+    engine: Engine, package: Package, files: VersionFiles, world: World
+) -> None:
+    found = run(engine, package, files, world)
+    assert found.ok, found.reason
+    assert found.tokens == sum(len(probe.completion) for probe in package.probes.probes)
+    assert found.probe_difference <= found.tolerance
+    assert found.merged_difference <= found.merged_tolerance == found.tolerance
+    assert found.base_difference > 5 * found.tolerance
+    assert found.runtime.endswith("/cpu/float32/none")
+    assert json.loads(json.dumps(found.to_json()))["ok"]
+
+
+def test_the_rounding_of_bfloat16_is_not_held_against_the_merged_copy(
+    base: Path, tmp_path: Path
+) -> None:
+    """Where the engine rounds more than the copy in float32, the base shows by how much."""
+    world = build_world(base, tmp_path / "run", dtype="bfloat16")
+    package = world.package(tmp_path)
+    with engine_in(base, "bfloat16") as engine:
+        found = run(engine, package, files_of(world.spec, base, package), world)
+    assert found.runtime.endswith("/cpu/bfloat16/none")
+    assert found.tolerance < found.merged_difference <= found.merged_tolerance
+    assert found.merged_tolerance < found.base_difference
+
+
+def test_only_the_merged_copy_is_unloaded_afterwards(
+    engine: Engine, package: Package, files: VersionFiles, world: World
+) -> None:
+    run(engine, package, files, world)
+
+    async def score(version: str) -> None:
+        await engine.score(ScoreRequest(version, (1,), ((2,),), version))
+
+    asyncio.run(score(files.version))
+    asyncio.run(score(world.base_files().version))
+    with pytest.raises(VersionNotLoaded):
+        asyncio.run(score(f"{files.version}+merged"))
+
+
+def test_an_adapter_that_does_nothing_is_found_out(
+    engine: Engine, base: Path, tmp_path: Path
+) -> None:
+    world = build_world(base, tmp_path / "run", spread=0.0)
+    package = world.package(tmp_path)
+    found = run(engine, package, files_of(world.spec, base, package), world)
+    assert not found.ok
+    assert found.reason.startswith("the adapter does nothing: 0 nat from its base")
+
+
+def test_probes_of_another_adapter_are_not_reproduced(
+    engine: Engine, world: World, tmp_path: Path
+) -> None:
+    """Registered and packaged consistently, but trained elsewhere: only the probes can tell."""
+    other = build_adapter(tmp_path / "other", world.base, seed=7)
+    swapped = replace(world, adapter=other, spec=spec_of(world.base, other))
+    package = swapped.package(tmp_path)
+    found = run(engine, package, files_of(swapped.spec, world.base, package), swapped)
+    assert not found.ok
+    assert "nat off" in found.reason
+
+
+def test_no_probes_verify_nothing(
+    engine: Engine, package: Package, files: VersionFiles, world: World
+) -> None:
+    silent = replace(package, probes=replace(package.probes, probes=()))
+    found = run(engine, silent, files, world)
+    assert not found.ok
+    assert found.reason == "no probes: nothing was compared"
+
+
+def test_a_swapped_adapter_is_refused(
+    engine: Engine, package: Package, files: VersionFiles, world: World, tmp_path: Path
+) -> None:
+    other = build_adapter(tmp_path / "other", world.base, seed=7)
+    assert "wrong adapter" in refused(engine, package, replace(files, adapter=other), world)
+
+
+def test_no_adapter_is_refused(
+    engine: Engine, package: Package, files: VersionFiles, world: World
+) -> None:
+    assert "wrong adapter" in refused(engine, package, replace(files, adapter=None), world)
+
+
+def test_tampered_weights_are_refused(
+    engine: Engine, package: Package, files: VersionFiles, world: World, tmp_path: Path
+) -> None:
+    adapter = copy_of(package.adapter, tmp_path / "tampered")
+    file = adapter / "adapter_model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert "wrong adapter" in refused(engine, package, replace(files, adapter=adapter), world)
+
+
+def test_a_tampered_scale_is_refused(
+    engine: Engine, package: Package, files: VersionFiles, world: World, tmp_path: Path
+) -> None:
+    adapter = copy_of(package.adapter, tmp_path / "tampered")
+    edit_json(adapter / "adapter_config.json", lora_alpha=16)
+    assert "wrong adapter" in refused(engine, package, replace(files, adapter=adapter), world)
+
+
+def test_a_wrong_base_is_refused(
+    engine: Engine, package: Package, files: VersionFiles, world: World, tmp_path: Path
+) -> None:
+    other = build_base(tmp_path / "other", seed=5)
+    assert "wrong base" in refused(engine, package, replace(files, base=other), world)
+
+
+def test_a_wrong_tokenizer_is_refused(
+    engine: Engine, package: Package, files: VersionFiles, world: World, tmp_path: Path
+) -> None:
+    other = tmp_path / "tokenizer"
+    shutil.copytree(world.base, other)
+    edit_json(other / "tokenizer.json", normalizer={"type": "Lowercase"})
+    assert "wrong tokenizer" in refused(engine, package, replace(files, tokenizer=other), world)
+
+
+def test_a_wrong_template_is_refused(engine: Engine, package: Package, world: World) -> None:
+    """The same weights and tokenizer under a template that they were not trained with."""
+    source = world.spec.template["chat_template"].replace("assistant", "helper")
+    spec = replace(world.spec, template={**world.spec.template, "chat_template": source})
+    files = files_of(spec, world.base, package)
+    reason = refused(engine, replace(package, spec=spec), files, world)
+    assert "wrong template" in reason
+
+
+def test_files_under_another_name_are_refused(
+    engine: Engine, package: Package, files: VersionFiles, world: World
+) -> None:
+    assert "the package is of version" in refused(
+        engine, package, replace(files, version="f" * 64), world
+    )

@@ -1,0 +1,33 @@
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.gateway.echo import Echo
+from tests.gateway.world import World, app_with, build_world, listening
+from tests.tiny import build_base
+
+
+@pytest.fixture(scope="session")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture
+def world(tmp_path: Path, base_folder: Path) -> Iterator[World]:
+    built = build_world(tmp_path, base_folder)
+    yield built
+    built.database.close()
+
+
+@pytest.fixture
+def echo() -> Echo:
+    return Echo()
+
+
+@pytest.fixture
+def client(world: World, echo: Echo) -> Iterator[httpx.Client]:
+    """Speaks to a gateway in front of `echo`, with a key."""
+    with listening(app_with(world, echo), world.key.key) as speaking:
+        yield speaking

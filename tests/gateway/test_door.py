@@ -1,0 +1,90 @@
+"""Who comes in: every route of the document, with and without a key."""
+
+import json
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.gateway.echo import Echo
+from tests.gateway.world import PROMPT, World, app_with
+from trimtab.gateway import keys
+
+OPEN = {"/healthz", "/readyz"}
+ASK = {"model": "desk", "prompt": PROMPT}
+
+
+def routes(world: World, echo: Echo) -> Iterator[tuple[str, str]]:
+    for path, methods in app_with(world, echo).openapi()["paths"].items():
+        for method in methods:
+            yield method.upper(), path
+
+
+def test_no_route_is_open_by_accident(world: World, echo: Echo, client: httpx.Client) -> None:
+    revoked = world.new_key()
+    with world.database.transaction() as connection:
+        keys.revoke(connection, revoked.id)
+    wrong = [None, "Bearer", "Bearer x", f"Basic {world.key.key}", f"Bearer {revoked.key}"]
+    wrong.append(f"Bearer {world.key.key[:-1]}")
+    asked = {(method, path) for method, path in routes(world, echo) if path not in OPEN}
+    assert {path for _, path in asked} >= {"/v1/generate", "/v1/score", "/v1/models"}
+    stranger = httpx.Client(base_url=client.base_url)
+    for method, path in asked | {("GET", "/openapi.json"), ("GET", "/nowhere")}:
+        for authorization in wrong:
+            headers = {} if authorization is None else {"Authorization": authorization}
+            answer = stranger.request(method, path, headers=headers, json=ASK)
+            assert answer.status_code == 401, (method, path, authorization)
+            assert answer.headers["content-type"] == "application/problem+json"
+            assert answer.headers["www-authenticate"] == "Bearer"
+        assert client.request(method, path, json=ASK).status_code != 401
+    stranger.close()
+    assert world.log()
+    assert all(answered.key_id == world.key.id for answered in world.log())
+
+
+def test_health_needs_no_key(client: httpx.Client) -> None:
+    with httpx.Client(base_url=client.base_url) as stranger:
+        assert stranger.get("/healthz").json() == {"status": "alive"}
+        assert stranger.get("/readyz").json() == {"status": "ready"}
+
+
+def test_a_key_is_shut_from_the_next_request_on(world: World, client: httpx.Client) -> None:
+    assert client.get("/v1/models").status_code == 200
+    with world.database.transaction() as connection:
+        keys.revoke(connection, world.key.id)
+    assert client.get("/v1/models").status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/v1/generate", "/v1/score"])
+def test_a_large_body_is_refused(client: httpx.Client, path: str) -> None:
+    body = json.dumps({**ASK, "prompt": "x" * (2 << 20)}).encode()
+    answer = client.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+    assert client.get("/healthz").status_code == 200
+
+
+def test_a_large_body_in_chunks_is_refused(client: httpx.Client) -> None:
+    chunks = (b"x" * 65536 for _ in range(32))
+    answer = client.post(
+        "/v1/generate", content=chunks, headers={"Content-Type": "application/json"}
+    )
+    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
+
+
+def test_the_trace_is_continued(world: World, client: httpx.Client) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    header = {"traceparent": f"00-{trace}-00f067aa0ba902b7-01"}
+    answer = client.post("/v1/generate", json=ASK, headers=header)
+    assert answer.json()["trace_id"] == trace == world.log()[-1].trace_id
+    assert answer.headers["traceparent"].split("-")[1] == trace
+    named = client.post("/v1/generate", json={**ASK, "trace_id": "ticket-7"}, headers=header)
+    assert named.json()["trace_id"] == "ticket-7"
+    assert named.headers["traceparent"].split("-")[1] == trace
+    mapped = client.post("/v1/generate", json={**ASK, "trace_id": "a" * 32})
+    assert mapped.headers["traceparent"].split("-")[1] == "a" * 32
+
+
+def test_refusals_carry_the_trace_too(client: httpx.Client) -> None:
+    answer = client.get("/nowhere", headers={"traceparent": f"00-{'d' * 32}-{'e' * 16}-00"})
+    assert answer.json()["trace_id"] == "d" * 32
+    assert answer.headers["traceparent"].startswith(f"00-{'d' * 32}-")

@@ -1,0 +1,71 @@
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.gateway.world import World
+from trimtab.errors import NotFound, UserError
+from trimtab.gateway import keys
+from trimtab.ledger.accounts import account
+
+
+def test_a_key_is_known_again_and_its_secret_is_not_kept(world: World, tmp_path: Path) -> None:
+    with world.database.transaction() as connection:
+        created = keys.create(connection, "ci", "team-a")
+        found = keys.authenticate(connection, created.key)
+    assert re.fullmatch(r"tt_[0-9a-f]{8}_[A-Za-z0-9_-]{43}", created.key)
+    assert found is not None
+    assert (found.id, found.name, found.owner) == (created.id, "ci", "team-a")
+    secret = created.key.split("_", 2)[2]
+    stored = b"".join(file.read_bytes() for file in tmp_path.glob("trimtab.db*"))
+    assert secret.encode() not in stored
+    assert hashlib.sha256(secret.encode()).hexdigest().encode() in stored
+
+
+def test_nothing_but_the_whole_key_opens(world: World) -> None:
+    key = world.key.key
+    last = "A" if key[-2] != "A" else "B"
+    other = world.new_key()
+    mixed = key[:12] + other.key[12:]
+    tries = [
+        "",
+        "tt_",
+        key[:-1],
+        key + "a",
+        key.upper(),
+        key[:-2] + last + key[-1],
+        mixed,
+        "ü" * 60,
+    ]
+    tries += [key + "\n", f"tt_{'0' * 8}_{key[12:]}"]
+    with world.database.read() as connection:
+        assert [keys.authenticate(connection, presented) for presented in tries] == [None] * 10
+
+
+def test_a_revoked_key_stays_shut_and_keeps_its_first_date(world: World) -> None:
+    with world.database.transaction() as connection:
+        first = keys.revoke(connection, world.key.id)
+        again = keys.revoke(connection, world.key.id)
+        assert keys.authenticate(connection, world.key.key) is None
+        assert first.revoked_us is not None
+        assert first == again
+        assert [key.id for key in keys.list(connection)] == [world.key.id]
+
+
+def test_an_unknown_key_cannot_be_revoked(world: World) -> None:
+    with world.database.transaction() as connection, pytest.raises(NotFound, match="no key 'x'"):
+        keys.revoke(connection, "x")
+
+
+@pytest.mark.parametrize(("limit", "nano"), [(None, None), ("0.5", 500_000_000), (2, 2 * 10**9)])
+def test_a_key_opens_its_account(world: World, limit: str | int | None, nano: int | None) -> None:
+    with world.database.transaction() as connection:
+        created = keys.create(connection, "ci", "team-a", limit)
+        assert account(connection, created.id).limit_nano == nano
+
+
+@pytest.mark.parametrize("name", ["", "a\nb", "x" * 65])
+def test_an_unfit_name_is_refused(world: World, name: str) -> None:
+    with world.database.transaction() as connection, pytest.raises(UserError, match="name"):
+        keys.create(connection, name, "team-a")

@@ -1,0 +1,91 @@
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.gateway.world import PROMPT, World
+
+ASK = {"model": "desk", "prompt": PROMPT, "max_tokens": 20, "stream": True}
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as made:
+        yield made
+
+
+def start(world: World, listener: socket.socket) -> "subprocess.Popen[str]":
+    fd = listener.fileno()
+    url = world.database.url.render_as_string()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.gateway.server", url, str(fd)],
+        pass_fds=(fd,),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "started\n"
+    return process
+
+
+def test_a_gateway_needs_no_torch() -> None:
+    code = (
+        "import sys, trimtab.gateway.app, trimtab.gateway.process;"
+        "sys.exit(bool({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_stream_under_way_ends_whole_when_the_process_is_told_to_stop(
+    world: World, listener: socket.socket
+) -> None:
+    process = start(world, listener)
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    headers = {"Authorization": f"Bearer {world.key.key}"}
+    with (
+        httpx.Client(base_url=address, headers=headers, timeout=20.0) as client,
+        client.stream("POST", "/v1/generate", json=ASK) as response,
+    ):
+        pieces = response.iter_text()
+        first = next(pieces)
+        process.send_signal(signal.SIGTERM)
+        text = first + "".join(pieces)
+    assert text.count("event: token") == 20
+    assert "event: done" in text
+    process.communicate(timeout=10)
+    assert [logged.status for logged in world.log()] == [200]
+    assert world.account().held_nano == 0
+
+
+def test_two_processes_share_a_socket_and_a_limit(world: World, listener: socket.socket) -> None:
+    processes = [start(world, listener) for _ in range(2)]
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    prompt, completion = 1_000 * world.prompt_tokens, 7_000 * 2
+    key = world.new_key(4 * (prompt + completion))
+    body = {**ASK, "stream": False, "max_tokens": 2}
+    statuses: list[int] = []
+
+    client = httpx.Client(headers={"Authorization": f"Bearer {key.key}"}, timeout=20.0)
+
+    def ask() -> None:
+        statuses.append(client.post(f"{address}/v1/generate", json=body).status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    client.close()
+    for process in processes:
+        process.terminate()
+        process.communicate(timeout=10)
+    assert sorted(set(statuses)) == [200, 402]
+    account = world.account(key)
+    assert (account.held_nano, account.spent_nano) == (0, sum(a.cost_nano for a in world.log()))
+    assert account.limit_nano is not None
+    assert account.spent_nano <= account.limit_nano

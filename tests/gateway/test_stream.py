@@ -1,0 +1,162 @@
+"""Server-sent events: their order, signs of life, and clients that stop listening."""
+
+import json
+import socket
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.gateway.echo import Echo
+from tests.gateway.world import PRICE, PROMPT, World, until
+from trimtab.gateway import stream
+
+ASK = {"model": "desk", "prompt": PROMPT, "stream": True}
+
+
+def events(text: str) -> list[tuple[str, dict[str, Any]]]:
+    """(event, data) of a stream, comments left out."""
+    found = []
+    for block in text.split("\n\n"):
+        lines = [line for line in block.split("\n") if line and not line.startswith(":")]
+        if lines:
+            [event, data] = lines
+            found.append((event.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+    return found
+
+
+def test_tokens_come_one_by_one_and_done_has_the_whole_answer(
+    world: World, client: httpx.Client
+) -> None:
+    response = client.post("/v1/generate", json=ASK)
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.headers["cache-control"] == "no-cache"
+    *tokens, (last, done) = events(response.text)
+    assert tokens == [("token", {"text": "yes "})] * 5
+    assert last == "done"
+    whole = client.post("/v1/generate", json={**ASK, "stream": False}).json()
+    assert done.keys() == whole.keys() | {"ttft_ms"}
+    same = {"text", "finish_reason", "usage", "cost_usd", "tier", "model_version", "runtime"}
+    assert {name: done[name] for name in same} == {name: whole[name] for name in same}
+    logged = world.log()[0]
+    assert (logged.id, logged.status, logged.ttft_ms) == (done["id"], 200, done["ttft_ms"])
+    assert round(done["cost_usd"] * 1e9) == logged.cost_nano == world.spent_for(logged)
+    assert 0 < done["ttft_ms"] <= done["latency_ms"]
+
+
+def test_a_refusal_before_the_first_byte_is_a_plain_problem(client: httpx.Client) -> None:
+    response = client.post("/v1/generate", json={**ASK, "model": "nobody"})
+    assert response.status_code == 404
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+def test_a_silent_stream_shows_signs_of_life(
+    client: httpx.Client, echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "HEARTBEAT_S", 0.05)
+    echo.pause_s, echo.words = 0.3, 1
+    text = client.post("/v1/generate", json=ASK).text
+    before, _ = text.split("event: token")
+    assert before.count(": still working\n\n") >= 2
+    assert [event for event, _ in events(text)] == ["token", "done"]
+
+
+def test_an_engine_that_dies_in_the_middle_is_an_error_event(
+    world: World, client: httpx.Client, echo: Echo
+) -> None:
+    echo.die_after = 2
+    response = client.post("/v1/generate", json={**ASK, "trace_id": "t-1"})
+    assert response.status_code == 200
+    *tokens, (last, problem) = events(response.text)
+    assert len(tokens) == 2
+    assert (last, problem["code"], problem["status"]) == ("error", "engine_unavailable", 503)
+    assert (problem["trace_id"], problem["retryable"]) == ("t-1", True)
+    assert "/run" not in problem["detail"]
+    [logged] = world.log()
+    assert (logged.status, logged.error_code) == (503, "engine_unavailable")
+    assert logged.cost_nano == PRICE.of(world.prompt_tokens, 2) == world.spent_for(logged)
+    assert world.account().held_nano == 0
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_an_engine_that_dies_before_the_first_token_costs_nothing(
+    world: World, client: httpx.Client, echo: Echo, streamed: bool
+) -> None:
+    echo.die_after = 0
+    response = client.post("/v1/generate", json={**ASK, "stream": streamed})
+    assert response.status_code == (200 if streamed else 503)
+    assert (world.account().spent_nano, world.account().held_nano) == (0, 0)
+    assert [(logged.status, logged.cost_nano) for logged in world.log()] == [(503, 0)]
+
+
+def test_an_engine_that_dies_without_a_stream_is_retryable(
+    world: World, client: httpx.Client, echo: Echo
+) -> None:
+    echo.die_after = 3
+    response = client.post("/v1/generate", json={**ASK, "stream": False})
+    assert (response.status_code, response.json()["retryable"]) == (503, True)
+    assert response.headers["retry-after"] == "1"
+    assert world.account().spent_nano == PRICE.of(world.prompt_tokens, 3)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_client_that_vanishes_cancels_the_work_and_pays_what_was_generated(
+    world: World, client: httpx.Client, echo: Echo, streamed: bool
+) -> None:
+    echo.words, echo.pause_s = 50, 0.05
+    body = {**ASK, "stream": streamed, "max_tokens": 50}
+    if streamed:
+        with client.stream("POST", "/v1/generate", json=body) as response:
+            next(response.iter_text())
+    else:
+        with pytest.raises(httpx.ReadTimeout):
+            client.post("/v1/generate", json=body, timeout=0.4)
+    until(lambda: len(world.log()) == 1)
+    [logged] = world.log()
+    assert echo.running == 0
+    assert (logged.status, logged.error_code, logged.finish_reason) == (
+        *(499, "client_gone"),
+        "cancelled",
+    )
+    assert 0 < logged.completion_tokens < 50
+    cost = PRICE.of(world.prompt_tokens, logged.completion_tokens)
+    assert logged.cost_nano == world.spent_for(logged) == world.account().spent_nano == cost
+    assert world.account().held_nano == 0
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_work_past_the_deadline_is_cancelled_and_settled(
+    world: World,
+    client: httpx.Client,
+    echo: Echo,
+    monkeypatch: pytest.MonkeyPatch,
+    streamed: bool,
+) -> None:
+    monkeypatch.setattr(stream, "DEADLINE_S", 0.3)
+    echo.words, echo.pause_s = 50, 0.05
+    response = client.post("/v1/generate", json={**ASK, "stream": streamed, "max_tokens": 50})
+    problem = events(response.text)[-1][1] if streamed else response.json()
+    assert (problem["status"], problem["code"]) == (504, "deadline_exceeded")
+    [logged] = world.log()
+    assert (logged.status, echo.running) == (504, 0)
+    assert logged.cost_nano == PRICE.of(world.prompt_tokens, logged.completion_tokens) > 0
+    assert world.account().held_nano == 0
+
+
+def test_a_client_that_stops_reading_is_given_up(
+    world: World, client: httpx.Client, echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "PATIENCE_S", 0.3)
+    echo.word, echo.words = "x" * 1_000_000, 40
+    body = json.dumps({**ASK, "max_tokens": 40}).encode()
+    head = (
+        f"POST /v1/generate HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {world.key.key}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection((client.base_url.host, client.base_url.port or 0)) as silent:
+        silent.sendall(head.encode() + body)
+        until(lambda: len(world.log()) == 1)
+    [logged] = world.log()
+    assert (logged.status, logged.error_code, echo.running) == (499, "client_gone", 0)
+    assert 0 < logged.completion_tokens < 40
+    assert world.account().held_nano == 0

@@ -1,0 +1,66 @@
+import pytest
+
+from trimtab.errors import NotFound
+from trimtab.journal import requests
+from trimtab.journal.requests import Answered
+from trimtab.store.database import Database
+
+VERSION = "a" * 64
+
+
+def answered(number: int, **changes: object) -> Answered:
+    values: dict[str, object] = {
+        "id": f"r{number}",
+        "trace_id": "trace",
+        "route": "/v1/generate",
+        "status": 200,
+        "latency_ms": 100.0 + number,
+        "deployment": "desk",
+        "model_version": VERSION,
+        "created_us": 1000 * number,
+    }
+    return Answered(**(values | changes))  # type: ignore[arg-type]
+
+
+def test_a_request_comes_back_as_it_was_logged(database: Database) -> None:
+    full = answered(
+        1,
+        session_id="s",
+        user_id="u",
+        key_id="k",
+        runtime="trimtab-0.1.0/cpu/float32/none",
+        tier="adapter",
+        degraded=True,
+        finish_reason="stop",
+        prompt_tokens=90,
+        completion_tokens=40,
+        cached_tokens=12,
+        ttft_ms=12.5,
+        cost_nano=10**15,
+    )
+    with database.transaction() as connection:
+        assert requests.record(connection, full)
+        assert not requests.record(connection, answered(1, status=500))
+        assert requests.get(connection, "r1") == full
+        with pytest.raises(NotFound):
+            requests.get(connection, "r2")
+
+
+def test_the_recent_ones_come_newest_first(database: Database) -> None:
+    with database.transaction(durable=False) as connection:
+        for number in range(5):
+            requests.record(connection, answered(number))
+        assert [row.id for row in requests.recent(connection, 2)] == ["r4", "r3"]
+
+
+def test_latencies_are_those_of_answers_alone(database: Database) -> None:
+    refused = answered(3, status=402, error_code="budget_exceeded", model_version=None)
+    with database.transaction(durable=False) as connection:
+        for row in (answered(1), answered(2, deployment="other"), refused, answered(4)):
+            requests.record(connection, row)
+        assert requests.latencies(connection, deployment="desk") == (101.0, 104.0)
+        assert requests.latencies(connection, deployment="desk", since_us=4000) == (104.0,)
+        assert requests.latencies(connection, version=VERSION) == (101.0, 102.0, 104.0)
+        statuses = [row.status for row in requests.outcomes(connection, deployment="desk")]
+        assert statuses == [200, 402, 200]
+        assert requests.answers_of(connection, VERSION) == 3

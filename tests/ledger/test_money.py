@@ -1,0 +1,39 @@
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trimtab.errors import UserError
+from trimtab.ledger.money import NANO, Price, nano, show, usd
+
+
+@pytest.mark.parametrize(
+    ("dollars", "expected"),
+    [("0", 0), ("2.50", 2_500_000_000), (5, 5 * NANO), ("0.0000000001", 1), (Decimal("1e-9"), 1)],
+)
+def test_dollars_become_nano_dollars(dollars: str | int | Decimal, expected: int) -> None:
+    assert nano(dollars) == expected
+
+
+@pytest.mark.parametrize("dollars", ["", "five", "-1", "nan", "inf"])
+def test_what_is_no_amount_is_refused(dollars: str) -> None:
+    with pytest.raises(UserError):
+        nano(dollars)
+
+
+@given(st.integers(min_value=0, max_value=10**15))
+def test_what_is_shown_is_the_amount(amount: int) -> None:
+    assert nano(show(amount).removeprefix("$").replace(",", "")) == amount
+
+
+def test_amounts_for_people() -> None:
+    assert show(0) == "$0.00"
+    assert show(2_500_000_000) == "$2.50"
+    assert show(1_234_567_000_000_100) == "$1,234,567.0000001"
+    assert show(-NANO) == "-$1.00"
+    assert usd(1_500_000_000) == 1.5
+
+
+def test_a_price_is_for_one_token() -> None:
+    assert Price(prompt_nano=10, completion_nano=30).of(100, 48) == 1000 + 1440

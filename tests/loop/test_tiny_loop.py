@@ -1,0 +1,110 @@
+"""The whole loop on a tiny model: what it leaves behind, and what a second run does."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.loop.conftest import Looped, Record
+from tests.tiny_project import write_project, write_records
+from trimtab.errors import DataError, InUse
+from trimtab.flows.loop import run
+from trimtab.flows.page import write_page
+from trimtab.flows.status import status
+from trimtab.flows.steps import STEPS
+from trimtab.project import Project
+from trimtab.registry import deployments, versions
+from trimtab.store.home import Home
+
+
+def test_every_step_is_done_in_order_and_the_candidate_is_live(
+    looped: Looped,
+) -> None:
+    project, outcome, watch = looped
+    assert watch.done == [step.name for step in STEPS]
+    assert outcome.promoted
+    database = outcome.home.database()
+    with database.read() as connection:
+        deployment = deployments.get(connection, project.deployment)
+        live = versions.get(connection, deployment.live)
+    assert live.hash == outcome.outputs["register"]["version"]
+    assert live.state == "live"
+    assert deployment.idle == outcome.outputs["register"]["base_version"]
+    database.close()
+
+
+def test_a_second_run_does_nothing_again(looped: Looped) -> None:
+    project, first, _ = looped
+    watch = Record()
+    second = run(project, watch=watch)
+    assert watch.done == []
+    assert watch.again == [step.name for step in STEPS]
+    assert second.outputs == first.outputs
+
+
+def test_status_tells_what_is_live_and_why(looped: Looped) -> None:
+    project, outcome, _ = looped
+    database = outcome.home.database()
+    [found] = status(database, project)["deployments"]
+    database.close()
+    assert found["live"]["model_version"] == outcome.outputs["register"]["version"]
+    assert found["live"]["why"] == outcome.outputs["promote"]["why"]
+    assert found["live"]["exact_match"] is not None
+    assert found["live"]["base_exact_match"] is not None
+    assert found["slo"]["latency"] == "no data"
+
+
+def test_the_page_shows_the_version_and_every_item_is_escaped(
+    looped: Looped,
+) -> None:
+    _, outcome, _ = looped
+    page = write_page(outcome).read_text()
+    assert outcome.outputs["register"]["version"][:12] in page
+    assert "<script" not in page
+
+
+def test_a_change_of_data_runs_the_loop_anew_against_what_is_live(tmp_path: Path) -> None:
+    file = write_project(tmp_path)
+    first = run(Project.load(file))
+    write_records(tmp_path / "tickets.jsonl", 170)
+    watch = Record()
+    second = run(Project.load(file), watch=watch)
+    assert "train" in watch.done
+    assert second.outputs["register"]["incumbent"] == first.outputs["register"]["version"]
+    # Two tiny models of nearly the same records: whatever the gate says, it says it of this pair.
+    evidence = second.outputs["gate"]["evidence"]
+    assert evidence["incumbent"]["version"] == first.outputs["register"]["version"]
+    database = second.home.database()
+    with database.read() as connection:
+        live = deployments.get(connection, "tiny").live
+    database.close()
+    assert live == (second if second.promoted else first).outputs["register"]["version"]
+
+
+def test_two_runs_of_one_project_are_refused(looped: Looped) -> None:
+    project, outcome, _ = looped
+    with outcome.home.lock(project.name), pytest.raises(InUse, match="tiny"):
+        run(project)
+
+
+def test_bad_records_stop_the_loop_before_anything_is_trained(tmp_path: Path) -> None:
+    file = write_project(tmp_path)
+    with (tmp_path / "tickets.jsonl").open("a") as records:
+        records.write(json.dumps({"prompt": "and now?"}) + "\n")
+    with pytest.raises(DataError, match=r"tickets\.jsonl:161: no answer"):
+        run(Project.load(file))
+    assert not any((tmp_path / ".trimtab" / "runs").glob("*"))
+
+
+def test_a_gate_that_is_not_better_ends_the_loop(tmp_path: Path) -> None:
+    evaluate: dict[str, Any] = {"match": ["intent"], "gate": "exact_match", "shots": 0}
+    file = write_project(tmp_path, evaluate=evaluate | {"max_tokens": 4})
+    outcome = run(Project.load(file))
+    assert not outcome.promoted
+    assert "cannot tell" in outcome.refused
+    database = Home(tmp_path / ".trimtab").database()
+    with database.read() as connection:
+        live = deployments.get(connection, "tiny").live
+    database.close()
+    assert live == outcome.outputs["register"]["base_version"]

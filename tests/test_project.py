@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from trimtab.errors import ProjectError
+from trimtab.project import Project, check, find
+
+WHOLE = {"name": "desk", "base": "some/model", "data": {"sources": [{"path": "a.jsonl"}]}}
+
+
+def write(folder: Path, content: object) -> Path:
+    file = folder / "trimtab.yaml"
+    file.write_text(content if isinstance(content, str) else yaml.safe_dump(content))
+    return file
+
+
+def test_three_fields_are_enough(tmp_path: Path) -> None:
+    project = Project.load(write(tmp_path, WHOLE))
+    assert (project.name, project.deployment, project.train.method) == ("desk", "desk", "lora")
+    assert project.root == tmp_path
+
+
+def test_a_hub_source_is_told_from_a_path(tmp_path: Path) -> None:
+    hub = WHOLE | {"data": {"sources": [{"hub": "tatsu-lab/alpaca", "split": "train[:1%]"}]}}
+    source = Project.load(write(tmp_path, hub)).data.sources[0]
+    assert source.model_dump() == {"hub": "tatsu-lab/alpaca", "split": "train[:1%]"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message", "hint"),
+    [
+        ({"trian": {}}, "unknown field 'trian'", "did you mean 'train'?"),
+        ({"train": {"rnak": 3}}, "unknown field 'train.rnak'", "did you mean 'rank'?"),
+        ({"train": {"rank": 0}}, "field 'train.rank'", ""),
+        ({"train": {"rank": "8"}}, "field 'train.rank'", ""),
+        ({"data": {"sources": []}}, "field 'data.sources'", ""),
+        ({"data": {"sources": [{"pth": "x"}]}}, "field 'data.sources.path' is missing", ""),
+        ({"evaluate": {"suites": ["safety"]}}, "holdout suite decides", ""),
+        ({"name": "Not A Name"}, "field 'name'", ""),
+        ({"base": None}, "field 'base'", ""),
+    ],
+)
+def test_a_fault_names_its_field(
+    tmp_path: Path, change: dict[str, object], message: str, hint: str
+) -> None:
+    with pytest.raises(ProjectError) as caught:
+        Project.load(write(tmp_path, WHOLE | change))
+    assert message in caught.value.message
+    assert hint in caught.value.hint
+    assert "\n" not in caught.value.message
+
+
+def test_every_fault_is_found_at_once(tmp_path: Path) -> None:
+    faults, project = check(write(tmp_path, {"name": "x", "train": {"rnak": 1, "epochs": "two"}}))
+    assert project is None
+    assert len(faults) == 4
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("", "holds no project"), ("a: [1", ":1: "), ("- 1\n", "holds no project")],
+)
+def test_what_is_no_project_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    with pytest.raises(ProjectError, match=message):
+        Project.load(write(tmp_path, content))
+
+
+def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "trimtab.yaml").write_bytes(b"name: \xff")
+    with pytest.raises(ProjectError, match="not UTF-8 at byte 6"):
+        Project.load(tmp_path)
+
+
+def test_the_nearest_project_upwards_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path, WHOLE)
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    monkeypatch.chdir(inner)
+    assert find() == file
+
+
+def test_no_project_is_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ProjectError, match=r"no trimtab.yaml"):
+        find()
+    with pytest.raises(ProjectError, match="no such file"):
+        Project.load(tmp_path / "missing.yaml")

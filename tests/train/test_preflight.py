@@ -1,0 +1,83 @@
+from pathlib import Path
+
+import pytest
+
+from tests.train.conftest import Records
+from trimtab.errors import DataError
+from trimtab.inference import Message
+from trimtab.text.chat import ChatFormat
+from trimtab.train.preflight import preflight
+
+FORGETFUL = (
+    "{% if messages[-1]['role'] == 'assistant' %}{{ 'done:' }}{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + m['content'] + '<|im_end|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant' }}{% endif %}"
+)
+ENDLESS = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant' }}{% endif %}"
+)
+
+
+def test_the_prompt_is_what_serving_sends(chat: ChatFormat, records: Records) -> None:
+    example = preflight(chat, records, 512).examples[5]
+    served = chat.prompt_tokens(chat.messages_of(records[5][:-1]))
+    assert example.tokens[: example.answer_at] == served
+
+
+def test_loss_is_on_the_answer_and_its_end(chat: ChatFormat, records: Records) -> None:
+    example = preflight(chat, records, 512).examples[0]
+    taught = [t for t, kept in zip(example.tokens, example.mask, strict=True) if kept]
+    assert chat.tokenizer.decode(taught[:-1]) == records[0][-1].content
+    assert taught[-1] in chat.stop_tokens()
+
+
+def test_it_counts_what_will_be_trained(chat: ChatFormat, records: Records) -> None:
+    checked = preflight(chat, records, 512)
+    told = checked.to_json()
+    assert told["records"] == len(records)
+    assert told["tokens"] == sum(len(e.tokens) for e in checked.examples)
+    assert 0 < told["supervised_share"] < 1
+    assert told["dropped"] == []
+
+
+def test_the_shared_prefix_is_the_system_message(chat: ChatFormat, records: Records) -> None:
+    checked = preflight(chat, records, 512)
+    prefix = checked.examples[0].tokens[: checked.shared_prefix]
+    assert all(e.tokens[: len(prefix)] == prefix for e in checked.examples)
+    assert chat.tokenizer.decode(list(prefix)).endswith("Hello,")
+
+
+def test_a_long_record_is_dropped_with_its_reason(chat: ChatFormat, records: Records) -> None:
+    long = (Message("user", "why " * 400), Message("assistant", "ok"))
+    checked = preflight(chat, [*records, long], 512)
+    assert len(checked.examples) == len(records)
+    assert [d.record for d in checked.dropped] == [len(records)]
+    assert "more than train.max_length 512" in checked.dropped[0].reason
+
+
+def test_nothing_left_is_an_error(chat: ChatFormat, records: Records) -> None:
+    with pytest.raises(DataError, match="24 of 24 are longer than 16 tokens"):
+        preflight(chat, records, 16)
+    with pytest.raises(DataError, match="no record to train on"):
+        preflight(chat, [], 512)
+
+
+def test_a_record_without_an_answer_is_named(chat: ChatFormat, records: Records) -> None:
+    with pytest.raises(DataError, match="training record 24"):
+        preflight(chat, [*records, (Message("user", "hello?"),)], 512)
+
+
+@pytest.mark.parametrize(("template", "fault"), [(FORGETFUL, "prefix"), (ENDLESS, "stop token")])
+def test_a_template_that_cannot_be_trusted_stops_the_run(
+    base: Path, records: Records, template: str, fault: str
+) -> None:
+    chat = ChatFormat.from_folder(base, source=template)
+    with pytest.raises(DataError, match=f"training record 0: .*{fault}"):
+        preflight(chat, records, 512)
+
+
+def test_the_hash_follows_the_tokens(chat: ChatFormat, records: Records) -> None:
+    whole = preflight(chat, records, 512)
+    assert whole.hash == preflight(chat, records, 512).hash
+    assert whole.hash != preflight(chat, records[1:], 512).hash

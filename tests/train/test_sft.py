@@ -1,0 +1,173 @@
+"""Whole runs on a tiny base: what they leave, and what stops them."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.tiny import build_base
+from tests.train.conftest import Records
+from trimtab.errors import BaseError, InUse, ProjectError, UserError
+from trimtab.text.chat import ChatFormat
+from trimtab.train.probes import Probes
+from trimtab.train.run import RunResult, StepProgress
+from trimtab.train.settings import TrainSettings
+from trimtab.train.sft import train
+
+
+@pytest.fixture(scope="module")
+def finished(
+    base: Path, chat: ChatFormat, records: Records, tmp_path_factory: pytest.TempPathFactory
+) -> RunResult:
+    """Ten epochs, enough to learn two dozen answers by heart."""
+    settings = TrainSettings(rank=8, batch_size=4, learning_rate=0.02, epochs=10)
+    return train(base, chat, records, settings, tmp_path_factory.mktemp("runs") / "one")
+
+
+def test_it_leaves_an_adapter_and_its_proofs(finished: RunResult) -> None:
+    left = sorted(str(p.relative_to(finished.folder)) for p in finished.folder.rglob("*"))
+    assert left == [
+        ".lock",
+        "adapter",
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+        "loss.json",
+        "loss.svg",
+        "preflight.json",
+        "probes.json",
+        "run.json",
+        "settings.json",
+    ]
+
+
+def test_the_loss_falls(finished: RunResult) -> None:
+    curve = json.loads(finished.files.curve.read_bytes())
+    assert [point["step"] for point in curve] == list(range(1, 61))
+    assert finished.loss < curve[0]["loss"] / 4
+
+
+def test_the_adapter_is_attached_everywhere(finished: RunResult) -> None:
+    assert finished.modules == 2 * 7
+    assert 0 < finished.trainable < finished.total
+    assert finished.trainable_share == finished.trainable / finished.total
+    assert (finished.steps, finished.planned_steps, finished.stopped) == (60, 60, "")
+
+
+def test_no_path_of_this_machine_is_left_in_the_adapter(finished: RunResult, base: Path) -> None:
+    config = json.loads((finished.files.adapter / "adapter_config.json").read_bytes())
+    assert config["base_model_name_or_path"] == base.name
+
+
+def test_plain_peft_reproduces_the_probes(finished: RunResult, base: Path) -> None:
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    model = PeftModel.from_pretrained(plain, str(finished.files.adapter)).eval()
+    probes = Probes.load(finished.files.probes)
+    assert len(probes.probes) == 24
+    assert probes.spread <= probes.tolerance
+    for probe in probes.probes:
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([probe.prompt + probe.completion])).logits[0]
+        table = torch.log_softmax(logits[len(probe.prompt) - 1 : -1], dim=-1)
+        found = table.gather(1, torch.tensor(probe.completion)[:, None])[:, 0]
+        assert float((found - torch.tensor(probe.logprobs)).abs().max()) <= probes.tolerance
+
+
+def test_a_run_that_is_done_is_not_made_again(
+    finished: RunResult, base: Path, chat: ChatFormat, records: Records
+) -> None:
+    settings = TrainSettings(rank=8, batch_size=4, learning_rate=0.02, epochs=10)
+    seen: list[StepProgress] = []
+    again = train(base, chat, records, settings, finished.folder, on_step=seen.append)
+    assert again == finished
+    assert seen == []
+
+
+def test_a_folder_of_another_run_is_refused(
+    finished: RunResult, base: Path, chat: ChatFormat, records: Records
+) -> None:
+    with pytest.raises(UserError, match="holds run") as caught:
+        train(base, chat, records, TrainSettings(rank=8), finished.folder)
+    assert "folder of its own" in caught.value.hint
+
+
+def test_it_reports_each_step_and_prints_nothing(
+    base: Path,
+    chat: ChatFormat,
+    records: Records,
+    settings: TrainSettings,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    seen: list[StepProgress] = []
+    train(base, chat, records, settings, tmp_path, on_step=seen.append)
+    assert [progress.step for progress in seen] == [1, 2, 3, 4, 5, 6]
+    assert all(progress.steps == 6 and progress.tokens_s > 0 for progress in seen)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_accumulated_batches_are_one_step(
+    base: Path, chat: ChatFormat, records: Records, settings: TrainSettings, tmp_path: Path
+) -> None:
+    halves = dataclasses.replace(settings, batch_size=4, accumulation=2)
+    result = train(base, chat, records, halves, tmp_path)
+    assert (result.steps, result.planned_steps) == (3, 3)
+    first = json.loads(result.files.curve.read_bytes())[0]["loss"]
+    # A fresh adapter answers as the base does, so one batch of eight has the same loss.
+    whole = dataclasses.replace(settings, batch_size=24)
+    other = train(base, chat, records, whole, tmp_path / "whole")
+    assert first == pytest.approx(json.loads(other.files.curve.read_bytes())[0]["loss"], rel=0.1)
+
+
+def test_dropout_goes_through_trl(
+    base: Path, chat: ChatFormat, records: Records, settings: TrainSettings, tmp_path: Path
+) -> None:
+    result = train(base, chat, records, dataclasses.replace(settings, dropout=0.1), tmp_path)
+    assert result.steps == 6
+
+
+def test_the_deadline_ends_the_run_with_what_was_learned(
+    base: Path, chat: ChatFormat, records: Records, settings: TrainSettings, tmp_path: Path
+) -> None:
+    hurried = dataclasses.replace(settings, deadline_s=1e-6)
+    result = train(base, chat, records, hurried, tmp_path)
+    assert (result.steps, result.stopped) == (1, "deadline")
+    assert result.files.adapter.is_dir()
+
+
+def test_a_loss_that_is_not_finite_names_its_records(
+    chat: ChatFormat, records: Records, settings: TrainSettings, tmp_path: Path
+) -> None:
+    broken = build_base(tmp_path / "broken", spread=1e20)
+    with pytest.raises(UserError, match=r"step 1: (loss|grad norm) is nan on training records \["):
+        train(broken, chat, records, settings, tmp_path / "run")
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+def test_targets_that_match_nothing_are_refused(
+    base: Path, chat: ChatFormat, records: Records, tmp_path: Path
+) -> None:
+    with pytest.raises(ProjectError, match="no module of tiny matches"):
+        train(base, chat, records, TrainSettings(targets=("c_attn",)), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_without_a_model_is_refused(
+    chat: ChatFormat, records: Records, settings: TrainSettings, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BaseError, match="cannot be loaded"):
+        train(tmp_path / "empty", chat, records, settings, tmp_path / "run")
+
+
+def test_two_trainings_in_one_folder_are_refused(
+    base: Path, chat: ChatFormat, records: Records, settings: TrainSettings, tmp_path: Path
+) -> None:
+    import filelock
+
+    with filelock.FileLock(tmp_path / ".lock"), pytest.raises(InUse, match="another process"):
+        train(base, chat, records, settings, tmp_path)
