@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 from trimtab.errors import EngineError
 
 FinishReason = Literal["stop", "length", "cancelled"]
+Priority = Literal["interactive", "batch", "shadow"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +40,18 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
-    """`version` is a hash that was loaded; `id` is unique among the requests in flight."""
+    """`version` is a hash that was loaded; `id` is unique among the requests in flight.
+
+    Of those that wait, the `interactive` go before `batch`, and `batch` before `shadow`. One that
+    cannot begin within `patience_s` is refused rather than answered too late.
+    """
 
     version: str
     prompt: tuple[int, ...]
     sampling: Sampling
     id: str
+    priority: Priority = "interactive"
+    patience_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,8 @@ class ScoreRequest:
     prompt: tuple[int, ...]
     completions: tuple[tuple[int, ...], ...]
     id: str
+    priority: Priority = "interactive"
+    patience_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

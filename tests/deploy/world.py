@@ -95,10 +95,9 @@ def engine_in(base: Path, dtype: str) -> Iterator[Engine]:
     """The real engine on the CPU, in this process."""
     import torch
 
-    from trimtab.engine.general import GeneralPath
     from trimtab.engine.local import LocalEngine
 
-    engine = LocalEngine(GeneralPath(base, getattr(torch, dtype), torch.device("cpu")))
+    engine = LocalEngine(base, getattr(torch, dtype), torch.device("cpu"))
     try:
         yield engine
     finally:

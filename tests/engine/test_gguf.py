@@ -9,8 +9,8 @@ import torch
 from gguf import GGUFWriter
 from safetensors.torch import load_file
 
+from tests.engine.paths import make_path, score
 from tests.tiny import linear_shapes
-from trimtab.engine.general import GeneralPath
 from trimtab.engine.gguf import to_safetensors
 from trimtab.errors import BaseError
 from trimtab.inference import VersionFiles
@@ -73,11 +73,11 @@ def test_a_gguf_becomes_a_base_that_answers(base: Path, tmp_path: Path) -> None:
     assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {
         torch.bfloat16
     }
-    path = GeneralPath(folder)
+    path = make_path(folder, "native")
     path.load(VersionFiles("base", folder, None, folder, (2,)))
     assert Tokenizer(folder).encode("My invoice") == Tokenizer(base).encode("My invoice")
-    [score] = path.score("base", [((5, 6, 7), (8, 9))])
-    assert len(score.logprobs) == 2
+    [found] = score(path, "base", [((5, 6, 7), (8, 9))])
+    assert len(found.logprobs) == 2
     assert [entry.name for entry in folder.parent.iterdir()] == ["tiny"]
     before = sorted(folder.iterdir())
     to_safetensors(tmp_path / "no such.gguf", folder)

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.engine.conftest import VersionOf
+from tests.engine.paths import Engine
 from tests.engine.reference import Reference
 from tests.tiny import build_adapter, build_base
-from trimtab.engine.general import GeneralPath
 from trimtab.errors import BaseError, DataError, IdentityError, TrimtabError
 from trimtab.inference import VersionFiles
 
@@ -21,8 +21,18 @@ PROMPT, END = (17, 40, 5, 99), (7, 8, 9, 10)
 Tensors = dict[str, torch.Tensor]
 
 
-def open_path(base: Path) -> GeneralPath:
-    return GeneralPath(base, dtype=torch.float32, device=torch.device("cpu"))
+Open = Callable[[Path], Engine]
+
+
+@pytest.fixture(scope="module", params=["native", "static"])
+def open_path(request: pytest.FixtureRequest) -> Open:
+    def opened(base: Path) -> Engine:
+        engine = Engine(base, request.param)
+        # The general path reads the base when the first version needs it.
+        engine.load(VersionFiles("first", base, None, base, ()))
+        return engine
+
+    return opened
 
 
 def rewrite(file: Path, change: Callable[[Tensors], Tensors]) -> None:
@@ -63,7 +73,7 @@ def narrower(tensors: Tensors) -> Tensors:
 
 @pytest.mark.parametrize("change", [with_nan, without_one, narrower])
 def test_a_base_with_broken_weights_is_refused(
-    tmp_path: Path, base: Path, change: Callable[[Tensors], Tensors]
+    open_path: Open, tmp_path: Path, base: Path, change: Callable[[Tensors], Tensors]
 ) -> None:
     broken = copied(base, tmp_path / "broken")
     matrices = narrower_matrices if change is narrower else change
@@ -77,7 +87,7 @@ def narrower_matrices(tensors: Tensors) -> Tensors:
     return {k: t[:, :-1].contiguous() if t.ndim == 2 else t for k, t in tensors.items()}
 
 
-def test_a_truncated_base_is_refused(tmp_path: Path, base: Path) -> None:
+def test_a_truncated_base_is_refused(open_path: Open, tmp_path: Path, base: Path) -> None:
     broken = copied(base, tmp_path / "broken")
     file = broken / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
@@ -87,7 +97,9 @@ def test_a_truncated_base_is_refused(tmp_path: Path, base: Path) -> None:
 
 
 @pytest.mark.parametrize("missing", ["model.safetensors", "config.json"])
-def test_a_base_with_a_file_missing_is_refused(tmp_path: Path, base: Path, missing: str) -> None:
+def test_a_base_with_a_file_missing_is_refused(
+    open_path: Open, tmp_path: Path, base: Path, missing: str
+) -> None:
     broken = copied(base, tmp_path / "broken")
     (broken / missing).unlink()
     with pytest.raises(BaseError, match="broken") as caught:
@@ -95,7 +107,7 @@ def test_a_base_with_a_file_missing_is_refused(tmp_path: Path, base: Path, missi
     assert refused_in_one_line(caught.value)
 
 
-def test_pickled_weights_are_not_opened(tmp_path: Path, base: Path) -> None:
+def test_pickled_weights_are_not_opened(open_path: Open, tmp_path: Path, base: Path) -> None:
     broken = copied(base, tmp_path / "broken")
     torch.save(load_file(broken / "model.safetensors"), broken / "pytorch_model.bin")
     (broken / "model.safetensors").unlink()
@@ -104,7 +116,7 @@ def test_pickled_weights_are_not_opened(tmp_path: Path, base: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def path(base: Path, version_of: VersionOf) -> GeneralPath:
+def path(open_path: Open, base: Path, version_of: VersionOf) -> Engine:
     path = open_path(base)
     path.load(version_of("base"))
     return path
@@ -114,6 +126,7 @@ def path(base: Path, version_of: VersionOf) -> GeneralPath:
     "change", [with_nan, renamed, without_one, with_one_more, narrower, lambda tensors: {}]
 )
 def test_an_adapter_that_does_not_fit_whole_is_refused_and_leaves_no_trace(
+    open_path: Open,
     tmp_path: Path,
     base: Path,
     adapters: dict[str, Path],
@@ -129,13 +142,12 @@ def test_an_adapter_that_does_not_fit_whole_is_refused_and_leaves_no_trace(
     for name, adapter in [("base", None), ("red", adapters["red"]), ("blue", adapters["blue"])]:
         path.load(VersionFiles(name, base, adapter, base, (2,)))
     for name in ("base", "red", "blue"):
-        [score] = path.score(name, [(PROMPT, END)])
         expected = Reference(base, adapters.get(name)).score(PROMPT, END)
-        assert score.logprobs == pytest.approx(expected, abs=1e-4)
+        assert path.score(name, PROMPT, END) == pytest.approx(expected, abs=1e-4)
 
 
 def test_an_adapter_for_modules_that_the_base_lacks_is_refused(
-    tmp_path: Path, base: Path, adapters: dict[str, Path], path: GeneralPath
+    tmp_path: Path, base: Path, adapters: dict[str, Path], path: Engine
 ) -> None:
     foreign = copied(adapters["red"], tmp_path / "foreign")
     config = json.loads((foreign / "adapter_config.json").read_text())
@@ -146,9 +158,7 @@ def test_an_adapter_for_modules_that_the_base_lacks_is_refused(
     assert refused_in_one_line(caught.value)
 
 
-def test_an_adapter_of_another_base_is_refused(
-    tmp_path: Path, base: Path, path: GeneralPath
-) -> None:
+def test_an_adapter_of_another_base_is_refused(tmp_path: Path, base: Path, path: Engine) -> None:
     wider = build_base(tmp_path / "wider", hidden=128)
     adapter = build_adapter(tmp_path / "wide adapter", wider)
     with pytest.raises(IdentityError):
@@ -157,7 +167,7 @@ def test_an_adapter_of_another_base_is_refused(
 
 @pytest.mark.parametrize("missing", ["adapter_model.safetensors", "adapter_config.json"])
 def test_an_adapter_with_a_file_missing_is_refused(
-    tmp_path: Path, base: Path, adapters: dict[str, Path], path: GeneralPath, missing: str
+    tmp_path: Path, base: Path, adapters: dict[str, Path], path: Engine, missing: str
 ) -> None:
     broken = copied(adapters["red"], tmp_path / "broken")
     (broken / missing).unlink()
@@ -166,7 +176,7 @@ def test_an_adapter_with_a_file_missing_is_refused(
 
 
 def test_a_truncated_adapter_is_refused(
-    tmp_path: Path, base: Path, adapters: dict[str, Path], path: GeneralPath
+    tmp_path: Path, base: Path, adapters: dict[str, Path], path: Engine
 ) -> None:
     broken = copied(adapters["red"], tmp_path / "broken")
     file = broken / "adapter_model.safetensors"
@@ -176,7 +186,7 @@ def test_a_truncated_adapter_is_refused(
 
 
 def test_a_prompt_tuning_adapter_is_refused_where_it_would_be_ignored(
-    tmp_path: Path, base: Path, path: GeneralPath
+    tmp_path: Path, base: Path, path: Engine
 ) -> None:
     """It lives outside the layers: a path that runs the layers alone would answer as the base."""
     folder = tmp_path / "prompt tuning"
@@ -200,24 +210,24 @@ def test_a_prompt_tuning_adapter_is_refused_where_it_would_be_ignored(
 
 @pytest.mark.parametrize("start", ["pissa", "olora"])
 def test_how_an_adapter_was_initialised_does_not_touch_the_base(
-    tmp_path: Path, base: Path, adapters: dict[str, Path], start: str
+    open_path: Open, tmp_path: Path, base: Path, adapters: dict[str, Path], start: str
 ) -> None:
     """PEFT would take the principal parts out of the base's weights anew."""
     path = open_path(base)
     path.load(VersionFiles("base", base, None, base, (2,)))
-    before = path.score("base", [(PROMPT, END)])[0].logprobs
+    before = path.score("base", PROMPT, END)
     adapter = copied(adapters["red"], tmp_path / start)
     config = json.loads((adapter / "adapter_config.json").read_text())
     config["init_lora_weights"] = start
     (adapter / "adapter_config.json").write_text(json.dumps(config))
     path.load(VersionFiles(start, base, adapter, base, (2,)))
-    assert path.score("base", [(PROMPT, END)])[0].logprobs == pytest.approx(before, abs=1e-4)
+    assert path.score("base", PROMPT, END) == pytest.approx(before, abs=1e-4)
     expected = Reference(base, adapters["red"]).score(PROMPT, END)
-    assert path.score(start, [(PROMPT, END)])[0].logprobs == pytest.approx(expected, abs=1e-4)
+    assert path.score(start, PROMPT, END) == pytest.approx(expected, abs=1e-4)
 
 
 def test_dropout_of_training_is_off(
-    tmp_path: Path, base: Path, adapters: dict[str, Path], path: GeneralPath
+    tmp_path: Path, base: Path, adapters: dict[str, Path], path: Engine
 ) -> None:
     adapter = copied(adapters["red"], tmp_path / "dropout")
     config = json.loads((adapter / "adapter_config.json").read_text())
@@ -225,18 +235,16 @@ def test_dropout_of_training_is_off(
     (adapter / "adapter_config.json").write_text(json.dumps(config))
     path.load(VersionFiles("dropout", base, adapter, base, (2,)))
     expected = Reference(base, adapters["red"]).score(PROMPT, END)
-    assert path.score("dropout", [(PROMPT, END)])[0].logprobs == pytest.approx(expected, abs=1e-4)
+    assert path.score("dropout", PROMPT, END) == pytest.approx(expected, abs=1e-4)
 
 
-def test_a_version_without_a_tokenizer_is_refused(
-    tmp_path: Path, base: Path, path: GeneralPath
-) -> None:
+def test_a_version_without_a_tokenizer_is_refused(tmp_path: Path, base: Path, path: Engine) -> None:
     with pytest.raises(DataError, match=r"tokenizer\.json"):
         path.load(VersionFiles("dumb", base, None, tmp_path, (2,)))
 
 
 def test_a_refused_adapter_does_not_disturb_those_that_are_loaded(
-    tmp_path: Path, base: Path, adapters: dict[str, Path]
+    open_path: Open, tmp_path: Path, base: Path, adapters: dict[str, Path]
 ) -> None:
     """Refused for modules that the base lacks and for keys that do not match, then all go."""
     path = open_path(base)
@@ -251,20 +259,20 @@ def test_a_refused_adapter_does_not_disturb_those_that_are_loaded(
     for folder in (lacking, strange):
         with pytest.raises(IdentityError):
             path.load(VersionFiles(folder.name, base, folder, base, (2,)))
-        assert path.score("red", [(PROMPT, END)])[0].logprobs == pytest.approx(
+        assert path.score("red", PROMPT, END) == pytest.approx(
             Reference(base, adapters["red"]).score(PROMPT, END), abs=1e-4
         )
     path.unload("red")
     path.load(VersionFiles("blue", base, adapters["blue"], base, (2,)))
     for name in ("base", "blue"):
-        assert path.score(name, [(PROMPT, END)])[0].logprobs == pytest.approx(
+        assert path.score(name, PROMPT, END) == pytest.approx(
             Reference(base, adapters.get(name)).score(PROMPT, END), abs=1e-4
         )
 
 
 @pytest.mark.parametrize("field", ["use_dora", "use_rslora"])
 def test_the_kinds_of_lora_say_what_peft_says(
-    tmp_path: Path, base: Path, adapters: dict[str, Path], field: str
+    open_path: Open, tmp_path: Path, base: Path, adapters: dict[str, Path], field: str
 ) -> None:
     adapter = copied(adapters["red"], tmp_path / field)
     config = json.loads((adapter / "adapter_config.json").read_text())
@@ -277,8 +285,8 @@ def test_the_kinds_of_lora_say_what_peft_says(
     path.load(VersionFiles("merged", base, adapter, base, (2,), merged=True))
     expected = Reference(base, adapter).score(PROMPT, END)
     for name in (field, "merged"):
-        assert path.score(name, [(PROMPT, END)])[0].logprobs == pytest.approx(expected, abs=1e-4)
-    assert path.score("red", [(PROMPT, END)])[0].logprobs != pytest.approx(expected, abs=1e-2)
+        assert path.score(name, PROMPT, END) == pytest.approx(expected, abs=1e-4)
+    assert path.score("red", PROMPT, END) != pytest.approx(expected, abs=1e-2)
 
 
 def with_magnitudes(tensors: Tensors) -> Tensors:

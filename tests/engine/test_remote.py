@@ -21,7 +21,7 @@ from trimtab.engine.protocol import (
     encode_call,
 )
 from trimtab.engine.remote import RemoteEngine
-from trimtab.errors import EngineOverloaded, IdentityError, RequestRefused, VersionNotLoaded
+from trimtab.errors import IdentityError, RequestRefused, VersionNotLoaded
 from trimtab.inference import GenerateRequest, Sampling, ScoreRequest, VersionFiles, complete
 
 NAMES = ("base", "red", "blue")
@@ -160,27 +160,6 @@ def test_a_stream_that_is_closed_gives_its_place_to_the_next(
         assert (await complete(engine, request("red"))).tokens == expected["red"]
 
     asyncio.run(ask())
-
-
-def test_a_full_queue_refuses_and_keeps_what_it_admitted(
-    socket: Path, version_of: VersionOf
-) -> None:
-    async def flood() -> list[object]:
-        engine = RemoteEngine(socket)
-        await engine.load(endless(version_of))
-        async with aclosing(engine.generate(request("endless", 450, "long"))) as stream:
-            await anext(stream)
-            many = [complete(engine, request("endless", 1, str(i))) for i in range(300)]
-            waiting = asyncio.gather(*many, return_exceptions=True)
-            while not waiting.done():
-                if await anext(stream, None) is None:
-                    break
-            return list(await waiting)
-
-    results = asyncio.run(flood())
-    refused = [result for result in results if isinstance(result, EngineOverloaded)]
-    assert 0 < len(refused) <= 300 - 256
-    assert not [r for r in results if isinstance(r, BaseException) and r not in refused]
 
 
 @pytest.mark.parametrize(

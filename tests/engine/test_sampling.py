@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.engine.sampling import choose, uniform
-from trimtab.errors import EngineError
 from trimtab.inference import Sampling
 
 LOGITS = torch.tensor([0.0, 2.0, 1.0, -1.0, 1.9, -math.inf])
@@ -89,7 +88,9 @@ def test_only_tokens_that_can_come_are_drawn(
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
-def test_logits_that_are_not_finite_are_an_error(broken: float) -> None:
-    logits = torch.tensor([[0.0, broken]])
-    with pytest.raises(EngineError, match="not finite"):
-        choose(logits, [Sampling()], [0])
+def test_a_row_that_is_not_finite_spoils_no_other(broken: float) -> None:
+    logits = torch.tensor([[0.0, broken], [0.0, 3.0]])
+    tokens, logprobs = choose(logits, [Sampling(temperature=1.0, seed=1), Sampling()], [0, 0])
+    assert not math.isfinite(logprobs[0])
+    assert tokens[1] == 1
+    assert math.isfinite(logprobs[1])

@@ -30,10 +30,9 @@ def _one_thread() -> None:
 def test_a_version_against_itself_is_never_better(base: Path, chat_format: ChatFormat) -> None:
     import torch
 
-    from trimtab.engine.general import GeneralPath
     from trimtab.engine.local import LocalEngine
 
-    engine = LocalEngine(GeneralPath(base, torch.float32, torch.device("cpu")))
+    engine = LocalEngine(base, torch.float32, torch.device("cpu"))
     version = "a" * 64
 
     async def suites() -> None:

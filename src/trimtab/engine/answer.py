@@ -27,7 +27,7 @@ class Answer:
         self._stop_tokens = frozenset(stop_tokens)
         self._stops = request.sampling.stop
         self._pending = ""
-        self._cached = cached
+        self.cached = cached
 
     def push(self, token: int, logprob: float) -> Chunk:
         """The chunk of one more token. A stop token counts, and adds no text."""
@@ -57,7 +57,7 @@ class Answer:
         return Chunk(text, (token,), (logprob,), reason, self._usage())
 
     def _usage(self) -> Usage:
-        return Usage(len(self._request.prompt), len(self.tokens), self._cached)
+        return Usage(len(self._request.prompt), len(self.tokens), self.cached)
 
     def _first_stop(self) -> int | None:
         """Where the earliest stop string begins in the text not yet given."""

@@ -1,62 +1,51 @@
-"""A key-value cache that grows in place.
-
-The dynamic cache of transformers copies everything it holds to append one token, a fifth of a
-step's time on a CPU. This one keeps free places behind what it holds.
-"""
-
-from typing import Any
+"""Keys and values of every token that is remembered, in blocks. Which is whose, `blocks` knows."""
 
 import torch
-from transformers import DynamicCache, PreTrainedConfig
-from transformers.cache_utils import DynamicLayer
 
-ROOM = 64
-"""Free places, in tokens, that a buffer is made with."""
+from trimtab.engine.blocks import BLOCK
+from trimtab.engine.family import Shape
 
 
-def new_cache(config: PreTrainedConfig) -> DynamicCache:
-    """An empty cache. Layers that do not grow without bound stay as transformers has them."""
-    cache = DynamicCache(config=config)
-    cache.layers = [
-        RoomyLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers
-    ]
-    return cache
+class Cache:
+    """Room for `blocks` blocks of BLOCK tokens in every layer.
 
+    A block's keys lie with the tokens innermost, so that one register of a CPU holds the same
+    number of many keys; its values lie with the numbers of a head innermost.
+    """
 
-class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """`keys` and `values` are views, (rows, heads, tokens, width), of buffers with more places."""
+    def __init__(self, shape: Shape, blocks: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.shape = shape
+        # Pages that were never written cost nothing yet.
+        self.keys = torch.empty(
+            (shape.layers, blocks, shape.kv_heads, shape.head_dim, BLOCK),
+            dtype=dtype,
+            device=device,
+        )
+        self.values = torch.empty(
+            (shape.layers, blocks, shape.kv_heads, BLOCK, shape.head_dim),
+            dtype=dtype,
+            device=device,
+        )
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._key_buffer = Buffer()
-        self._value_buffer = Buffer()
+    def store(
+        self, layer: int, places: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+    ) -> None:
+        """Put keys and values, each (tokens, kv_heads, head_dim), into their places."""
+        block, at = places // BLOCK, places % BLOCK
+        self.keys[layer].permute(0, 3, 1, 2)[block, at] = keys
+        self.values[layer].permute(0, 2, 1, 3)[block, at] = values
 
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    def gather(
+        self, layer: int, tables: torch.Tensor, length: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        if not self.is_initialized:
-            self.lazy_initialization(key_states, value_states)
-        self.keys = self._key_buffer.append(self.keys, key_states)
-        self.values = self._value_buffer.append(self.values, value_states)
-        return self.keys, self.values
-
-
-class Buffer:
-    def __init__(self) -> None:
-        self._places = torch.empty(0)
-        self._view: torch.Tensor | None = None
-
-    def append(self, held: torch.Tensor | None, new: torch.Tensor) -> torch.Tensor:
-        """`held` with `new` behind it along the tokens.
-
-        What this returned last is not copied; anything else, rows chosen from it for one, is.
+        """The first `length` keys and values of sequences by their tables (sequences, blocks);
+        each is (sequences, kv_heads, length, head_dim).
         """
-        length = 0 if held is None or not held.numel() else held.shape[-2]
-        end = length + new.shape[-2]
-        if held is not self._view or end > self._places.shape[-2]:
-            self._places = new.new_empty(*new.shape[:-2], end + ROOM, new.shape[-1])
-            if held is not None and length:
-                self._places[..., :length, :] = held
-        self._places[..., length:end, :] = new
-        self._view = self._places[..., :end, :]
-        return self._view
+        keys = self.keys[layer][tables].permute(0, 2, 1, 4, 3).flatten(2, 3)
+        values = self.values[layer][tables].permute(0, 2, 1, 3, 4).flatten(2, 3)
+        return keys[:, :, :length], values[:, :, :length]
+
+
+def block_bytes(shape: Shape, dtype: torch.dtype) -> int:
+    """Bytes of one block over all layers, keys and values."""
+    return 2 * shape.layers * BLOCK * shape.kv_width * dtype.itemsize

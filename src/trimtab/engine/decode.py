@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from trimtab.engine.cache import new_cache
 from trimtab.engine.layout import Layout, lay_out
-from trimtab.engine.sampling import log_normaliser
+from trimtab.engine.roomy import new_cache
+from trimtab.engine.sampling import not_finite
 
 
 class Decoder:
@@ -63,7 +63,9 @@ def score_rows(
     layout = lay_out(inputs, shareable, model.device)
     longest = max(len(completion) for _, completion in rows)
     logits = forward(model, layout, new_cache(model.config), keep=longest).float()
-    normaliser = log_normaliser(logits)
+    normaliser = logits.logsumexp(dim=-1)
+    if not torch.isfinite(normaliser).all():
+        raise not_finite()
     scores = []
     for row, (_, completion) in enumerate(rows):
         own = slice(longest - len(completion), None)

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from trimtab.engine.faults import first_line
 from trimtab.errors import BaseError, IdentityError
 
 BASE_HINT = "a base is config.json, tokenizer.json and model.safetensors; pull it again"
@@ -137,12 +138,6 @@ def load_merged(base: Path, adapter: Path | None, device: torch.device) -> PreTr
         return model
     merged: PreTrainedModel = attach_adapter(model, "merged", adapter).merge_and_unload()
     return merged
-
-
-def first_line(error: BaseException) -> str:
-    """What a foreign error says, in one line; the second goes with a first that ends in a colon."""
-    first, *rest = str(error).strip().splitlines() or [type(error).__name__]
-    return f"{first} {rest[0].strip()}" if first.endswith(":") and rest else first
 
 
 def _check_safetensors(folder: Path) -> None:

@@ -1,59 +1,94 @@
-"""The `Engine` protocol over a general path: one thread computes, event loops wait.
+"""The `Engine` protocol over the paths that compute: one thread computes, event loops wait.
 
 Knows nothing of sockets; `server` puts it behind one.
 """
 
 import asyncio
-import logging
 import threading
 import time
-import traceback
-from collections.abc import AsyncGenerator, Callable, Sequence
-from itertools import islice
+from collections.abc import AsyncGenerator, Callable
+from pathlib import Path
 
+import torch
+
+import trimtab
 from trimtab.engine.admission import check_generate, check_score
-from trimtab.engine.batch import Command, GenerateJob, Job, ScoreJob, Waiting
+from trimtab.engine.continuous import ContinuousPath
+from trimtab.engine.dtype import dtype_name, pick_device, pick_dtype
+from trimtab.engine.family import read_shape
+from trimtab.engine.faults import unexpected
 from trimtab.engine.general import GeneralPath
-from trimtab.engine.load import first_line
-from trimtab.errors import EngineError, EngineUnavailable, TrimtabError
+from trimtab.engine.jobs import Command, GenerateJob, Job, ScoreJob
+from trimtab.engine.schedule import MAX_RUNNING
+from trimtab.engine.static import StaticPath
+from trimtab.errors import (
+    EngineOverloaded,
+    EngineUnavailable,
+    IdentityError,
+    TrimtabError,
+    VersionNotLoaded,
+)
 from trimtab.inference import (
     Capabilities,
     Chunk,
     GenerateRequest,
+    Runtime,
     Score,
     ScoreRequest,
     VersionFiles,
 )
 
-log = logging.getLogger(__name__)
-
+MAX_WAITING = 256
 POLL_S = 0.05
+
+AnyPath = ContinuousPath | StaticPath
 
 
 class LocalEngine:
-    """An engine in this process. `drain` it or `close` it when it is done."""
+    """An engine of one base in this process. `drain` it or `close` it when it is done."""
 
-    def __init__(self, path: GeneralPath) -> None:
-        self._path = path
-        self._waiting = Waiting()
-        self._running: Sequence[Job] = ()
+    def __init__(
+        self, base: Path, dtype: torch.dtype | None = None, device: torch.device | None = None
+    ) -> None:
+        self._base = base
+        self._device = device or pick_device()
+        self._dtype = dtype or pick_dtype(self._device)
+        shape = read_shape(base)
+        self._fast = (
+            None if shape is None else ContinuousPath(base, shape, self._dtype, self._device)
+        )
+        self._general: StaticPath | None = None
+        if shape is None:
+            general = GeneralPath(base, self._dtype, self._device)
+            self.context, self.vocabulary = general.context, general.vocabulary
+            self._general = StaticPath(general)
+        else:
+            self.context, self.vocabulary = shape.context, shape.vocabulary
+        self._held: dict[str, tuple[VersionFiles, AnyPath]] = {}
+        self._arrived: list[Job | Command] = []
+        self._commands: list[Command] = []
+        self._changed = threading.Condition()
+        self._closed = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
     async def capabilities(self) -> Capabilities:
-        return self._path.capabilities()
+        runtime = Runtime(
+            "trimtab", trimtab.__version__, self._device.type, dtype_name(self._dtype)
+        )
+        return Capabilities(runtime, self.context, MAX_RUNNING, ("lora", "dora"))
 
     async def load(self, files: VersionFiles) -> None:
-        await self._command(lambda: self._path.load(files))
+        await self._order(Command(files.version, lambda: self._load(files), leaves=False))
 
     async def unload(self, version: str) -> None:
-        await self._command(lambda: self._path.unload(version))
+        await self._order(Command(version, lambda: self._unload(version), leaves=True))
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
-        self._path.check(request.version)
-        check_generate(request, self._path.context, self._path.vocabulary)
+        self._check(request.version)
+        check_generate(request, self.context, self.vocabulary)
         job = GenerateJob(request)
-        self._waiting.add(job)
+        self._add(job)
         try:
             while True:
                 chunk: Chunk = await job.mailbox.get()
@@ -61,22 +96,22 @@ class LocalEngine:
                 if chunk.finish_reason is not None:
                     return
         finally:
-            self._waiting.abandon(job)
+            job.cancelled = True
 
     async def score(self, request: ScoreRequest) -> list[Score]:
-        self._path.check(request.version)
-        check_score(request, self._path.context, self._path.vocabulary)
+        self._check(request.version)
+        check_score(request, self.context, self.vocabulary)
         job = ScoreJob(request)
-        self._waiting.add(job)
+        self._add(job)
         try:
             scores: list[Score] = await job.mailbox.get()
             return scores
         finally:
-            self._waiting.abandon(job)
+            job.cancelled = True
 
     async def drain(self, deadline_s: float) -> None:
         """Admit nothing more and finish what was admitted; cancel the rest at the deadline."""
-        self._waiting.close()
+        self._close()
         deadline = time.monotonic() + deadline_s
         while self._thread.is_alive() and time.monotonic() < deadline:
             await asyncio.sleep(POLL_S)
@@ -85,69 +120,137 @@ class LocalEngine:
 
     def close(self) -> None:
         """Stop at the next step of whatever is computed."""
-        self._waiting.close()
+        self._close()
         self._cancel_all()
         self._thread.join()
 
-    def _cancel_all(self) -> None:
-        for job in self._waiting.clear():
-            job.mailbox.put(EngineUnavailable("the engine stopped", hint="try again in a moment"))
-        for job in self._running:
-            job.cancelled = True
+    @property
+    def _paths(self) -> list[AnyPath]:
+        return [path for path in (self._fast, self._general) if path is not None]
 
-    async def _command(self, work: Callable[[], None]) -> None:
-        job = Command(work)
-        self._waiting.add(job)
+    def _check(self, version: str) -> None:
+        if version not in self._held:
+            raise VersionNotLoaded(
+                f"version {version} is not loaded", hint="load it, then ask again"
+            )
+
+    def _add(self, job: Job | Command) -> None:
+        """Raises EngineOverloaded when too many wait, EngineUnavailable after `close`."""
+        with self._changed:
+            if self._closed:
+                raise EngineUnavailable("the engine is stopping", hint="try again in a moment")
+            waiting = len(self._arrived) + sum(path.waiting for path in self._paths)
+            if waiting >= MAX_WAITING:
+                raise EngineOverloaded(
+                    f"{waiting} requests are waiting already", hint="try again later"
+                )
+            self._arrived.append(job)
+            self._changed.notify()
+
+    async def _order(self, command: Command) -> None:
+        self._add(command)
         try:
-            await job.mailbox.get()
+            await command.mailbox.get()
         finally:
-            self._waiting.abandon(job)
+            command.cancelled = True
+
+    def _close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+
+    def _cancel_all(self) -> None:
+        stopped = EngineUnavailable("the engine stopped", hint="try again in a moment")
+        with self._changed:
+            for job in self._arrived:
+                job.mailbox.put(stopped)
+            self._arrived = []
+        for path in self._paths:
+            path.cancel_all()
 
     def _work(self) -> None:
-        """The computing thread: batch after batch. What fails, fails for its own batch alone."""
-        while jobs := self._waiting.take():
-            self._running = jobs
-            error: TrimtabError
-            try:
-                self._compute(jobs)
-                continue
-            except TrimtabError as known:
-                error = known
-            except Exception as unknown:
-                error = EngineError(
-                    f"the engine failed: {type(unknown).__name__}: {first_line(unknown)}",
-                    hint="this is a fault of ours; its log says where",
+        """The computing thread: takes in what came, then one step of each path, and again."""
+        while True:
+            with self._changed:
+                while not (self._arrived or self._commands or self._busy or self._closed):
+                    self._changed.wait()
+                arrived, self._arrived = self._arrived, []
+            if self._closed and not (arrived or self._commands or self._busy):
+                return
+            for each in arrived:
+                self._take_in(each)
+            self._obey()
+            for path in self._paths:
+                if path.busy:
+                    path.step()
+
+    @property
+    def _busy(self) -> bool:
+        return any(path.busy for path in self._paths)
+
+    def _take_in(self, each: Job | Command) -> None:
+        if isinstance(each, Command):
+            self._commands.append(each)
+            return
+        held = self._held.get(each.request.version)
+        if held is None or any(c.version == each.request.version for c in self._commands):
+            each.mailbox.put(
+                VersionNotLoaded(
+                    f"version {each.request.version} is being unloaded",
+                    hint="load it again, then ask again",
                 )
-                place = traceback.extract_tb(unknown.__traceback__)[-1]
-                log.error("%s at %s:%s", error.message, place.filename, place.lineno)
-            for job in jobs:
-                job.mailbox.put(error)
+            )
+            return
+        held[1].add(each)
 
-    def _compute(self, jobs: Sequence[Job]) -> None:
-        """All jobs are of the kind of the first, see `batch.group`."""
-        match jobs[0]:
-            case Command() as command:
-                command.work()
-                command.mailbox.put(None)
-            case GenerateJob():
-                self._generate([job for job in jobs if isinstance(job, GenerateJob)])
-            case ScoreJob():
-                self._score([job for job in jobs if isinstance(job, ScoreJob)])
+    def _obey(self) -> None:
+        """The commands in their order; one that unloads waits for its version's answers, and those
+        on the same version wait for it.
+        """
+        waiting: list[Command] = []
+        for command in self._commands:
+            if command.cancelled:
+                continue
+            behind = any(before.version == command.version for before in waiting)
+            held = self._held.get(command.version)
+            if behind or (command.leaves and held is not None and held[1].uses(command.version)):
+                waiting.append(command)
+                continue
+            command.mailbox.put(self._try(command.work))
+        self._commands = waiting
 
-    def _generate(self, jobs: Sequence[GenerateJob]) -> None:
-        self._path.generate(
-            jobs[0].request.version,
-            [job.request for job in jobs],
-            wanted=lambda i: not jobs[i].cancelled,
-            give=lambda i, chunk: jobs[i].mailbox.put(chunk),
-        )
+    def _try(self, work: Callable[[], None]) -> Exception | None:
+        try:
+            work()
+        except TrimtabError as error:
+            return error
+        except Exception as error:
+            return unexpected(error)
+        return None
 
-    def _score(self, jobs: Sequence[ScoreJob]) -> None:
-        rows = [
-            (job.request.prompt, completion)
-            for job in jobs
-            for completion in job.request.completions
-        ]
-        scores = iter(self._path.score(jobs[0].request.version, rows))
-        for job in jobs:
-            job.mailbox.put(list(islice(scores, job.rows)))
+    def _load(self, files: VersionFiles) -> None:
+        if (held := self._held.get(files.version)) is not None:
+            if held[0] != files:
+                raise IdentityError(
+                    f"version {files.version} is loaded from other files already",
+                    hint="unload it first; a version's name is the hash of its content",
+                )
+            return
+        if files.base.resolve() != self._base.resolve():
+            raise IdentityError(
+                f"version {files.version} stands on {files.base}, this engine holds {self._base}",
+                hint="each base has an engine of its own",
+            )
+        path: AnyPath
+        if self._fast is not None and self._fast.takes(files):
+            path = self._fast
+        else:
+            if self._general is None:
+                self._general = StaticPath(GeneralPath(self._base, self._dtype, self._device))
+            path = self._general
+        path.load(files)
+        self._held[files.version] = (files, path)
+
+    def _unload(self, version: str) -> None:
+        if (held := self._held.pop(version, None)) is not None:
+            held[1].unload(version)

@@ -70,10 +70,9 @@ def _engine(base: Path) -> "LocalEngine":
         os.environ.setdefault(name, value)
     # Libraries warn their own developers; stderr is for what an operator can act upon.
     warnings.simplefilter("ignore")
-    from trimtab.engine.general import GeneralPath
     from trimtab.engine.local import LocalEngine
 
-    return LocalEngine(GeneralPath(base))
+    return LocalEngine(base)
 
 
 @contextmanager

@@ -20,26 +20,25 @@ def choose(
     """The next token of each row, and its natural log-probability at temperature 1.
 
     `logits` is (rows, vocabulary); `positions` are the places in the sequences that the tokens
-    will take. A row without a seed must be greedy. Raises EngineError where a row is not finite.
+    will take. A row without a seed must be greedy. Where a row is not finite, its log-probability
+    is not either, and its token means nothing.
     """
     logits = logits.float()
-    normaliser = log_normaliser(logits)
+    normaliser = logits.logsumexp(dim=-1)
+    finite = torch.isfinite(normaliser).tolist()
     tokens = logits.argmax(dim=-1).tolist()
     for row, (sampling, position) in enumerate(zip(samplings, positions, strict=True)):
-        if sampling.temperature > 0:
+        if sampling.temperature > 0 and finite[row]:
             tokens[row] = _draw(logits[row], sampling, uniform(sampling.seed or 0, position))
     chosen = logits.gather(1, torch.tensor(tokens, device=logits.device).unsqueeze(1)).squeeze(1)
     return tokens, (chosen - normaliser).tolist()
 
 
-def log_normaliser(logits: torch.Tensor) -> torch.Tensor:
-    """What to subtract from `logits` (..., vocabulary) to make log-probabilities of them."""
-    normaliser = logits.logsumexp(dim=-1)
-    if not torch.isfinite(normaliser).all():
-        raise EngineError(
-            "the model's logits are not finite", hint="its numbers overflow; use a wider dtype"
-        )
-    return normaliser
+def not_finite() -> EngineError:
+    """For the request whose logits are NaN or infinity."""
+    return EngineError(
+        "the model's logits are not finite", hint="its numbers overflow; use a wider dtype"
+    )
 
 
 def uniform(seed: int, position: int) -> float:

@@ -5,18 +5,9 @@ from collections.abc import Callable
 
 import pytest
 
-from trimtab.engine.batch import (
-    MAX_BATCH,
-    MAX_BATCH_TOKENS,
-    MAX_WAITING,
-    Command,
-    GenerateJob,
-    Job,
-    ScoreJob,
-    Waiting,
-    group,
-)
-from trimtab.errors import EngineOverloaded, EngineUnavailable
+from trimtab.engine.general import MAX_BATCH, MAX_BATCH_TOKENS
+from trimtab.engine.jobs import GenerateJob, Job, ScoreJob
+from trimtab.engine.static import group
 from trimtab.inference import GenerateRequest, Sampling, ScoreRequest
 
 
@@ -28,10 +19,6 @@ def generate(version: str = "a", width: int = 10) -> GenerateJob:
 
 def score(version: str = "a", rows: int = 1) -> ScoreJob:
     return ScoreJob(ScoreRequest(version, (1,) * 10, ((2,),) * rows, "s"))
-
-
-def command() -> Command:
-    return Command(lambda: None)
 
 
 def chosen(make: Callable[[], list[Job]]) -> list[int]:
@@ -50,8 +37,6 @@ def chosen(make: Callable[[], list[Job]]) -> list[int]:
         (list, []),
         (lambda: [generate("a"), generate("b"), score("a"), generate("a")], [0, 3]),
         (lambda: [score("a"), generate("a"), score("a"), score("b")], [0, 2]),
-        (lambda: [generate("a"), command(), generate("a")], [0]),
-        (lambda: [command(), command(), generate("a")], [0]),
         (lambda: [generate() for _ in range(20)], list(range(MAX_BATCH))),
         (lambda: [score(rows=9), score(rows=9), score(rows=7)], [0, 2]),
         (lambda: [score(rows=50), score(rows=1)], [0]),
@@ -64,46 +49,3 @@ def test_the_first_job_and_those_that_can_join_it(
     make: Callable[[], list[Job]], places: list[int]
 ) -> None:
     assert chosen(make) == places
-
-
-def test_a_full_queue_refuses_until_somebody_leaves() -> None:
-    async def within() -> None:
-        waiting = Waiting()
-        jobs = [generate() for _ in range(MAX_WAITING)]
-        for job in jobs:
-            waiting.add(job)
-        with pytest.raises(EngineOverloaded):
-            waiting.add(generate())
-        waiting.abandon(jobs[7])
-        waiting.add(generate())
-        assert jobs[7] not in waiting.clear()
-
-    asyncio.run(within())
-
-
-def test_a_closed_queue_is_emptied_and_takes_nothing_more() -> None:
-    async def within() -> None:
-        waiting = Waiting()
-        jobs = [generate("a"), generate("b")]
-        for job in jobs:
-            waiting.add(job)
-        waiting.close()
-        with pytest.raises(EngineUnavailable):
-            waiting.add(generate())
-        assert [waiting.take(), waiting.take(), waiting.take()] == [[jobs[0]], [jobs[1]], []]
-
-    asyncio.run(within())
-
-
-def test_taking_waits_for_a_job() -> None:
-    async def within() -> None:
-        waiting = Waiting()
-        taken = asyncio.create_task(asyncio.to_thread(waiting.take))
-        await asyncio.sleep(0.05)
-        assert not taken.done()
-        jobs = [generate(), generate()]
-        for job in jobs:
-            waiting.add(job)
-        assert await taken == jobs
-
-    asyncio.run(within())

@@ -1,0 +1,220 @@
+"""The fast path: continuous batches over a paged cache, for models of the Llama family.
+
+Versions with different LoRA adapters and without one share a step. Runs in one thread; knows
+nothing of sockets.
+"""
+
+import math
+import time
+from collections.abc import Sequence as Row
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from trimtab.engine.adapters import Adapters
+from trimtab.engine.batch import Part, lay_out
+from trimtab.engine.blocks import BLOCK, Blocks
+from trimtab.engine.cache import Cache, block_bytes
+from trimtab.engine.family import Shape
+from trimtab.engine.faults import unexpected
+from trimtab.engine.jobs import GenerateJob, Job
+from trimtab.engine.llama import Llama
+from trimtab.engine.lora import read_config
+from trimtab.engine.ops import pick_ops
+from trimtab.engine.rope import frequencies
+from trimtab.engine.sampling import choose, not_finite
+from trimtab.engine.schedule import Schedule, Share
+from trimtab.engine.sequence import Generation, Scoring, Sequence, sequences
+from trimtab.engine.weights import load_weights
+from trimtab.errors import EngineOverloaded, TrimtabError
+from trimtab.inference import VersionFiles
+from trimtab.text.tokenizer import Tokenizer
+
+CACHE_BYTES = 2**30
+"""What keys and values may take; a whole context always has room."""
+
+# On a CPU a chunk of this many takes about as long as a reader of a stream waits without noticing.
+PROMPT_TOKENS = {"cpu": 256, "cuda": 4096}
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    files: VersionFiles
+    tokenizer: Tokenizer
+
+
+class ContinuousPath:
+    """One base and the versions on it that can share its steps."""
+
+    def __init__(self, base: Path, shape: Shape, dtype: torch.dtype, device: torch.device) -> None:
+        self._shape = shape
+        self._device = device
+        self._dtype = dtype
+        self._weights = load_weights(base, shape, dtype, device)
+        self._radians = frequencies(shape.rope, shape.head_dim).to(device)
+        self.ops = pick_ops(shape, dtype, device)
+        self._model = Llama(shape, self._weights, self.ops)
+        self._adapters = Adapters(shape, self._weights)
+        self._versions: dict[str, Version] = {}
+        count = max(CACHE_BYTES // block_bytes(shape, dtype), -(-shape.context // BLOCK) + 1)
+        self._cache = Cache(shape, count, dtype, device)
+        self._schedule = Schedule(Blocks(count), PROMPT_TOKENS.get(device.type, 256))
+        self._prompt_rate = 0.0
+
+    def takes(self, files: VersionFiles) -> bool:
+        """Whether a version can be computed here."""
+        if files.merged:
+            return False
+        return files.adapter is None or read_config(files.adapter) is not None
+
+    def load(self, files: VersionFiles) -> None:
+        """Raises IdentityError where the adapter does not attach whole; DataError, no tokenizer."""
+        tokenizer = Tokenizer(files.tokenizer)
+        if files.adapter is not None and (config := read_config(files.adapter)) is not None:
+            self._adapters.add(files.version, files.adapter, config)
+        self._versions[files.version] = Version(files, tokenizer)
+
+    def unload(self, version: str) -> None:
+        """Forget a version that computes nothing any more, and what was cached of it."""
+        self._versions.pop(version, None)
+        self._adapters.remove(version)
+        self._schedule.blocks.forget(version)
+
+    def uses(self, version: str) -> bool:
+        """Whether something is computed or waits with a version."""
+        return any(sequence.version == version for sequence in self._schedule)
+
+    @property
+    def busy(self) -> bool:
+        return any(True for _ in self._schedule)
+
+    @property
+    def waiting(self) -> int:
+        return self._schedule.waiting
+
+    def add(self, job: Job) -> None:
+        """Its version is loaded. What it asks for goes to its mailbox, step by step."""
+        if self._comes_too_late(job):
+            return
+        if isinstance(job, GenerateJob):
+            version = self._versions[job.request.version]
+            self._schedule.add(Generation(job, version.files, version.tokenizer))
+        else:
+            for sequence in sequences(job):
+                self._schedule.add(sequence)
+
+    def step(self) -> None:
+        """Compute the next tokens of everything that runs."""
+        self._schedule.leave(self._is_unwanted)
+        shares = self._with_adapters(self._schedule.next())
+        if not shares:
+            return
+        try:
+            with torch.inference_mode():
+                began = time.monotonic()
+                self._compute(shares)
+                self._measure(shares, time.monotonic() - began)
+        except TrimtabError as error:
+            self._fail(shares, error)
+        except Exception as error:
+            # A step's tensors are lost, not what others hold.
+            self._fail(shares, unexpected(error))
+        self._schedule.leave(lambda sequence: sequence.finished)
+
+    def cancel_all(self) -> None:
+        for sequence in self._schedule:
+            sequence.job.cancelled = True
+
+    def _comes_too_late(self, job: Job) -> bool:
+        patience = job.request.patience_s
+        if patience is None or not self._prompt_rate:
+            return False
+        expected = self._schedule.waiting_tokens / self._prompt_rate
+        if expected > patience:
+            job.mailbox.put(
+                EngineOverloaded(
+                    f"the answer would begin in {expected:.1f} s, {patience:.1f} s are allowed",
+                    hint="try again later, or allow more",
+                )
+            )
+            return True
+        return False
+
+    def _is_unwanted(self, sequence: Sequence) -> bool:
+        """Cancelled, or failed with another sequence of the same job."""
+        if sequence.job.cancelled and not sequence.finished:
+            if isinstance(sequence, Generation):
+                sequence.cancel()
+            sequence.finished = True
+        return sequence.finished
+
+    def _with_adapters(self, shares: list[Share]) -> list[tuple[Share, Part]]:
+        """Each share with its part of the step; neighbours of one version side by side."""
+        parts = []
+        for share in sorted(shares, key=lambda share: share.sequence.version):
+            sequence, count = share
+            try:
+                adapter = self._adapters.get(sequence.version)
+            except TrimtabError as error:
+                sequence.fail(error)
+                continue
+            tokens = sequence.tokens[sequence.held : sequence.held + count]
+            wanted = sequence.wanted(count)
+            parts.append((share, Part(tokens, sequence.held, sequence.blocks, wanted, adapter)))
+        self._schedule.leave(lambda sequence: sequence.finished)
+        return parts
+
+    def _compute(self, shares: Row[tuple[Share, Part]]) -> None:
+        batch = lay_out([part for _, part in shares], self._radians, self._device)
+        logits = self._model.forward(batch, self._cache)
+        self._schedule.computed([share for share, _ in shares])
+        drawn: list[tuple[Generation, int]] = []
+        row = 0
+        for (sequence, _), part in shares:
+            rows = slice(row, row + part.logits)
+            row = rows.stop
+            if not part.logits:
+                continue
+            if isinstance(sequence, Generation):
+                drawn.append((sequence, rows.start))
+            elif isinstance(sequence, Scoring):
+                self._score(sequence, logits[rows])
+        if drawn:
+            self._draw([sequence for sequence, _ in drawn], logits[[at for _, at in drawn]])
+
+    def _draw(self, generations: Row[Generation], logits: torch.Tensor) -> None:
+        tokens, logprobs = choose(
+            logits,
+            [generation.sampling for generation in generations],
+            [len(generation.tokens) for generation in generations],
+        )
+        for generation, token, logprob in zip(generations, tokens, logprobs, strict=True):
+            if math.isfinite(logprob):
+                generation.push(token, logprob)
+            else:
+                generation.fail(not_finite())
+
+    def _score(self, sequence: Scoring, logits: torch.Tensor) -> None:
+        logits = logits.float()
+        targets = torch.tensor(sequence.targets(len(logits)), device=logits.device)
+        chosen = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
+        logprobs = (chosen - logits.logsumexp(dim=-1)).tolist()
+        if all(math.isfinite(logprob) for logprob in logprobs):
+            sequence.push(logprobs)
+        else:
+            sequence.fail(not_finite())
+
+    def _fail(self, shares: Row[tuple[Share, Part]], error: TrimtabError) -> None:
+        for share, _ in shares:
+            if not share.sequence.finished:
+                share.sequence.fail(error)
+
+    def _measure(self, shares: Row[tuple[Share, Part]], seconds: float) -> None:
+        """Tokens of prompts a second, as the last steps read them."""
+        read = sum(share.tokens for share, _ in shares if share.tokens > 1)
+        if read:
+            rate = read / seconds
+            self._prompt_rate = (
+                rate if not self._prompt_rate else 0.8 * self._prompt_rate + 0.2 * rate
+            )

@@ -1,0 +1,80 @@
+"""What is asked of the computing thread, and where its results go. No tensors."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from trimtab.inference import GenerateRequest, Priority, ScoreRequest
+
+PRIORITIES: tuple[Priority, ...] = ("interactive", "batch", "shadow")
+"""Who goes first when not all can."""
+
+
+class Mailbox:
+    """Carries results from the computing thread to the event loop that waits for them."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._items: asyncio.Queue[Any] = asyncio.Queue()
+
+    def put(self, item: Any) -> None:
+        """From any thread. An event loop that ended takes nothing more."""
+        if not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._items.put_nowait, item)
+
+    async def get(self) -> Any:
+        """The next item; an exception among them is raised."""
+        item = await self._items.get()
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+
+@dataclass(eq=False, slots=True)
+class GenerateJob:
+    """`cancelled` is set from any thread and seen at the next step."""
+
+    request: GenerateRequest
+    mailbox: Mailbox = field(default_factory=Mailbox)
+    cancelled: bool = False
+    arrived: float = field(default_factory=time.monotonic)
+
+    rows = 1
+
+    @property
+    def width(self) -> int:
+        return len(self.request.prompt) + self.request.sampling.max_tokens
+
+
+@dataclass(eq=False, slots=True)
+class ScoreJob:
+    request: ScoreRequest
+    mailbox: Mailbox = field(default_factory=Mailbox)
+    cancelled: bool = False
+    arrived: float = field(default_factory=time.monotonic)
+
+    @property
+    def rows(self) -> int:
+        return len(self.request.completions)
+
+    @property
+    def width(self) -> int:
+        longest = max((len(completion) for completion in self.request.completions), default=0)
+        return len(self.request.prompt) + longest
+
+
+@dataclass(eq=False, slots=True)
+class Command:
+    """Work on a version, in the order in which it was asked for."""
+
+    version: str
+    work: Callable[[], None]
+    leaves: bool
+    """Whether the version goes: then it waits for the answers that are being computed with it."""
+    mailbox: Mailbox = field(default_factory=Mailbox)
+    cancelled: bool = False
+
+
+Job = GenerateJob | ScoreJob

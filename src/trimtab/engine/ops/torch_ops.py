@@ -1,0 +1,114 @@
+"""The arithmetic of a step in plain torch: the reference, and what runs where C++ cannot."""
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional
+
+from trimtab.engine.batch import Batch
+from trimtab.engine.cache import Cache
+from trimtab.engine.lora import Pair
+from trimtab.engine.weights import Layer, Linear
+
+
+class TorchOps:
+    """Tensors of tokens are (tokens, width), one row a token, whatever sequence it belongs to."""
+
+    name = "torch"
+
+    def linear(self, x: torch.Tensor, linear: Linear) -> torch.Tensor:
+        """Without the bias: an adapter comes before it."""
+        return functional.linear(x, linear.weight)
+
+    def norm(
+        self, x: torch.Tensor, weight: torch.Tensor, epsilon: float, delta: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Add `delta` to `x` in place, then the root-mean-square norm of it."""
+        if delta is not None:
+            x += delta
+        return rms_norm(x, weight, epsilon)
+
+    def rotate_and_store(
+        self, qkv: torch.Tensor, index: int, layer: Layer, batch: Batch, cache: Cache
+    ) -> torch.Tensor:
+        """Queries (tokens, heads, head_dim), rotated; keys and values go into the cache."""
+        shape = cache.shape
+        heads = qkv.view(len(qkv), -1, shape.head_dim)
+        q = heads[:, : shape.heads]
+        k, v = heads[:, shape.heads :].chunk(2, dim=1)
+        if layer.q_norm is not None and layer.k_norm is not None:
+            q = rms_norm(q, layer.q_norm, shape.epsilon)
+            k = rms_norm(k, layer.k_norm, shape.epsilon)
+        cache.store(index, batch.places, _rotate(k, batch), v)
+        return _rotate(q, batch)
+
+    def attend(self, q: torch.Tensor, index: int, batch: Batch, cache: Cache) -> torch.Tensor:
+        """Causal attention of each sequence's tokens over what the cache holds of it."""
+        out = torch.empty_like(q)
+        single = [i for i, (start, end) in enumerate(batch.spans) if end - start == 1]
+        if single:
+            rows = torch.tensor([batch.spans[i][0] for i in single], device=q.device)
+            out[rows] = _attend_single(q[rows], index, batch, cache, single)
+        for i, (start, end) in enumerate(batch.spans):
+            if end - start > 1:
+                out[start:end] = _attend_many(q[start:end], index, batch, cache, i)
+        return out.flatten(1)
+
+    def gate(self, gate_up: torch.Tensor) -> torch.Tensor:
+        """SwiGLU: silu of the first half, times the second."""
+        gate, up = gate_up.chunk(2, dim=1)
+        return functional.silu(gate) * up
+
+    def adapt(
+        self, y: torch.Tensor, x: torch.Tensor, segments: Sequence[tuple[int, int, Pair]]
+    ) -> None:
+        """Add to `y`, in place, what each segment's adapter makes of `x`."""
+        for start, end, pair in segments:
+            adapt_segment(y[start:end], x[start:end], pair)
+
+
+def adapt_segment(y: torch.Tensor, x: torch.Tensor, pair: Pair) -> None:
+    y.addmm_(x @ pair.down.T, pair.up)
+    if pair.lengthen is not None:
+        y *= pair.lengthen
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float) -> torch.Tensor:
+    wide = x.float()
+    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + epsilon)
+    return weight * wide.to(x.dtype)
+
+
+def _rotate(x: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """The halves of each head are the two coordinates that turn."""
+    cos, sin = (part.unsqueeze(1).to(x.dtype) for part in batch.rotations)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+def _attend_single(
+    q: torch.Tensor, layer: int, batch: Batch, cache: Cache, sequences: Sequence[int]
+) -> torch.Tensor:
+    """One token each: the heads that share keys stand where a longer query's tokens would."""
+    lengths = batch.lengths[sequences]
+    width = int(lengths.max())
+    k, v = cache.gather(layer, batch.tables[sequences].long(), width)
+    mask = torch.arange(width, device=q.device) < lengths.unsqueeze(1)
+    grouped = q.view(len(q), k.shape[1], -1, q.shape[2])
+    out = functional.scaled_dot_product_attention(grouped, k, v, attn_mask=mask[:, None, None, :])
+    return out.flatten(1, 2)
+
+
+def _attend_many(
+    q: torch.Tensor, layer: int, batch: Batch, cache: Cache, sequence: int
+) -> torch.Tensor:
+    length = int(batch.lengths[sequence])
+    tokens, heads, width = q.shape
+    k, v = cache.gather(layer, batch.tables[sequence].long().unsqueeze(0), length)
+    column = torch.arange(length, device=q.device)
+    row = torch.arange(length - tokens, length, device=q.device)
+    mask = (column <= row.unsqueeze(1)).repeat(heads // k.shape[1], 1)
+    # (1, kv heads, heads of each * tokens, head_dim)
+    grouped = q.transpose(0, 1).reshape(1, k.shape[1], -1, width)
+    out = functional.scaled_dot_product_attention(grouped, k, v, attn_mask=mask)
+    return out.view(heads, tokens, width).transpose(0, 1)

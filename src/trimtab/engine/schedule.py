@@ -1,0 +1,153 @@
+"""Which sequences a step computes, and how much of each. Pure bookkeeping, no tensors.
+
+Sequences join and leave at any step. Those that only need their next token always take part;
+prompts are read in chunks beside them, so that a long one does not hold up the others. Where the
+cache is full the last to come makes room, and begins again later.
+"""
+
+import bisect
+import itertools
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from trimtab.engine.blocks import BLOCK, Blocks
+from trimtab.engine.jobs import PRIORITIES
+from trimtab.engine.sequence import Sequence
+
+MAX_RUNNING = 32
+"""Sequences in one step."""
+
+
+class Share(NamedTuple):
+    """The next `tokens` tokens of a sequence, a number; its blocks have room for them."""
+
+    sequence: Sequence
+    tokens: int
+
+
+class Schedule:
+    """`prompt_tokens` bounds how many tokens of prompts one step reads."""
+
+    def __init__(self, blocks: Blocks, prompt_tokens: int) -> None:
+        self.blocks = blocks
+        self._prompt_tokens = prompt_tokens
+        self._order = itertools.count()
+        self._waiting: list[tuple[int, int, Sequence]] = []
+        self._running: list[tuple[int, int, Sequence]] = []
+        self._promised: set[bytes] = set()
+
+    def add(self, sequence: Sequence) -> None:
+        priority = PRIORITIES.index(sequence.job.request.priority)
+        bisect.insort(self._waiting, (priority, next(self._order), sequence))
+
+    def __iter__(self) -> Iterator[Sequence]:
+        """All sequences that are not done."""
+        return (sequence for _, _, sequence in itertools.chain(self._running, self._waiting))
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def waiting_tokens(self) -> int:
+        """Tokens of prompts that were not begun."""
+        return sum(sequence.left for _, _, sequence in self._waiting)
+
+    def next(self) -> list[Share]:
+        """The shares of the next step; it must be computed, then told to `computed`."""
+        self._admit()
+        shares: list[Share] = []
+        budget = self._prompt_tokens
+        for entry in list(self._running):
+            sequence = entry[2]
+            count = 1 if sequence.left == 1 else min(sequence.left, budget)
+            if count == 0 or entry not in self._running or not self._make_room(entry, count):
+                continue
+            budget -= count if sequence.left > 1 else 0
+            shares.append(Share(sequence, count))
+        # A share that was given may have had to make room for one before it in order.
+        running = {id(sequence) for _, _, sequence in self._running}
+        return [share for share in shares if id(share.sequence) in running]
+
+    def computed(self, shares: list[Share]) -> None:
+        """What was computed is remembered, and can be found by those that begin alike."""
+        for sequence, count in shares:
+            sequence.held += count
+            full = min(sequence.held // BLOCK, len(sequence.names))
+            for at in range(sequence.named, full):
+                self.blocks.name(sequence.blocks[at], sequence.names[at], sequence.version)
+            sequence.named = max(sequence.named, full)
+        self._promise()
+
+    def leave(self, gone: Callable[[Sequence], bool]) -> None:
+        """Forget the sequences that are `gone`; what they held is free, or found by others."""
+        for _, _, sequence in self._running:
+            if gone(sequence):
+                self._release(sequence)
+        self._running = [entry for entry in self._running if not gone(entry[2])]
+        self._waiting = [entry for entry in self._waiting if not gone(entry[2])]
+        self._promise()
+
+    def _admit(self) -> None:
+        """Let sequences in while there is room for their prompts.
+
+        One whose beginning is being computed by another waits for it, and finds it then.
+        """
+        still = []
+        full = False
+        for entry in self._waiting:
+            sequence = entry[2]
+            full = full or len(self._running) >= MAX_RUNNING
+            if full or self._is_promised(sequence):
+                still.append(entry)
+                continue
+            found = self.blocks.find(sequence.names[: sequence.shareable])
+            needed = -(-len(sequence.tokens) // BLOCK) - len(found)
+            if needed + self._owed() > self.blocks.available and self._running:
+                self.blocks.give_back(found)
+                full = True
+                still.append(entry)
+                continue
+            sequence.found(found)
+            bisect.insort(self._running, entry)
+            self._promised.update(sequence.names[len(found) : sequence.shareable])
+        self._waiting = still
+
+    def _owed(self) -> int:
+        """Blocks that those that run will take for what they are to read."""
+        return sum(
+            max(0, -(-len(sequence.tokens) // BLOCK) - len(sequence.blocks))
+            for _, _, sequence in self._running
+        )
+
+    def _is_promised(self, sequence: Sequence) -> bool:
+        known = self.blocks.known(sequence.names[: sequence.shareable])
+        return known < sequence.shareable and sequence.names[known] in self._promised
+
+    def _promise(self) -> None:
+        self._promised = {
+            name
+            for _, _, sequence in self._running
+            for name in sequence.names[sequence.named : sequence.shareable]
+        }
+
+    def _make_room(self, entry: tuple[int, int, Sequence], count: int) -> bool:
+        """Blocks for the next `count` tokens; whether the sequence has them."""
+        sequence = entry[2]
+        needed = -(-(sequence.held + count) // BLOCK) - len(sequence.blocks)
+        while needed > self.blocks.available:
+            last = self._running[-1]
+            self._put_off(last)
+            if last is entry:
+                return False
+        sequence.blocks += [self.blocks.take() for _ in range(needed)]
+        return True
+
+    def _put_off(self, entry: tuple[int, int, Sequence]) -> None:
+        self._running.remove(entry)
+        self._release(entry[2])
+        bisect.insort(self._waiting, entry)
+
+    def _release(self, sequence: Sequence) -> None:
+        self.blocks.give_back(sequence.blocks)
+        sequence.blocks, sequence.held, sequence.named = [], 0, 0

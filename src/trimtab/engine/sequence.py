@@ -1,0 +1,160 @@
+"""One row of tokens on its way through the engine: an answer that grows, or a completion scored."""
+
+import secrets
+from collections.abc import Sequence as Row
+from dataclasses import replace
+
+from trimtab.engine.answer import Answer
+from trimtab.engine.blocks import BLOCK, chain
+from trimtab.engine.jobs import GenerateJob, Job, ScoreJob
+from trimtab.errors import TrimtabError
+from trimtab.inference import Score, VersionFiles
+from trimtab.text.tokenizer import Tokenizer
+
+
+class Sequence:
+    """`tokens` are to be computed, the first `held` of them are in `blocks` already."""
+
+    def __init__(self, job: Job, tokens: Row[int]) -> None:
+        self.job = job
+        self.tokens = list(tokens)
+        self.held = 0
+        self.blocks: list[int] = []
+        self.finished = False
+        self.names = chain(self.version, self.tokens)
+        """Of the full blocks of `tokens`."""
+        self.named = 0
+        """Blocks that can be found by their names."""
+
+    @property
+    def version(self) -> str:
+        return self.job.request.version
+
+    @property
+    def shareable(self) -> int:
+        """Blocks at the beginning whose logits nobody asks for."""
+        raise NotImplementedError
+
+    @property
+    def left(self) -> int:
+        """Tokens that are still to be computed."""
+        return len(self.tokens) - self.held
+
+    def append(self, token: int) -> None:
+        self.tokens.append(token)
+        if len(self.tokens) % BLOCK == 0:
+            before = self.names[-1] if self.names else b""
+            self.names += chain(self.version, self.tokens[-BLOCK:], before)
+
+    def found(self, blocks: list[int]) -> None:
+        """Begin behind what the cache holds already."""
+        self.blocks = blocks
+        self.held = len(blocks) * BLOCK
+        self.named = len(blocks)
+
+    def wanted(self, count: int) -> int:
+        """How many of the last of the next `count` tokens have logits that are asked for."""
+        raise NotImplementedError
+
+    def fail(self, error: TrimtabError) -> None:
+        """The error is the job's answer; its other sequences have no reader any more."""
+        self.finished = True
+        self.job.cancelled = True
+        self.job.mailbox.put(error)
+
+
+class Generation(Sequence):
+    """An answer to one request."""
+
+    def __init__(self, job: GenerateJob, files: VersionFiles, tokenizer: Tokenizer) -> None:
+        super().__init__(job, job.request.prompt)
+        sampling = job.request.sampling
+        if sampling.seed is None:
+            # A stream that nobody knows.
+            sampling = replace(sampling, seed=secrets.randbits(63))
+        self.sampling = sampling
+        self.answer = Answer(job.request, tokenizer, files.stop_tokens)
+
+    def found(self, blocks: list[int]) -> None:
+        super().found(blocks)
+        # One that was put off and comes back computes less, but was answered for already.
+        if not self.answer.tokens:
+            self.answer.cached = self.held
+
+    @property
+    def shareable(self) -> int:
+        return (len(self.tokens) - 1) // BLOCK
+
+    def wanted(self, count: int) -> int:
+        return 1 if count == self.left else 0
+
+    def push(self, token: int, logprob: float) -> None:
+        """Take the next token of the answer."""
+        self.job.mailbox.put(self.answer.push(token, logprob))
+        self.finished = self.answer.finished
+        if not self.finished:
+            self.append(token)
+
+    def cancel(self) -> None:
+        self.finished = True
+        self.job.mailbox.put(self.answer.cancel())
+
+
+class Scores:
+    """The scores of one job as its completions are done."""
+
+    def __init__(self, job: ScoreJob) -> None:
+        self._job = job
+        self._scores = [Score(())] * len(job.request.completions)
+        self._open = sum(1 for completion in job.request.completions if completion)
+        if not self._open:
+            job.mailbox.put(self._scores)
+
+    def put(self, index: int, logprobs: Row[float]) -> None:
+        self._scores[index] = Score(tuple(logprobs))
+        self._open -= 1
+        if not self._open:
+            self._job.mailbox.put(self._scores)
+
+
+class Scoring(Sequence):
+    """One completion of a job. Its last token predicts nothing that is asked for."""
+
+    def __init__(self, job: ScoreJob, index: int, scores: Scores) -> None:
+        self._completion = job.request.completions[index]
+        super().__init__(job, (*job.request.prompt, *self._completion[:-1]))
+        self._index = index
+        self._scores = scores
+        self._logprobs: list[float] = []
+
+    def found(self, blocks: list[int]) -> None:
+        super().found(blocks)
+        self._logprobs = []
+
+    @property
+    def shareable(self) -> int:
+        return (len(self.job.request.prompt) - 1) // BLOCK
+
+    def wanted(self, count: int) -> int:
+        beginning = len(self.job.request.prompt) - 1
+        return max(0, self.held + count - max(self.held, beginning))
+
+    def targets(self, count: int) -> Row[int]:
+        """The tokens whose probability the next `count` rows of logits tell."""
+        return self._completion[len(self._logprobs) : len(self._logprobs) + count]
+
+    def push(self, logprobs: Row[float]) -> None:
+        self._logprobs += logprobs
+        if len(self._logprobs) == len(self._completion):
+            self.finished = True
+            self._scores.put(self._index, self._logprobs)
+
+
+def sequences(job: ScoreJob) -> list[Scoring]:
+    """A sequence for each completion that is not empty."""
+    scores = Scores(job)
+    return [
+        Scoring(job, index, scores)
+        for index, completion in enumerate(job.request.completions)
+        if completion
+    ]

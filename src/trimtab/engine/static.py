@@ -1,0 +1,118 @@
+"""Static batches of the general path behind the same face as the continuous ones: requests wait,
+those of one kind and version are computed together, the next batch begins when the last is done.
+
+Knows nothing of models.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+
+from trimtab.engine.faults import unexpected
+from trimtab.engine.general import MAX_BATCH, MAX_BATCH_TOKENS, GeneralPath
+from trimtab.engine.jobs import PRIORITIES, GenerateJob, Job, ScoreJob
+from trimtab.errors import TrimtabError
+from trimtab.inference import VersionFiles
+
+
+class StaticPath:
+    """Runs in one thread."""
+
+    def __init__(self, path: GeneralPath) -> None:
+        self._path = path
+        self._waiting: list[Job] = []
+        self._batch: list[Job] = []
+        self._steps: Iterator[None] | None = None
+
+    def load(self, files: VersionFiles) -> None:
+        self._path.load(files)
+
+    def unload(self, version: str) -> None:
+        self._path.unload(version)
+
+    def uses(self, version: str) -> bool:
+        return any(job.request.version == version for job in (*self._batch, *self._waiting))
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._waiting) or self._steps is not None
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def add(self, job: Job) -> None:
+        self._waiting.append(job)
+        self._waiting.sort(key=lambda job: PRIORITIES.index(job.request.priority))
+
+    def step(self) -> None:
+        """One step of the batch; what fails, fails for its own batch alone."""
+        try:
+            if self._steps is None:
+                self._begin()
+            if self._steps is not None and next(self._steps, self) is self:
+                self._end()
+        except TrimtabError as error:
+            self._fail(error)
+        except Exception as error:
+            self._fail(unexpected(error))
+
+    def cancel_all(self) -> None:
+        for job in (*self._batch, *self._waiting):
+            job.cancelled = True
+
+    def _begin(self) -> None:
+        self._waiting = [job for job in self._waiting if not job.cancelled]
+        self._batch = group(self._waiting)
+        if self._batch:
+            self._waiting = [job for job in self._waiting if job not in self._batch]
+            self._steps = self._compute(self._batch)
+
+    def _end(self) -> None:
+        self._batch, self._steps = [], None
+
+    def _fail(self, error: TrimtabError) -> None:
+        for job in self._batch:
+            job.mailbox.put(error)
+        self._end()
+
+    def _compute(self, jobs: Sequence[Job]) -> Iterator[None]:
+        """All jobs are of the kind of the first, see `group`."""
+        version = jobs[0].request.version
+        generate = [job for job in jobs if isinstance(job, GenerateJob)]
+        if generate:
+            yield from self._path.generate(
+                version,
+                [job.request for job in generate],
+                wanted=lambda i: not generate[i].cancelled,
+                give=lambda i, chunk: generate[i].mailbox.put(chunk),
+            )
+            return
+        score = [job for job in jobs if isinstance(job, ScoreJob)]
+        rows = [
+            (job.request.prompt, completion)
+            for job in score
+            for completion in job.request.completions
+        ]
+        scores = iter(self._path.score(version, rows))
+        for job in score:
+            job.mailbox.put(list(islice(scores, job.rows)))
+
+
+def group(jobs: Sequence[Job]) -> list[Job]:
+    """The first job and those that can join it: of its kind and version, within the bounds.
+
+    The first is always taken, so nobody waits for ever.
+    """
+    if not jobs:
+        return []
+    first = jobs[0]
+    chosen: list[Job] = []
+    rows = width = 0
+    for job in jobs:
+        if type(job) is not type(first) or job.request.version != first.request.version:
+            continue
+        more, wider = rows + job.rows, max(width, job.width)
+        if not chosen or (more <= MAX_BATCH and more * wider <= MAX_BATCH_TOKENS):
+            chosen.append(job)
+            rows, width = more, wider
+    return chosen

@@ -1,0 +1,164 @@
+"""The engine in this process: what it admits, in which order it obeys, how it ends."""
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import aclosing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.engine.conftest import VersionOf
+from tests.engine.reference import Reference
+from trimtab.engine.local import MAX_WAITING, LocalEngine
+from trimtab.errors import EngineOverloaded, EngineUnavailable, IdentityError, VersionNotLoaded
+from trimtab.inference import (
+    Completion,
+    GenerateRequest,
+    Sampling,
+    ScoreRequest,
+    VersionFiles,
+    complete,
+)
+
+PROMPT = (17, 40, 5, 99, 250, 31)
+NAMES = ("base", "red", "blue")
+
+
+@pytest.fixture
+def engine(base: Path) -> Iterator[LocalEngine]:
+    engine = LocalEngine(base, torch.float32, torch.device("cpu"))
+    yield engine
+    engine.close()
+
+
+def request(version: str, max_tokens: int = 6, id: str = "1") -> GenerateRequest:
+    return GenerateRequest(version, PROMPT, Sampling(max_tokens=max_tokens), id)
+
+
+def test_mixed_versions_answer_at_the_same_time_as_they_do_alone(
+    engine: LocalEngine, base: Path, adapters: dict[str, Path], version_of: VersionOf
+) -> None:
+    async def ask() -> list[Completion]:
+        for name in NAMES:
+            await engine.load(version_of(name))
+        return await asyncio.gather(*(complete(engine, request(name)) for name in NAMES * 4))
+
+    answers = asyncio.run(ask())
+    for name, answer in zip(NAMES * 4, answers, strict=True):
+        assert answer.tokens == Reference(base, adapters.get(name)).greedy(PROMPT, 6).tokens
+
+
+def test_too_many_are_refused_and_the_admitted_are_answered(
+    engine: LocalEngine, version_of: VersionOf
+) -> None:
+    held = threading.Event()
+
+    async def flood() -> list[object]:
+        await engine.load(version_of("base"))
+        # The computing thread is kept busy, so that nothing leaves the queue.
+        engine._load = lambda files: held.wait(60)  # type: ignore[method-assign,assignment,return-value]
+        blocked = asyncio.create_task(engine.load(version_of("red")))
+        await asyncio.sleep(0.05)
+        many = [complete(engine, request("base", 1, str(i))) for i in range(MAX_WAITING + 20)]
+        waiting = asyncio.gather(*many, return_exceptions=True)
+        await asyncio.sleep(0.1)
+        held.set()
+        await blocked
+        return list(await waiting)
+
+    results = asyncio.run(flood())
+    refused = [result for result in results if isinstance(result, EngineOverloaded)]
+    assert len(refused) == 20
+    assert not [r for r in results if isinstance(r, BaseException) and r not in refused]
+
+
+def test_one_that_would_begin_too_late_is_refused(
+    engine: LocalEngine, version_of: VersionOf
+) -> None:
+    async def ask() -> None:
+        await engine.load(version_of("base"))
+        await complete(engine, request("base"))
+        jobs = [
+            complete(engine, replace(request("base", 1, str(i)), prompt=(i + 3,) * 500))
+            for i in range(60)
+        ]
+        crowd = asyncio.gather(*jobs)
+        await asyncio.sleep(0)
+        with pytest.raises(EngineOverloaded, match="would begin"):
+            await complete(engine, replace(request("base"), patience_s=0.0))
+        await crowd
+
+    asyncio.run(ask())
+
+
+def test_unloading_waits_for_answers_and_refuses_new_ones(
+    engine: LocalEngine, base: Path, version_of: VersionOf
+) -> None:
+    async def ask() -> None:
+        await engine.load(replace(version_of("base"), version="endless", stop_tokens=()))
+        await engine.load(version_of("red"))
+        async with aclosing(engine.generate(request("endless", 60))) as stream:
+            await anext(stream)
+            gone = asyncio.create_task(engine.unload("endless"))
+            await complete(engine, request("red"))
+            assert len([chunk async for chunk in stream]) == 59
+        await gone
+        with pytest.raises(VersionNotLoaded):
+            await complete(engine, request("endless"))
+
+    asyncio.run(ask())
+
+
+def test_a_version_has_one_content(
+    engine: LocalEngine, tmp_path: Path, version_of: VersionOf
+) -> None:
+    async def load() -> None:
+        await engine.load(version_of("red"))
+        await engine.load(version_of("red"))
+        with pytest.raises(IdentityError, match="other files"):
+            await engine.load(replace(version_of("blue"), version="red"))
+        with pytest.raises(IdentityError, match="stands on"):
+            await engine.load(VersionFiles("foreign", tmp_path, None, tmp_path, (2,)))
+
+    asyncio.run(load())
+
+
+def test_the_merged_copy_answers_beside_the_others(
+    engine: LocalEngine, version_of: VersionOf
+) -> None:
+    async def ask() -> None:
+        ends = ((4, 5, 6), ())
+        for name in ("red", "red+merged"):
+            await engine.load(version_of(name))
+        apart, merged = [
+            await engine.score(ScoreRequest(name, PROMPT, ends, "1"))
+            for name in ("red", "red+merged")
+        ]
+        assert apart[0].logprobs == pytest.approx(merged[0].logprobs, abs=1e-4)
+        await engine.unload("red+merged")
+
+    asyncio.run(ask())
+
+
+def test_a_drained_engine_finishes_what_it_admitted(base: Path, version_of: VersionOf) -> None:
+    async def drain() -> None:
+        engine = LocalEngine(base, torch.float32, torch.device("cpu"))
+        await engine.load(replace(version_of("base"), version="endless", stop_tokens=()))
+        answer = asyncio.create_task(complete(engine, request("endless", 40)))
+        await asyncio.sleep(0.01)
+        await engine.drain(30)
+        assert len((await answer).tokens) == 40
+        with pytest.raises(EngineUnavailable):
+            await complete(engine, request("endless"))
+
+    asyncio.run(drain())
+
+
+def test_capabilities_name_what_computes(engine: LocalEngine) -> None:
+    told = asyncio.run(engine.capabilities())
+    assert told.runtime.name.endswith("/cpu/float32/none")
+    assert told.context == 512
+    assert "lora" in told.methods
