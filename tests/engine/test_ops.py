@@ -1,0 +1,214 @@
+"""The kernels against plain torch, over the shapes and dtypes that they claim to compute."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from trimtab.engine.batch import Part, lay_out
+from trimtab.engine.blocks import BLOCK
+from trimtab.engine.cache import Cache
+from trimtab.engine.family import Rope, Shape
+from trimtab.engine.lora import Adapter, Pair
+from trimtab.engine.ops import NativeOps, TorchOps, build, fits
+from trimtab.engine.ops.build import library
+from trimtab.engine.rope import frequencies
+from trimtab.engine.weights import Layer, Linear
+
+CPU = torch.device("cpu")
+DTYPES = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
+
+
+def shape(heads: int, kv_heads: int, head_dim: int) -> Shape:
+    rope = Rope("default", 10000.0, {})
+    flags = {"qkv_bias": False, "o_bias": False, "mlp_bias": False, "qk_norm": True, "tied": True}
+    return Shape(1, 64, 96, heads, kv_heads, head_dim, 100, 512, 1e-5, rope, **flags)
+
+
+@pytest.fixture(scope="module")
+def compiled() -> Path:
+    path = library()
+    assert path is not None, "the tests need a C++ compiler"
+    return path
+
+
+@pytest.fixture(params=DTYPES, ids=str)
+def dtype(request: pytest.FixtureRequest) -> torch.dtype:
+    chosen: torch.dtype = request.param
+    return chosen
+
+
+@pytest.fixture
+def native(compiled: Path, dtype: torch.dtype) -> NativeOps:
+    return NativeOps(compiled, dtype)
+
+
+def rand(*size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(size, generator=GENERATOR).to(dtype)
+
+
+GENERATOR = torch.Generator().manual_seed(3)
+
+
+def close(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return torch.allclose(
+        one.float(), other.float(), atol=DTYPES[one.dtype], rtol=DTYPES[one.dtype]
+    )
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 5, 6, 7, 11, 48])
+@pytest.mark.parametrize("inputs", [64, 72, 576])
+def test_a_projection_from_bfloat16_weights(compiled: Path, tokens: int, inputs: int) -> None:
+    """In float32, for the numbers are the same: the file had no more of them."""
+    native = NativeOps(compiled, torch.float32)
+    narrow = rand(37, inputs, dtype=torch.bfloat16)
+    linear = Linear(narrow.float(), narrow=narrow)
+    x = rand(tokens, inputs)
+    expected = x.double() @ narrow.double().T
+    assert torch.allclose(native.linear(x, linear).double(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("tokens", [1, 9])
+def test_norms(native: NativeOps, dtype: torch.dtype, tokens: int) -> None:
+    x, delta = rand(tokens, 70, dtype=dtype), rand(tokens, 70, dtype=dtype)
+    weight = rand(70, dtype=dtype)
+    for more in (None, delta):
+        mine, theirs = x.clone(), x.clone()
+        assert close(
+            native.norm(mine, weight, 1e-5, more), TorchOps().norm(theirs, weight, 1e-5, more)
+        )
+        assert close(mine, theirs)
+
+
+@pytest.mark.parametrize("tokens", [1, 5])
+@pytest.mark.parametrize("width", [16, 75, 300])
+def test_the_gate(native: NativeOps, dtype: torch.dtype, tokens: int, width: int) -> None:
+    gate_up = rand(tokens, 2 * width, dtype=dtype) * 8
+    assert close(native.gate(gate_up), TorchOps().gate(gate_up))
+
+
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(9, 3, 64), (4, 4, 16), (8, 1, 128)])
+def test_attention_over_the_cache(
+    native: NativeOps, dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int
+) -> None:
+    """Long and short histories, chunks and single tokens, blocks in any order."""
+    sizes = shape(heads, kv_heads, head_dim)
+    radians = frequencies(sizes.rope, head_dim)
+    norms = rand(head_dim, dtype=dtype)
+    layer = Layer(*[Linear(norms)] * 4, norms, norms, norms, norms)
+    order = torch.randperm(64, generator=GENERATOR).tolist()
+    histories = [(0, 40), (37, 1), (16, 33), (130, 1), (0, 1)]
+    parts = []
+    for held, count in histories:
+        needed = -(-(held + count) // BLOCK)
+        mine, order = order[:needed], order[needed:]
+        parts.append(Part(range(count), held, mine, 0, None))
+    batch = lay_out(parts, radians, CPU)
+    qkv = rand(len(batch.tokens), sizes.qkv_width, dtype=dtype)
+    results = []
+    for ops in (TorchOps(), native):
+        cache = Cache(sizes, 64, dtype, CPU)
+        with torch.random.fork_rng():
+            torch.manual_seed(1)
+            cache.keys.copy_(torch.randn(cache.keys.shape))
+            cache.values.copy_(torch.randn(cache.values.shape))
+        q = ops.rotate_and_store(qkv.clone(), 0, layer, batch, cache)
+        results.append((ops.attend(q, 0, batch, cache), cache))
+    (expected, theirs), (found, mine_) = results
+    assert close(found, expected)
+    assert close(mine_.keys, theirs.keys)
+    assert close(mine_.values, theirs.values)
+
+
+@pytest.mark.parametrize("inputs", [16, 90])
+def test_adapters_of_unequal_rank_in_one_step(
+    native: NativeOps, dtype: torch.dtype, inputs: int
+) -> None:
+    outputs = 200
+    pairs = [
+        Pair(rand(4, inputs, dtype=dtype), rand(4, outputs, dtype=dtype)),
+        Pair(
+            rand(7, inputs, dtype=dtype), rand(7, outputs, dtype=dtype), rand(outputs, dtype=dtype)
+        ),
+    ]
+    x, y = rand(60, inputs, dtype=dtype) / 8, rand(60, outputs, dtype=dtype)
+    segments = [(1, 3, pairs[0]), (3, 4, pairs[1]), (10, 12, pairs[0]), (15, 60, pairs[1])]
+    mine, theirs = y.clone(), y.clone()
+    native.adapt(mine, x, segments)
+    TorchOps().adapt(theirs, x, segments)
+    assert close(mine, theirs)
+    assert torch.equal(mine[4:10], y[4:10])
+
+
+def test_a_batch_joins_neighbours_with_the_same_adapter() -> None:
+    adapter = Adapter({(0, "o"): Pair(torch.ones(1, 1), torch.ones(1, 1))})
+    parts = [
+        Part([1, 2], 0, [0], 1, adapter),
+        Part([3], 0, [1], 1, adapter),
+        Part([4], 0, [2], 1, None),
+    ]
+    batch = lay_out(parts, torch.ones(1), CPU)
+    assert [(start, end) for start, end, _ in batch.segments(0, "o")] == [(0, 3)]
+    assert batch.segments(0, "qkv") == []
+    assert batch.wanted.tolist() == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "dtype", "device", "fit"),
+    [
+        (64, torch.float32, "cpu", True),
+        (64, torch.bfloat16, "cpu", True),
+        (80, torch.float32, "cpu", True),
+        (72, torch.float32, "cpu", False),
+        (64, torch.float16, "cpu", False),
+        (64, torch.float32, "cuda", False),
+    ],
+)
+def test_what_the_kernels_compute(
+    head_dim: int, dtype: torch.dtype, device: str, fit: bool
+) -> None:
+    assert fits(shape(4, 4, head_dim), dtype, torch.device(device)) is fit
+
+
+def test_without_a_compiler_there_is_one_line_and_no_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert library() is None
+    [record] = caplog.records
+    assert "no C++ compiler" in record.getMessage()
+
+
+def test_source_that_does_not_compile_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path / "cache"))
+    broken = tmp_path / "broken.cpp"
+    broken.write_text("this is no C++")
+    monkeypatch.setattr(build, "SOURCE", broken)
+    assert library() is None
+    [record] = caplog.records
+    assert "do not compile" in record.getMessage()
+    assert "\n" not in record.getMessage()
+    assert [path.name for path in (tmp_path / "cache" / "kernels").iterdir()] == ["lock"]
+
+
+def test_several_processes_compile_it_once(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        "from trimtab.engine.ops.build import library; print(library())",
+    ]
+    environment = {"PATH": "/usr/bin:/bin", "TRIMTAB_CACHE": str(tmp_path)}
+    running = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    told = {process.communicate(timeout=300)[0].strip() for process in running}
+    assert len(told) == 1
+    assert Path(told.pop()).exists()
+    assert len(list((tmp_path / "kernels").glob("*.so"))) == 1

@@ -1,0 +1,138 @@
+"""Random traffic through a cache too small for it: everybody is answered, as if alone."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.engine.conftest import VersionOf
+from tests.engine.paths import Kept, answer, make_path
+from tests.engine.reference import Reference
+from tests.engine.test_paths import NAMES, prompts, same
+from trimtab.engine.blocks import Blocks
+from trimtab.engine.continuous import ContinuousPath
+from trimtab.engine.jobs import GenerateJob
+from trimtab.engine.schedule import Schedule
+from trimtab.inference import GenerateRequest, Priority, Sampling
+
+PROMPT_TOKENS = 24
+LENGTHS = (3, 17, 40, 70)
+COUNT = 9
+
+
+@pytest.fixture(scope="module")
+def path(base: Path, version_of: VersionOf) -> ContinuousPath:
+    path = make_path(base, "native")
+    assert isinstance(path, ContinuousPath)
+    for name in NAMES:
+        path.load(version_of(name))
+    return path
+
+
+@pytest.fixture(scope="module")
+def expected(base: Path, adapters: dict[str, Path]) -> dict[tuple[str, int], object]:
+    asked = prompts(LENGTHS, shared=20, seed=31)
+    return {
+        (name, i): Reference(base, adapters.get(name)).greedy(prompt, COUNT)
+        for name in NAMES
+        for i, prompt in enumerate(asked)
+    }
+
+
+Event = tuple[str, int, Priority, int]
+
+
+@settings(
+    max_examples=25,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(
+    events=st.lists(
+        st.tuples(
+            st.sampled_from(NAMES),
+            st.integers(0, len(LENGTHS) - 1),
+            st.sampled_from(["interactive", "batch", "shadow"]),
+            st.integers(0, 3),
+        ),
+        min_size=1,
+        max_size=12,
+    ),
+    blocks=st.integers(8, 20),
+)
+def test_no_answer_changes_because_of_its_neighbours(
+    path: ContinuousPath,
+    expected: dict[tuple[str, int], object],
+    events: list[Event],
+    blocks: int,
+) -> None:
+    """Chunked prompts, shared prefixes, three versions, and sequences put off for lack of room."""
+    path._schedule = Schedule(Blocks(blocks), PROMPT_TOKENS)
+    asked = prompts(LENGTHS, shared=20, seed=31)
+    jobs = []
+    for name, which, priority, steps in events:
+        request = GenerateRequest(
+            name, asked[which], Sampling(max_tokens=COUNT), str(len(jobs)), priority
+        )
+        jobs.append(GenerateJob(request, Kept()))
+        path.add(jobs[-1])
+        for _ in range(steps):
+            path.step()
+    while path.busy:
+        path.step()
+    for (name, which, _, _), job in zip(events, jobs, strict=True):
+        assert same(answer(job), expected[name, which])  # type: ignore[arg-type]
+    assert path._schedule.blocks.available == blocks
+
+
+def test_the_interactive_go_first(path: ContinuousPath) -> None:
+    path._schedule = Schedule(Blocks(8), PROMPT_TOKENS)
+    jobs = []
+    for i, priority in enumerate(("shadow", "batch", "interactive")):
+        prompt = prompts([60], seed=90 + i)[0]
+        request = GenerateRequest(
+            "base",
+            prompt,
+            Sampling(max_tokens=3, stop=()),
+            str(i),
+            priority,  # type: ignore[arg-type]
+        )
+        jobs.append(GenerateJob(request, Kept()))
+        path.add(jobs[-1])
+    ended = []
+    while path.busy:
+        path.step()
+        ended += [
+            job.request.priority
+            for job in jobs
+            if job.request.priority not in ended
+            and isinstance(job.mailbox, Kept)
+            and job.mailbox.items
+            and job.mailbox.items[-1].finish_reason
+        ]
+    assert ended == ["interactive", "batch", "shadow"]
+
+
+def test_a_failed_step_costs_what_it_computed_and_nothing_more(
+    path: ContinuousPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path._schedule = Schedule(Blocks(8), PROMPT_TOKENS)
+    [first, second] = [
+        GenerateJob(GenerateRequest("red", prompt, Sampling(max_tokens=3), "x"), Kept())
+        for prompt in prompts([9, 9], seed=5)
+    ]
+
+    def breaks(*_: object) -> None:
+        raise MemoryError("no room for a tensor")
+
+    path.add(first)
+    with monkeypatch.context() as broken:
+        broken.setattr(path._model, "forward", breaks)
+        path.step()
+    path.add(second)
+    while path.busy:
+        path.step()
+    with pytest.raises(Exception, match="no room for a tensor"):
+        answer(first)
+    assert len(answer(second).tokens) == 3
+    assert path._schedule.blocks.available == 8
