@@ -9,9 +9,10 @@ from typing import Any
 
 
 def canonical_json(value: Any) -> bytes:
-    """One byte string for equal values: keys sorted, no spaces, UTF-8.
+    """One byte string for the same JSON: keys sorted, no spaces, UTF-8. 1 and 1.0 are two.
 
-    Raises ValueError for NaN and infinities (they are not JSON) and TypeError for other types.
+    Raises ValueError for what is not JSON (NaN, infinities, half of a surrogate pair) and TypeError
+    for other types.
     """
     text = json.dumps(
         value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False

@@ -37,7 +37,9 @@ class Child:
     _pipe: int | None = field(default=None, repr=False)
 
     def start(self) -> None:
+        """Raises OSError where the machine has no process or descriptor to give."""
         read_end, write_end = os.pipe()
+        self._pipe = write_end
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *self.arguments, "--parent-fd", str(read_end)],
@@ -47,9 +49,11 @@ class Child:
                 # Ctrl-C in a terminal reaches the whole group: children are stopped in order.
                 start_new_session=True,
             )
+        except OSError:
+            self._close_pipe()
+            raise
         finally:
             os.close(read_end)
-        self._pipe = write_end
         self._started = time.monotonic()
 
     @property
@@ -57,7 +61,10 @@ class Child:
         return self.process is not None and self.process.poll() is None
 
     def tend(self) -> bool:
-        """Restart the child if it died and its backoff is over; True where it was restarted."""
+        """Start the child if it is not there and its backoff is over; True where it was started.
+
+        A start that the machine refuses is a death too: it is tried again after the backoff.
+        """
         if self.alive:
             return False
         now = time.monotonic()
@@ -65,7 +72,12 @@ class Child:
             self._bury(now)
         if now < self._not_before:
             return False
-        self.start()
+        try:
+            self.start()
+        except OSError:
+            self._started = now
+            self._bury(now)
+            return False
         self.restarts += 1
         return True
 

@@ -2,11 +2,15 @@ import random
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.data.made import write_jsonl
-from trimtab.data.clean import clean_text
+from trimtab.data.clean import clean_all, clean_text
 from trimtab.data.dataset import Dataset, FileSource, Recipe, build
+from trimtab.data.record import Record
 from trimtab.errors import DataError
+from trimtab.inference import Message
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "support-desk" / "tickets.jsonl"
 RECIPE = Recipe(holdout=0.1, shadow=0.04, seed=17)
@@ -59,3 +63,17 @@ def test_too_few_records_for_a_holdout_are_refused(tmp_path: Path) -> None:
 
 def test_cleaning_keeps_the_words() -> None:
     assert clean_text(" e\u0301\r\nx\x00\x07 y\t \r") == "é\nx y"
+    assert clean_text("e\x07\u0301") == "é"
+
+
+@given(st.text(st.sampled_from("e\u0301\x07\r\n \x00ﬁ한")))
+def test_what_is_clean_stays_as_it_is(text: str) -> None:
+    assert clean_text(clean_text(text)) == clean_text(text)
+
+
+def test_questions_that_are_all_empty_ask_nothing() -> None:
+    turns = [("user", "\x07"), ("assistant", "What?"), ("user", " "), ("assistant", "Yes.")]
+    record = Record(tuple(Message(role, said) for role, said in turns), "made.jsonl", 1)
+    kept, dropped = clean_all([record])
+    assert kept == []
+    assert dropped[0].detail == "no question is left after cleaning"

@@ -23,9 +23,15 @@ def test_a_word_changed_is_a_near_duplicate_and_names_its_twin() -> None:
     assert f"of made.jsonl:{kept[0].line}, Jaccard 0." in dropped[0].detail
 
 
-def test_the_same_question_with_two_answers_is_kept_once() -> None:
+def test_the_same_question_with_two_answers_is_kept_once_and_tells_it() -> None:
     kept, dropped = deduplicate([record(LONG, "Yes.", 1), record(LONG, "No.", 2)])
     assert (len(kept), dropped[0].reason) == (1, "near duplicate")
+    assert dropped[0].detail == f"of {kept[0].place}, Jaccard 1.00, with another answer"
+
+
+def test_a_near_duplicate_with_the_same_answer_says_nothing_of_it() -> None:
+    _, dropped = deduplicate([record(LONG, line=1), record(LONG.replace("storm", "rain"), line=2)])
+    assert "answer" not in dropped[0].detail
 
 
 def test_different_questions_stay() -> None:

@@ -1,7 +1,9 @@
 """Hub sources, read by the real library from a folder: it takes one wherever it takes an id."""
 
+import sys
 from pathlib import Path
 
+import datasets
 import pytest
 
 from tests.data.made import write_jsonl
@@ -35,3 +37,35 @@ def test_an_unknown_split_is_one_line_with_a_hint(folder: Path) -> None:
 def test_an_id_that_cannot_be_had_is_named(folder: Path) -> None:
     with pytest.raises(DataError, match="hub:nobody/nothing"):
         list(read_hub("nobody/nothing", "train"))
+
+
+def test_a_long_message_of_the_library_is_cut(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise ConnectionError("\n" + "HTTPSConnectionPool refused the connection. " * 40)
+
+    monkeypatch.setattr("datasets.load_dataset", refuse)
+    with pytest.raises(DataError, match="HTTPSConnectionPool") as caught:
+        list(read_hub("nobody/nothing", "train"))
+    assert len(caught.value.message) < 250
+
+
+def test_a_row_that_cannot_be_decoded_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As with pictures: the library decodes them while its rows are read."""
+
+    def decode(batch: object) -> None:
+        raise ImportError("To support decoding images,\nplease install 'Pillow'.")
+
+    loaded = datasets.Dataset.from_dict({"prompt": ["q"]}).with_transform(decode)
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: loaded)
+    with pytest.raises(DataError, match=r"hub:nobody/nothing\[train\]: To support") as caught:
+        list(read_hub("nobody/nothing", "train"))
+    assert "\n" not in caught.value.message
+
+
+def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataError, match="not installed") as caught:
+        list(read_hub("nobody/nothing", "train"))
+    assert "trimtab[train]" in caught.value.hint

@@ -1,3 +1,4 @@
+from datetime import date
 from typing import Any
 
 import pytest
@@ -51,6 +52,8 @@ ASKED = [("user", "q"), ("assistant", "a")]
         ),
         ({"prompt": "q", "completion": "a", "label": True}, ASKED),
         ({"prompt": "q", "completion": "a", "label": "spam"}, ASKED),
+        ({"prompt": "q", "completion": "a", "label": None, "kto_tag": True}, ASKED),
+        ({"instruction": "q", "output": "a", "history": []}, ASKED),
         ({"prompt": "q", "completion": [1, {"x": 2}]}, [ASKED[0], ("assistant", '[1,{"x":2}]')]),
         ({"system": "be kind", "prompt": "q", "completion": "a"}, [("system", "be kind"), *ASKED]),
         ({"system": "", "instruction": "q", "output": "a"}, ASKED),
@@ -96,6 +99,14 @@ def test_an_object_as_answer_becomes_compact_json_in_its_own_order() -> None:
         ({"prompt": [{"role": "user", "content": "q"}]}, "s:7: no answer"),
         ({"prompt": "q", "chosen": "a", "rejected": "b"}, "a preference pair"),
         ({"prompt": "q", "completion": "a", "label": False}, "not to be learnt"),
+        ({"prompt": "q", "completion": "a", "label": "False"}, "its label says"),
+        ({"instruction": "q", "output": "a", "kto_tag": False}, "its kto_tag says"),
+        ({"instruction": "q", "output": "a", "history": [["b", "c"]]}, "a field 'history'"),
+        (
+            {"prompt": "q", "completion": {"on": date(2026, 1, 2)}},
+            "is no JSON: Object of type date",
+        ),
+        ({"prompt": "q", "completion": [float("nan")]}, "is no JSON"),
         ({"question": "q", "answer": "a"}, r"unknown layout \(its fields: answer, question\)"),
     ],
 )

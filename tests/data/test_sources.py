@@ -60,8 +60,12 @@ def test_json_lists_and_csv_are_read(tmp_path: Path) -> None:
         ("a.json", b"[{},\n{},\n\n 3]", r"a\.json:4: not an object"),
         ("a.json", b"", r"a\.json:1: not JSON"),
         ("a.json", b"[{},\n\n{]", r"a\.json:3: not JSON"),
+        ("a.json", b'[{},\n\n{"a":\nNaN}]', r"a\.json:3: not JSON: NaN"),
         ("a.csv", b"a,b\n1,2\n1,2,3\n", r"a\.csv:3: more or fewer cells"),
         ("a.csv", b"a,b\n1\n", r"a\.csv:2: more or fewer cells"),
+        ("a.csv", b'a,b\n"1\n2",3\n"4\n5"\n', r"a\.csv:4: more or fewer cells"),
+        ("a.csv", b'a,b\n1,2\n"3\n4', r"a\.csv:3: unexpected end"),
+        ("a.csv", b"a,b\n", "holds no records"),
         ("a.xlsx", b"", "unknown kind of file"),
     ],
 )
@@ -92,6 +96,16 @@ def test_a_json_list_laid_out_over_lines_is_read_whole(
         if line.startswith(" {")
     ]
     assert [(row.fields, row.line) for row in rows(file)] == list(zip(items, starts, strict=True))
+
+
+def test_a_row_of_a_csv_is_named_by_its_first_line(tmp_path: Path) -> None:
+    file = tmp_path / "a.csv"
+    file.write_text('\na,b\n"one\r\ntwo",2\n\n3,"four\n\n"\n5,6\n')
+    assert [(row.fields, row.line) for row in rows(file)] == [
+        ({"a": "one\r\ntwo", "b": "2"}, 3),
+        ({"a": "3", "b": "four\n\n"}, 6),
+        ({"a": "5", "b": "6"}, 9),
+    ]
 
 
 def test_a_folder_is_no_source(tmp_path: Path) -> None:

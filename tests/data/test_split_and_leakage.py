@@ -1,8 +1,10 @@
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.data.made import record
 from trimtab.data.leakage import free_wording, grams, without_leaks
+from trimtab.data.record import words
 from trimtab.data.split import SPLITS, split
 
 SHARES = {"holdout": 0.2, "shadow": 0.1, "seed": 3}
@@ -52,6 +54,25 @@ def test_labels_of_a_json_answer_are_no_leak_but_its_sentences_are() -> None:
 def test_free_wording() -> None:
     assert free_wording("plain words") == ["plain words"]
     assert free_wording('{"a":"x","b":["one two three four"],"c":3}') == ["one two three four"]
+
+
+@pytest.mark.parametrize("depth", [900, 1_000_000])
+def test_an_answer_that_nests_deeply_is_read_or_is_plain_words(depth: int) -> None:
+    answer = "[" * depth + '"one two three four"' + "]" * depth
+    assert free_wording(answer) in (["one two three four"], [answer])
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("Well, isn't it?", 4),
+        ("हिन्दी में लिखा हुआ एक वाक्य", 6),
+        ("كِتَابٌ جَدِيدٌ", 2),
+        ("今日は good", 4),
+    ],
+)
+def test_words_are_counted_in_every_script(text: str, count: int) -> None:
+    assert len(words(text)) == count
 
 
 WORDS = st.lists(st.sampled_from(["red", "green", "blue", "one", "two"]), min_size=1, max_size=24)

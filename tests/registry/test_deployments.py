@@ -1,4 +1,5 @@
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -109,6 +110,35 @@ def test_a_version_that_is_live_elsewhere_stays_live(database: Database) -> None
         with pytest.raises(NotFound) as caught:
             deployments.get(connection, "dsek")
         assert "desk, shop" in caught.value.hint
+
+
+def test_a_version_that_becomes_live_elsewhere_at_the_same_time_stays_live(
+    database: Database,
+) -> None:
+    with database.transaction() as connection:
+        base = add_version(connection, None, "unverified")
+        first, second = (add_version(connection, name, "shadow") for name in "ab")
+        for name in ("desk", "shop"):
+            deployments.create(connection, name, "desk", base)
+        deployments.promote(connection, "shop", second, 1, "better", {})
+
+    def back_to_the_base() -> None:
+        with database.transaction() as connection:
+            deployments.promote(connection, "shop", base, 2, "as before", {})
+
+    with ThreadPoolExecutor(1) as pool:
+        with database.transaction() as connection:
+            deployments.promote(connection, "desk", first, 1, "better", {})
+            other = pool.submit(back_to_the_base)
+            time.sleep(0.3)
+        other.result()
+    with database.read() as connection:
+        assert deployments.get(connection, "shop").live == base
+        assert [state(connection, version) for version in (base, first, second)] == [
+            "live",
+            "live",
+            "retired",
+        ]
 
 
 def test_writers_that_promote_at_once_and_die_leave_one_unbroken_history(

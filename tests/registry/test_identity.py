@@ -6,12 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from peft import LoraConfig
 from safetensors.numpy import save_file
 
 from tests.registry.entries import spec
 from trimtab.canonical import digest
 from trimtab.errors import BaseError
 from trimtab.registry import identity
+from trimtab.registry.fields import adapter_fields
 from trimtab.registry.identity import VersionSpec
 
 Arrays = dict[str, np.ndarray[Any, Any]]
@@ -142,6 +144,9 @@ def test_the_old_and_the_new_way_to_write_a_rope_are_one(tmp_path: Path) -> None
         ({"target_modules": ["q_proj"]}, False),
         ({"fan_in_fan_out": True}, False),
         ({"layers_to_transform": [0]}, False),
+        ({"qalora_group_size": 16, "megatron_core": "megatron.core", "revision": "x"}, True),
+        ({"use_qalora": True, "qalora_group_size": 32}, False),
+        ({"a_field_of_the_future": True}, False),
     ],
 )
 def test_of_an_adapter_the_mathematics_counts(
@@ -194,7 +199,24 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path) -> None:
         identity.base_hash(tmp_path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{"])
+def test_an_infinity_in_a_config_has_an_identity_in_either_spelling(tmp_path: Path) -> None:
+    spellings = ("[0.0, Infinity]", '[0.0, {"__float__": "Infinity"}]', "[0.0, NaN]")
+    hashes = []
+    for number, limit in enumerate(spellings):
+        folder = folder_of(tmp_path / str(number), WEIGHTS)
+        (folder / "config.json").write_text(f'{{"model_type": "mamba2", "limit": {limit}}}')
+        hashes.append(identity.base_hash(folder))
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_every_field_of_a_lora_config_is_mathematics_or_known_not_to_be(tmp_path: Path) -> None:
+    """What PEFT writes by default beside the mathematics must not tell two adapters apart."""
+    LoraConfig(**LORA | {"target_modules": ["q_proj", "v_proj"]}).save_pretrained(tmp_path)
+    written = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert adapter_fields(written) == adapter_fields(LORA | {"bias": "none"})
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"a": ' + "[" * 100_000])
 def test_a_broken_config_is_refused(tmp_path: Path, text: str) -> None:
     folder = folder_of(tmp_path / "base", WEIGHTS)
     (folder / "config.json").write_text(text)

@@ -45,13 +45,14 @@ def whole_chain(connection: Connection) -> str:
     return trained.hash
 
 
-@pytest.mark.parametrize("name", ["version", "prefix", "run-1", "dataset", "record"])
+@pytest.mark.parametrize("name", ["version", "prefix", "upper", "run-1", "dataset", "record"])
 def test_any_name_leads_to_the_whole_chain(database: Database, name: str) -> None:
     with database.transaction() as connection:
         version = whole_chain(connection)
         names = {
             "version": version,
             "prefix": version[:8],
+            "upper": version[:20].upper(),
             "dataset": DATASET.hash,
             "record": LINES[1].record[:20],
         }

@@ -1,4 +1,5 @@
 import json
+import re
 import struct
 from contextlib import suppress
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.numpy import load, save_file
 
 from trimtab.errors import BaseError
@@ -39,6 +41,17 @@ def test_the_tensors_are_those_of_the_library(tmp_path: Path) -> None:
         }
         assert sum(tensor.size for tensor in tensors) == 12 + 2 + 1
     assert found == {name: (array.shape, array.tobytes()) for name, array in arrays.items()}
+
+
+def test_every_type_that_the_library_knows_is_known(tmp_path: Path) -> None:
+    with pytest.raises(SafetensorError, match="unknown variant") as refused:
+        load(written(tmp_path / "a", {"a": entry([1], 0, 1, "PICKLE")}, b"x").read_bytes())
+    kinds = set(re.findall("`([A-Z][A-Z0-9_]+)`", str(refused.value))) - {"PICKLE"}
+    assert len(kinds) > 15
+    for kind in kinds:
+        path = written(tmp_path / kind, {"a": entry([0], 0, 0, kind)})
+        with opened(path) as (tensors, _):
+            assert [tensor.dtype for tensor in tensors] == [kind]
 
 
 BROKEN = {

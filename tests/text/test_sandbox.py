@@ -77,6 +77,14 @@ HUGE = {
     "{% set n.x = [n.x, n.x]|join %}{% endfor %}{{ n.x|length }}",
     "doubling by method": "{% set n = namespace(x='a') %}{% for i in range(50) %}"
     "{% set n.x = ''.join([n.x, n.x]) %}{% endfor %}{{ n.x|length }}",
+    "bytes": "{{ 'a'.encode().ljust(3000000000)|length }}",
+    "bytes of a number": "{{ (1).to_bytes(3000000000, 'big')|length }}",
+    "translation tables": "{% set x = 'abcdefgh' * 100000 %}{% set n = namespace(l=[]) %}"
+    "{% for i in range(999) %}{% set n.l = [n.l, ''.maketrans(x, x)] %}{% endfor %}",
+    "dicts of keys": "{% set n = namespace(l=[]) %}{% for i in range(999) %}"
+    "{% set n.l = [n.l, {}.fromkeys(range(99999))] %}{% endfor %}",
+    "split": "{% set x = 'a ' * 9999 %}{% set n = namespace(l=[]) %}{% for i in range(9999) %}"
+    "{% set n.l = [n.l, x.split()] %}{% endfor %}",
     "center": "{{ 'a'|center(10**10)|length }}",
     "ljust": "{{ 'a'.ljust(10**10)|length }}",
     "zfill": "{{ 'a'.zfill(10**10)|length }}",

@@ -17,10 +17,10 @@ def clean_all(records: Iterable[Record]) -> tuple[list[Record], list[Dropped]]:
     kept: list[Record] = []
     dropped: list[Dropped] = []
     for record in map(clean, records):
-        if record.asked and record.answer:
+        if record.asked.strip() and record.answer:
             kept.append(record)
         else:
-            what = "answer" if record.asked else "question"
+            what = "answer" if record.asked.strip() else "question"
             dropped.append(Dropped.of(record, "empty", f"no {what} is left after cleaning"))
     return kept, dropped
 
@@ -32,5 +32,6 @@ def clean(record: Record) -> Record:
 
 
 def clean_text(text: str) -> str:
-    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
-    return _CONTROL.sub("", text).strip()
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    # In this order: a control character between a letter and its accent keeps them apart.
+    return unicodedata.normalize("NFC", _CONTROL.sub("", text)).strip()

@@ -17,7 +17,13 @@ BANDS = 32
 
 
 def deduplicate(records: Iterable[Record]) -> tuple[list[Record], list[Dropped]]:
-    """Keep one record of each group of duplicates, whatever order they came in."""
+    """Keep one record of each group of duplicates, whatever order they came in.
+
+    A question is kept once even where its answers differ: an item of an evaluation has one gold
+    answer, paired tests want items that do not hang together, and two labels for one question are
+    a contradiction more often than a choice. The drop says that its answer was another one, so that
+    somebody can look; the record with the smallest hash stays, which favours no answer.
+    """
     exact, dropped = _exact(sorted(records, key=lambda r: (r.hash, r.source, r.line)))
     near, more = _near(exact)
     return near, dropped + more
@@ -48,7 +54,9 @@ def _near(records: list[Record]) -> tuple[list[Record], list[Dropped]]:
         twin = _most_similar(grams, [kept[place] for place in sorted(index.query(sketch))])
         if twin is not None:
             other, similarity = twin
-            detail = f"of {other.place}, Jaccard {similarity:.2f}"
+            same = normalise(record.answer) == normalise(other.answer)
+            answered = "" if same else ", with another answer"
+            detail = f"of {other.place}, Jaccard {similarity:.2f}{answered}"
             dropped.append(Dropped.of(record, "near duplicate", detail))
             continue
         index.insert(len(kept), sketch)

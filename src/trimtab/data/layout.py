@@ -26,6 +26,8 @@ ROLES = {
 LAYOUTS = "prompt + completion, instruction (+ input) + output, messages, conversations"
 TURN = 'a turn is like {"role": "user", "content": "..."}'
 NO_INPUT = {"", "<noinput>"}
+# Where TRL and LLaMA-Factory keep whether an answer was found good.
+JUDGED = ("label", "kto_tag")
 
 
 def record_of(row: Row) -> Record:
@@ -46,10 +48,21 @@ def _refuse_judged(row: Row) -> None:
             f"{row.place}: a preference pair, where one answer is to be learnt",
             hint="rename 'chosen' to 'completion' and leave 'rejected' out",
         )
-    if row.fields.get("label") is False:
+    for mark in JUDGED:
+        # A CSV file holds the word.
+        if str(row.fields.get(mark)).lower() == "false":
+            raise DataError(
+                f"{row.place}: its {mark} says that the answer is not to be learnt",
+                hint=f"leave out the records whose {mark} is false",
+            )
+
+
+def _refuse_history(row: Row) -> None:
+    """Without what was said before, the answer would be learnt for another question."""
+    if row.fields.get("history"):
         raise DataError(
-            f"{row.place}: its label says that the answer is not to be learnt",
-            hint="leave out the records whose label is false",
+            f"{row.place}: a field 'history' beside the question",
+            hint="write the whole dialogue as messages",
         )
 
 
@@ -78,6 +91,7 @@ def _is_turns(value: Any) -> bool:
 
 
 def _alpaca(row: Row) -> list[Message]:
+    _refuse_history(row)
     asked = _words(row, "instruction")
     extra = row.fields.get("input") or ""
     if not isinstance(extra, str):
@@ -125,11 +139,21 @@ def _words(row: Row, field: str) -> str:
     """A field's text. An object becomes compact JSON with its keys in the order given."""
     value = row.fields.get(field)
     if isinstance(value, dict | list) and value:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+        return _compact(row, field, value)
     if not isinstance(value, str) or not value.strip():
         what = "no answer" if field in ("completion", "output") else "nothing asked"
         raise DataError(f"{row.place}: {what}: field '{field}' is empty or missing", hint="add it")
     return value
+
+
+def _compact(row: Row, field: str, value: Any) -> str:
+    try:
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    # A data set of the Hub may hold dates, bytes and pictures.
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"{row.place}: field '{field}' holds what is no JSON: {error}", hint="write it as text"
+        ) from None
 
 
 def _closed(row: Row, messages: list[Message]) -> tuple[Message, ...]:

@@ -56,5 +56,9 @@ def normalise(text: str) -> str:
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, without case and punctuation."""
-    return _WORD.findall(normalise(text))
+    """The words of a text, without case, punctuation, accents and vowel signs."""
+    text = normalise(text)
+    if not text.isascii():
+        # `\w` takes no mark that is a character of its own: it would cut Hindi inside of words.
+        text = "".join(c for c in text if not unicodedata.category(c).startswith("M"))
+    return _WORD.findall(text)

@@ -6,12 +6,16 @@ Knows no formats beyond the container: what a row means is `data.layout`'s busin
 import csv
 import io
 import json
-from collections.abc import Iterator
+import textwrap
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trimtab.errors import DataError
+
+# Characters of a library's message that an error repeats.
+LONGEST = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +51,29 @@ def read_file(path: Path, name: str) -> Iterator[Row]:
 
 def read_hub(dataset: str, split: str) -> Iterator[Row]:
     """The rows of a Hub dataset. Raises DataError where it cannot be had."""
-    from datasets import load_dataset
-
     name = f"hub:{dataset}[{split}]"
     try:
-        loaded = load_dataset(dataset, split=split)
-    # The library raises dozens of kinds: of the network, the Hub, the file format, the split.
-    except Exception as error:
-        first = str(error).partition("\n")[0]
+        from datasets import load_dataset
+    except ModuleNotFoundError:
         raise DataError(
-            f"{name}: {first}", hint="check the id, the split and the network, or use a local file"
+            f"{name}: the package datasets is not installed", hint="pip install 'trimtab[train]'"
+        ) from None
+    try:
+        for number, fields in enumerate(load_dataset(dataset, split=split), start=1):
+            yield Row(dict(fields), name, number)
+    # The library raises dozens of kinds: of the network, the Hub, the file format, the split, and
+    # of pictures and sounds that it decodes.
+    except Exception as error:
+        raise DataError(
+            f"{name}: {_first_words(error)}",
+            hint="check the id, the split and the network, or use a local file",
         ) from error
-    for number, fields in enumerate(loaded, start=1):
-        yield Row(dict(fields), name, number)
+
+
+def _first_words(error: Exception) -> str:
+    """As much of a library's message as fits into a line."""
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return textwrap.shorten(first, LONGEST, placeholder=" ...")
 
 
 def _text(path: Path, name: str) -> str:
@@ -86,15 +100,16 @@ def _jsonl(text: str, name: str) -> Iterator[Row]:
 
 
 def _json(text: str, name: str) -> Iterator[Row]:
-    content = _parsed(text, name, 1)
+    # The first reading tells what is no JSON; what JSON lacks is told below, with its own line.
+    content = _parsed(text, name, 1, constant=str)
     if not isinstance(content, list):
         raise DataError(f"{name}: not a list", hint="a .json source is one list of objects")
-    for item, line in zip(content, _item_lines(text), strict=True):
-        yield _object(item, name, line)
+    for item, line in _items(text):
+        yield _object(_parsed(item, name, line), name, line)
 
 
-def _item_lines(text: str) -> Iterator[int]:
-    """The line on which each item of a JSON list starts, which the parser does not tell."""
+def _items(text: str) -> Iterator[tuple[str, int]]:
+    """The text of each item of a JSON list and the line it starts on, which no parser tells."""
     decoder = json.JSONDecoder()
     line, counted, place = 1, 0, text.index("[") + 1
     while True:
@@ -104,27 +119,37 @@ def _item_lines(text: str) -> Iterator[int]:
             return
         line += text.count("\n", counted, place)
         counted = place
-        yield line
-        _, place = decoder.raw_decode(text, place)
+        _, end = decoder.raw_decode(text, place)
+        yield text[place:end], line
+        place = end
 
 
 def _csv(text: str, name: str) -> Iterator[Row]:
-    reader = csv.DictReader(io.StringIO(text), strict=True)
+    reader = csv.reader(io.StringIO(text), strict=True)
+    header: list[str] = []
+    start = 1
     try:
-        for fields in reader:
-            if None in fields or None in fields.values():
+        for cells in reader:
+            # A cell may go over several lines; a row is named by its first.
+            line, start = start, reader.line_num + 1
+            if not cells:
+                continue
+            if not header:
+                header = cells
+                continue
+            if len(cells) != len(header):
                 raise DataError(
-                    f"{name}:{reader.line_num}: more or fewer cells than the header names",
+                    f"{name}:{line}: more or fewer cells than the header names",
                     hint="quote cells that hold commas",
                 )
-            yield Row(dict(fields), name, reader.line_num)
+            yield Row(dict(zip(header, cells, strict=True)), name, line)
     except csv.Error as error:
-        raise DataError(f"{name}:{reader.line_num}: {error}", hint="mend the line") from None
+        raise DataError(f"{name}:{start}: {error}", hint="mend the line") from None
 
 
-def _parsed(text: str, name: str, line: int) -> Any:
+def _parsed(text: str, name: str, line: int, constant: Callable[[str], Any] | None = None) -> Any:
     try:
-        return json.loads(text, parse_constant=_refuse_constant)
+        return json.loads(text, parse_constant=constant or _refuse_constant)
     except RecursionError:
         raise DataError(f"{name}:{line}: nested too deeply", hint="flatten the record") from None
     except ValueError as error:

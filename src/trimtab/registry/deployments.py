@@ -212,7 +212,9 @@ def _swap(
 
 def _leave(connection: Connection, version: str, state: versions.State) -> None:
     """Set the state of a version that stopped being live here, unless it is live elsewhere."""
-    if all(deployment.live != version for deployment in list(connection)):
+    # On PostgreSQL another transaction could make it live elsewhere unseen: it has to wait.
+    rows = connection.execute(deployments.select().with_for_update())
+    if all(Deployment(**row._mapping).live != version for row in rows):
         versions.set_state(connection, version, state)
 
 

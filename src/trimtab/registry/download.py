@@ -32,14 +32,15 @@ def fetch(
     One process fetches a file at a time; others wait for it. Raises BaseError when it cannot be
     fetched or is not what was recorded, and StorageFull.
     """
-    into.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{into}.lock"), storing(into):
-        if into.is_file() and hash_of_file(into) == sha256:
-            return into
-        part = into.with_name(f"{into.name}.part")
-        _receive(url, part, size, on_progress or _unheard)
-        _check(url, part, sha256)
-        keep_whole(part, into)
+    with storing(into):
+        into.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{into}.lock"):
+            if into.is_file() and hash_of_file(into) == sha256:
+                return into
+            part = into.with_name(f"{into.name}.part")
+            _receive(url, part, size, on_progress or _unheard)
+            _check(url, part, sha256)
+            keep_whole(part, into)
     return into
 
 

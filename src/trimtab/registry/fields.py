@@ -42,30 +42,27 @@ _NOT_MATHEMATICAL = frozenset(
         "use_cache",
     }
 )
-# Of an adapter's config the fields that change its result. Each is empty by default, so an empty
-# one counts like one that an older library did not write.
-_ADAPTER_FIELDS = (
-    "alora_invocation_tokens",
-    "alpha_pattern",
-    "bias",
-    "exclude_modules",
-    "fan_in_fan_out",
-    "layer_replication",
-    "layers_pattern",
-    "layers_to_transform",
-    "lora_alpha",
-    "lora_bias",
-    "modules_to_save",
-    "peft_type",
-    "r",
-    "rank_pattern",
-    "target_modules",
-    "target_parameters",
-    "trainable_token_indices",
-    "use_dora",
-    "use_qalora",
-    "use_rslora",
+# The same of an adapter's config: whence it came, and how it was initialised and trained.
+_NOT_MATHEMATICAL_OF_ADAPTER = frozenset(
+    {
+        "auto_mapping",
+        "base_model_name_or_path",
+        "corda_config",
+        "eva_config",
+        "inference_mode",
+        "init_lora_weights",
+        "loftq_config",
+        "lora_dropout",
+        "lora_ga_config",
+        "megatron_config",
+        "megatron_core",
+        "peft_version",
+        "revision",
+        "task_type",
+    }
 )
+# Fields that mean something only beside another one, which is empty where they mean nothing.
+_ONLY_WITH = {"qalora_group_size": "use_qalora"}
 # Lists of names whose order means nothing.
 _SETS = ("exclude_modules", "modules_to_save", "target_modules", "target_parameters")
 
@@ -77,8 +74,17 @@ def base_fields(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def adapter_fields(config: dict[str, Any]) -> dict[str, Any]:
-    """The mathematical part of an `adapter_config.json`."""
-    fields = {name: config[name] for name in _ADAPTER_FIELDS if config.get(name)}
+    """The mathematical part of an `adapter_config.json`.
+
+    An empty field counts like one that an older library did not write.
+    """
+    fields = {
+        name: value
+        for name, value in config.items()
+        if value
+        and name not in _NOT_MATHEMATICAL_OF_ADAPTER
+        and config.get(_ONLY_WITH.get(name, name))
+    }
     for name in _SETS:
         if isinstance(fields.get(name), list):
             fields[name] = sorted(fields[name])

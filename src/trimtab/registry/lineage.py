@@ -41,12 +41,16 @@ def trace(connection: Connection, name: str) -> Sequence[Lineage]:
     """
     rows = version_rows.c
     found = _versions(connection, rows.run_id == name)
+    # Hashes are in lower case, and only SQLite compares without looking at the case.
+    prefix = name.lower()
     if not found and len(name) >= SHORTEST:
-        found = _versions(connection, rows.hash.startswith(name, autoescape=True))
-        found = found or _versions(connection, rows.dataset_hash.startswith(name, autoescape=True))
+        found = _versions(connection, rows.hash.startswith(prefix, autoescape=True))
+        found = found or _versions(
+            connection, rows.dataset_hash.startswith(prefix, autoescape=True)
+        )
     lineages = [_lineage(connection, version) for version in found]
     if not lineages and len(name) >= SHORTEST:
-        lineages = _of_record(connection, name)
+        lineages = _of_record(connection, prefix)
     if not lineages:
         raise NotFound(
             f"nothing has the name '{name[:80]}'",
@@ -91,7 +95,8 @@ def _lines_of(connection: Connection, dataset: str | None) -> Sequence[SourceLin
 
 
 def _versions(connection: Connection, where: Any) -> Sequence[ModelVersion]:
-    query = version_rows.select().where(where).order_by(version_rows.c.created_us)
+    query = version_rows.select().where(where)
+    query = query.order_by(version_rows.c.created_us, version_rows.c.hash)
     return [versions.of_row(row) for row in connection.execute(query)]
 
 

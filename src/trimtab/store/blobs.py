@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
 
 from filelock import FileLock
 
@@ -63,19 +62,15 @@ class Blobs:
             raise StoreError(f"'{name[:80]}' is not the name of a blob", hint="64 hex characters")
         return self.root / name[:2] / name[2:]
 
-    def open(self, name: str) -> BinaryIO:
+    def read_bytes(self, name: str) -> bytes:
+        """A blob, checked against its name. Raises NotFound, and StoreError where it is damaged."""
         path = self.path(name)
         try:
-            return path.open("rb")
+            data = path.read_bytes()
         except FileNotFoundError:
             raise _missing(path) from None
-
-    def read_bytes(self, name: str) -> bytes:
-        """A blob, checked against its name. Raises StoreError where it is damaged."""
-        with self.open(name) as file:
-            data = file.read()
         if digest(data) != name:
-            raise _damaged(self.path(name))
+            raise _damaged(path)
         return data
 
     def materialise(self, artifact: str, into: Path) -> Path:
@@ -141,7 +136,9 @@ class Blobs:
 
     def _keep(self, temporary: Path, name: str) -> str:
         target = self.path(name)
-        target.parent.mkdir(exist_ok=True)
+        if not target.parent.exists():
+            target.parent.mkdir(exist_ok=True)
+            sync_folder(self.root)
         temporary.chmod(0o444)
         # An older blob of the name is replaced too: should it be damaged, it is whole again.
         keep_whole(temporary, target)

@@ -65,7 +65,7 @@ class Database:
 def _checked(url: str | URL) -> URL:
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):  # the latter for a port that is no number
         raise UserError(
             "the database URL cannot be read", hint="e.g. postgresql://user@host/trimtab"
         ) from None

@@ -10,26 +10,33 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from trimtab.errors import StorageFull, StoreError, TrimtabError
 
-# (SQLite primary result code or SQLSTATE class or code, what to do)
-_HINTS = {
-    "5": "another process holds the database for long; try again",
-    "6": "another process holds the database for long; try again",
-    "8": "the file or its folder is read-only: check its permissions",
-    "11": "the file is damaged: restore it from a copy",
-    "14": "the file cannot be opened: check the path and its permissions",
-    "26": "the file is not a database: name another home",
+# By SQLite's primary result code.
+_SQLITE_HINTS = {
+    5: "another process holds the database for long; try again",
+    6: "another process holds the database for long; try again",
+    8: "the file or its folder is read-only: check its permissions",
+    10: "the disk failed or took no more: look at it, then do the same again",
+    11: "the file is damaged: restore it from a copy",
+    14: "the file cannot be opened: check the path and its permissions",
+    26: "the file is not a database: name another home",
+}
+# By the class of PostgreSQL's SQLSTATE, its first two characters.
+_POSTGRESQL_HINTS = {
     "08": "check that the server runs and that TRIMTAB_DATABASE_URL is right",
     "28": "check the user and the password in TRIMTAB_DATABASE_URL",
     "3D": "create the database first",
     "40": "two transactions met; do the same again",
+    "53": "the server is short of memory or connections; try again",
     "57": "the server is stopping or starting; try again",
 }
-_DISK_FULL = ("13", "53100")
+_SQLITE_FULL = 13
+_POSTGRESQL_FULL = "53100"
+_UNREACHED = "08001"
 
 
 @contextmanager
 def told(url: URL) -> Iterator[None]:
-    """Turn the errors of the driver into StoreError and StorageFull, each with a hint."""
+    """Turn the errors of the driver into StoreError and StorageFull, with what hint there is."""
     try:
         yield
     except DBAPIError as error:
@@ -41,21 +48,22 @@ def told(url: URL) -> Iterator[None]:
 
 
 def _meaning(error: DBAPIError, url: URL) -> TrimtabError:
-    message = f"{_name(url)}: {str(error.orig).strip().splitlines()[0]}"
-    code = _code(error.orig)
-    if code in _DISK_FULL:
+    lines = str(error.orig).strip().splitlines() or [type(error.orig).__name__]
+    message = f"{_name(url)}: {lines[0]}"
+    if isinstance(error.orig, sqlite3.Error):
+        code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+        full, hint = code == _SQLITE_FULL, _SQLITE_HINTS.get(code, "")
+    else:
+        # Without a code the server was never reached.
+        state = getattr(error.orig, "sqlstate", None) or _UNREACHED
+        full, hint = state == _POSTGRESQL_FULL, _POSTGRESQL_HINTS.get(state[:2], "")
+    if full:
         return StorageFull(message, hint="free some space on its disk, then do the same again")
-    if not code and url.drivername != "sqlite":
-        code = "08"  # the server was never reached
-    return StoreError(message, hint=_HINTS.get(code) or _HINTS.get(code[:2], ""))
-
-
-def _code(error: BaseException | None) -> str:
-    """SQLite's primary result code in decimal, or the five characters of an SQLSTATE."""
-    if isinstance(error, sqlite3.Error):
-        return str(getattr(error, "sqlite_errorcode", 0) & 0xFF)
-    return str(getattr(error, "sqlstate", None) or "")
+    return StoreError(message, hint=hint)
 
 
 def _name(url: URL) -> str:
-    return url.database or "" if url.drivername == "sqlite" else url.render_as_string()
+    """The file, or the URL without its secrets: a query may hold a password too."""
+    if url.drivername == "sqlite":
+        return url.database or ""
+    return url.set(query={}).render_as_string()

@@ -12,7 +12,7 @@ from sqlalchemy.engine import URL
 from trimtab.errors import InUse, ProjectError, UserError
 from trimtab.store.blobs import Blobs
 from trimtab.store.database import Database
-from trimtab.store.disk import storing
+from trimtab.store.disk import storing, write_whole
 
 FOLDER_NAME = ".trimtab"
 DATABASE_URL = "TRIMTAB_DATABASE_URL"
@@ -53,19 +53,24 @@ class Home:
     def lock(self, name: str) -> Iterator[None]:
         """Hold `name` alone among all processes; it is free again when the process dies.
 
-        Raises InUse, saying which process holds it.
+        Raises InUse, saying which process holds it, and StorageFull.
         """
         path = self._folder("locks") / f"{name}.lock"
         holder = path.with_suffix(".pid")
+        lock = FileLock(path)
         try:
-            with FileLock(path, timeout=0):
-                holder.write_text(str(os.getpid()))
-                yield
+            with storing(path):
+                lock.acquire(timeout=0)
         except Timeout:
-            pid = holder.read_text() if holder.exists() else "another process"
+            who = f"process {holder.read_text()}" if holder.exists() else "another process"
             raise InUse(
-                f"'{name}' is in use by process {pid}", hint="wait for it to end, or stop it"
+                f"'{name}' is in use by {who}", hint="wait for it to end, or stop it"
             ) from None
+        try:
+            write_whole(holder, str(os.getpid()).encode())
+            yield
+        finally:
+            lock.release()
 
     def _folder(self, name: str = "") -> Path:
         folder = self.root / name
@@ -75,7 +80,7 @@ class Home:
                     self.root.mkdir(parents=True, exist_ok=True)
                 ignore = self.root / ".gitignore"
                 if not ignore.exists():
-                    ignore.write_text("*\n")
+                    write_whole(ignore, b"*\n")
                 folder.mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(

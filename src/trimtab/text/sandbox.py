@@ -39,6 +39,8 @@ MAX_POWER_BITS = 10_000
 # They set widths by numbers inside a text, which no allowance foresees; or they draw at random.
 # Refused when called, not when read: a template may use them for tools, which are never sent.
 REFUSED_FILTERS = ("format", "random", "filesizeformat", "urlize", "xmlattr", "pprint")
+# They make bytes, of which the allowance knows nothing, or as many elements as they are told.
+REFUSED_METHODS = ("encode", "to_bytes", "maketrans", "fromkeys")
 # They take time, but hardly any of it depends on the size of what they are given.
 CHEAP_FILTERS = ("length", "count", "first", "last", "default", "d", "safe", "items")
 # They hand on elements one by one; what they hand on is weighed, and the filters they call as well.
@@ -95,11 +97,17 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         return super()._generate(_Metered().visit(source), *args, **kwargs)
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
-        if obj not in (spend, weigh, skim):
-            spend(CALL)
-            if isinstance(getattr(obj, "__self__", None), str):
-                spend_product(obj.__self__, args, kwargs)
-        return super().call(context, obj, *args, **kwargs)
+        if obj in (spend, weigh, skim):
+            return super().call(context, obj, *args, **kwargs)
+        spend(CALL)
+        of_text = isinstance(getattr(obj, "__self__", None), str)
+        if of_text:
+            spend_product(obj.__self__, args, kwargs)
+        result = super().call(context, obj, *args, **kwargs)
+        return skim(result, ELEMENT) if of_text and isinstance(result, list) else result
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        return attr not in REFUSED_METHODS and super().is_safe_attribute(obj, attr, value)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         if operator == "**":

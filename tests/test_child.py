@@ -1,0 +1,89 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.serving import eventually
+from trimtab import child
+from trimtab.child import Child
+
+SLEEPER = "tests.sleeper"
+
+
+def descriptors() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def ignores(status: Path, number: int) -> bool:
+    mask = next(line for line in status.read_text().splitlines() if line.startswith("SigIgn"))
+    return bool(int(mask.split()[1], 16) >> (number - 1) & 1)
+
+
+def test_a_child_that_died_is_started_again_after_a_growing_while(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(child, "BACKOFF_S", (0.1, 60.0))
+    one = Child("sleeper", [SLEEPER])
+    assert one.tend()
+    assert not one.tend()
+    for waits in (0.1, 60.0):
+        assert one.process is not None
+        one.process.kill()
+        one.process.wait()
+        assert not one.tend()
+        assert one._not_before - time.monotonic() == pytest.approx(waits, abs=0.09)
+        time.sleep(0.11)
+        assert one.tend() is (waits < 1)
+    one.stop(1.0)
+
+
+def test_a_machine_that_gives_no_process_is_asked_again_and_nothing_leaks(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise BlockingIOError("Resource temporarily unavailable")
+
+    monkeypatch.setattr(child, "BACKOFF_S", (0.0,))
+    one = Child("sleeper", [SLEEPER])
+    before = descriptors()
+    with monkeypatch.context() as machine:
+        machine.setattr(subprocess, "Popen", refuse)
+        assert not one.tend()
+        assert not one.tend()
+        with pytest.raises(BlockingIOError):
+            one.start()
+    assert descriptors() == before
+    assert one.tend()
+    assert one.alive
+    one.stop(5.0)
+    assert descriptors() == before
+
+
+def test_a_child_leaves_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    parent = (
+        "import time; from trimtab.child import Child\n"
+        f"one = Child('sleeper', ['{SLEEPER}']); one.start()\n"
+        "print(one.process.pid, flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", parent]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        sleeper = psutil.Process(int(process.stdout.readline()))
+        process.kill()
+    eventually(lambda: not sleeper.is_running() or sleeper.status() == psutil.STATUS_ZOMBIE)
+
+
+def test_a_child_that_does_not_hear_is_made_to_leave() -> None:
+    one = Child("sleeper", [SLEEPER, "--deaf"])
+    one.start()
+    assert one.process is not None
+    status = Path(f"/proc/{one.process.pid}/status")
+    eventually(lambda: ignores(status, signal.SIGTERM))
+    one.stop(0.2)
+    assert one.process.returncode == -signal.SIGKILL
+    assert not one.alive
