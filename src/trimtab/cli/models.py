@@ -7,7 +7,7 @@ import click
 from trimtab.cli.options import (
     home_option,
     json_option,
-    open_home,
+    open_database,
     print_json,
     print_table,
     project_argument,
@@ -22,17 +22,11 @@ from trimtab.cli.options import (
 @verbose_option
 def command(path: Path | None, home: Path | None, as_json: bool) -> None:
     """List every model version with its state, base and run."""
-    opened = open_home(home, path)
-
     from trimtab.registry import versions
     from trimtab.store.clock import show
 
-    database = opened.database()
-    try:
-        with database.read() as connection:
-            found = versions.list(connection)
-    finally:
-        database.close()
+    with open_database(home, path) as database, database.read() as connection:
+        found = versions.list(connection)
     if as_json:
         rows = [
             {

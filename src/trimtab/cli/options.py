@@ -1,7 +1,8 @@
 """What verbs share: where the project and the home are, and how to print."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -9,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from trimtab.project import Project
+    from trimtab.store.database import Database
     from trimtab.store.home import Home
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
@@ -61,16 +63,26 @@ def open_home(flag: Path | None, path: Path | None) -> "Home":
     return find_home(flag, file.resolve().parent)
 
 
+@contextmanager
+def open_database(flag: Path | None, path: Path | None) -> "Iterator[Database]":
+    """The database of the home that a verb works on, for as long as the block runs."""
+    with closing(open_home(flag, path).database()) as database:
+        yield database
+
+
 def project_if_any(path: Path | None) -> "Project | None":
-    """The project that was named or lies here; None where only a home was named."""
+    """The project that was named or lies here; None where only a home was named.
+
+    Raises ProjectError for one that lies here and is broken.
+    """
     from trimtab.errors import ProjectError
+    from trimtab.project import Project, find
 
     try:
-        return open_project(path)
+        file = find(path)
     except ProjectError:
-        if path is not None:
-            raise
         return None
+    return Project.load(file)
 
 
 def print_json(value: Any) -> None:

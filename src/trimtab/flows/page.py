@@ -1,5 +1,6 @@
 """The page of a loop: gathers what the steps left behind and writes `report.html` into the run."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,11 @@ PLAN_COLUMNS = ("way", "memory", "time", "price", "verdict")
 
 def summaries(outcome: Outcome) -> dict[str, dict[str, dict[str, Any]]]:
     """The summaries of the reports: name of the version, kind of suite, figures."""
-    database = outcome.home.database()
-    try:
-        with database.read() as connection:
-            return {
-                name: {kind: reports.get(connection, r).summary for kind, r in found.items()}
-                for name, found in outcome.outputs["evaluate"].items()
-            }
-    finally:
-        database.close()
+    with closing(outcome.home.database()) as database, database.read() as connection:
+        return {
+            name: {kind: reports.get(connection, r).summary for kind, r in found.items()}
+            for name, found in outcome.outputs["evaluate"].items()
+        }
 
 
 def write_page(outcome: Outcome) -> Path:
@@ -55,8 +52,7 @@ def write_page(outcome: Outcome) -> Path:
 
 
 def _rows(outcome: Outcome) -> list[Row]:
-    database = outcome.home.database()
-    try:
+    with closing(outcome.home.database()) as database:
         read = {
             name: {
                 kind: read_report(database, outcome.home.blobs, kind, content)
@@ -64,8 +60,6 @@ def _rows(outcome: Outcome) -> list[Row]:
             }
             for name, found in outcome.outputs["evaluate"].items()
         }
-    finally:
-        database.close()
     first = "incumbent" if "incumbent" in read else "base"
     names = [first, *(name for name in read if name not in (first, "candidate")), "candidate"]
     return [
