@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+from trimtab.errors import DataError
 from trimtab.inference import (
     Completion,
     Engine,
@@ -39,6 +40,15 @@ async def score_one(
 ) -> Score:
     [score] = await engine.score(ScoreRequest(version, prompt, (completion,), uuid.uuid4().hex))
     return score
+
+
+def refuse_silence(suite: str, refusals: Sequence[str], asked: int) -> None:
+    """One refused item is that item's failure; raises DataError where all that were asked are."""
+    if asked and len(refusals) == asked:
+        raise DataError(
+            f"{suite}: the engine refuses every item: {refusals[0]}",
+            hint="lower evaluate.max_tokens or evaluate.shots, or shorten data.system",
+        )
 
 
 async def at_once(
