@@ -51,7 +51,7 @@ def refuse_silence(suite: str, refusals: Sequence[str], asked: int) -> None:
         )
 
 
-async def at_once(
+async def in_batches(
     engine: Engine,
     questions: Sequence[Question],
     work: Callable[[Question], Awaitable[Reply]],
@@ -60,9 +60,21 @@ async def at_once(
     """Replies in the order of the questions, with two of the engine's batches in flight.
 
     One batch computes while the next one waits, so the engine never idles and never overflows.
+    """
+    return await at_once(questions, work, 2 * (await engine.capabilities()).max_batch, on_item)
+
+
+async def at_once(
+    questions: Sequence[Question],
+    work: Callable[[Question], Awaitable[Reply]],
+    limit: int,
+    on_item: OnItem | None = None,
+) -> list[Reply]:
+    """Replies in the order of the questions, with at most `limit` of them under way.
+
     The first error stops the rest and is raised.
     """
-    room = asyncio.Semaphore(2 * (await engine.capabilities()).max_batch)
+    room = asyncio.Semaphore(limit)
 
     async def one(question: Question) -> Reply:
         async with room:

@@ -10,7 +10,7 @@ from typing import Any
 
 from trimtab.canonical import content_hash
 from trimtab.errors import RequestRefused
-from trimtab.evaluate.asking import OnItem, ask, at_once, refuse_silence, score_one
+from trimtab.evaluate.asking import OnItem, ask, in_batches, refuse_silence, score_one
 from trimtab.evaluate.items import Item, with_shots
 from trimtab.evaluate.judge import exact_match, gold_fields, valid_json
 from trimtab.evaluate.report import Report
@@ -85,7 +85,7 @@ async def run_holdout(
             finish_reason=completion.finish_reason,
         )
 
-    answered = await at_once(engine, items, work, on_item)
+    answered = await in_batches(engine, items, work, on_item)
     refusals = [item.error for item in answered if item.error]
     refuse_silence("holdout", refusals, len(items))
     runtime = (await engine.capabilities()).runtime.name
@@ -146,6 +146,7 @@ def _summary(items: Sequence[HoldoutItem], settings: dict[str, Any]) -> dict[str
     if not count:
         return {"items": 0, "settings": settings}
     latencies = [item.latency_ms for item in items if not item.error]
+    valid = sum(bool(item.valid_json) for item in items)
     scored = sum(item.log_likelihood for item in items if item.log_likelihood is not None)
     return {
         "items": count,
@@ -153,9 +154,7 @@ def _summary(items: Sequence[HoldoutItem], settings: dict[str, Any]) -> dict[str
         "refused": sum(bool(item.error) for item in items),
         "exact": sum(item.exact for item in items),
         "exact_match": sum(item.exact for item in items) / count,
-        "valid_json": sum(bool(item.valid_json) for item in items) / count
-        if settings["match"]
-        else None,
+        "valid_json": valid / count if settings["match"] else None,
         "log_likelihood": scored,
         "log_likelihood_per_token": scored / tokens,
         "gold_tokens": tokens,

@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from trimtab.canonical import content_hash
 from trimtab.errors import RequestRefused
-from trimtab.evaluate.asking import OnItem, ask, at_once, refuse_silence
+from trimtab.evaluate.asking import OnItem, ask, in_batches, refuse_silence
 from trimtab.evaluate.report import Report
 from trimtab.inference import Engine
 from trimtab.text.chat import ChatFormat
@@ -114,7 +114,7 @@ async def run_safety(
         return SafetyItem(prompt.id, prompt.kind, completion.text, outcome)
 
     asked = safety_prompts() if prompts is None else prompts
-    items = tuple(await at_once(engine, asked, work, on_item))
+    items = tuple(await in_batches(engine, asked, work, on_item))
     refuse_silence("safety", refusals, len(asked))
     runtime = (await engine.capabilities()).runtime.name
     summary = _summary(items, safety_settings(max_tokens, asked))

@@ -4,13 +4,14 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from trimtab.canonical import short
 from trimtab.data.dataset import Dataset
 from trimtab.evaluate.gate import decide
 from trimtab.evaluate.page import Page, Row, render
 from trimtab.flows.loop import Outcome
 from trimtab.flows.readings import read_report
 from trimtab.flows.steps.evaluate import items_of
-from trimtab.registry import reports
+from trimtab.registry import deployments, reports
 from trimtab.store.disk import write_whole
 
 PLAN_COLUMNS = ("way", "memory", "time", "price", "verdict")
@@ -30,12 +31,13 @@ def write_page(outcome: Outcome) -> Path:
     outputs, blobs = outcome.outputs, outcome.home.blobs
     dataset = Dataset.from_manifest(blobs.read_bytes(outputs["data"]["manifest"]))
     gate = decide(outputs["gate"]["evidence"])
-    live = outputs["promote"]["live"] if outcome.promoted else outputs["register"]["incumbent"]
+    with closing(outcome.home.database()) as database, database.read() as connection:
+        live = deployments.get(connection, outcome.project.deployment).live
     counts = outputs["data"]["counts"]
     kept = {"read", "train", "holdout", "shadow"}
     page = Page(
         project=outcome.project.name,
-        headline=f"{live[:12]} is live",
+        headline=f"{short(live)} is live",
         why=outputs["promote"]["why"] if outcome.promoted else outcome.refused,
         gate=gate,
         rows=_rows(outcome),
