@@ -75,6 +75,11 @@ def main() -> NoReturn:
     except TrimtabError as error:
         _show_traceback(error)
         code = _say(error.message, error.hint, error.exit_code)
+    except ModuleNotFoundError as error:
+        _show_traceback(error)
+        ours = (error.name or "trimtab").startswith("trimtab")
+        extra = "this is a bug" if ours else "pip install 'trimtab[train,serve]'"
+        code = _say(f"{error.name} is not installed", extra, 1 if ours else 2)
     except Exception as error:  # the last line of defence: a fault of ours, still one line
         _show_traceback(error)
         code = _say(

@@ -7,6 +7,7 @@ import click
 from trimtab.cli.options import (
     home_option,
     json_option,
+    moment,
     open_database,
     print_json,
     print_table,
@@ -78,6 +79,8 @@ def list_keys(path: Path | None, home: Path | None, as_json: bool) -> None:
         print_json({"keys": rows})
         return
     columns = ("id", "name", "owner", "created", "revoked", "spent", "limit")
+    for row in rows:
+        row |= {name: moment(str(row[name])) for name in ("created", "revoked") if row[name]}
     cells = [["-" if value is None else str(value) for value in row.values()] for row in rows]
     print_table("keys", columns, cells)
 

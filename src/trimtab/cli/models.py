@@ -4,9 +4,11 @@ from pathlib import Path
 
 import click
 
+from trimtab.canonical import short
 from trimtab.cli.options import (
     home_option,
     json_option,
+    moment,
     open_database,
     print_json,
     print_table,
@@ -43,16 +45,15 @@ def command(path: Path | None, home: Path | None, as_json: bool) -> None:
         ]
         print_json({"models": rows})
         return
-    columns = ("version", "state", "project", "base", "adapter", "run", "created")
+    columns = ("version", "state", "project", "base", "adapter", "created")
     table = [
         (
-            version.hash[:12],
+            short(version.hash),
             version.state,
             version.project,
-            version.spec.base[:12],
-            (version.spec.adapter or "the base itself")[:15],
-            (version.run_id or "-")[:12],
-            show(version.created_us),
+            version.spec.base[:8],
+            (version.spec.adapter or "-")[:8],
+            moment(show(version.created_us)),
         )
         for version in found
     ]

@@ -18,11 +18,17 @@ PLAN_COLUMNS = ("way", "memory", "time", "price", "verdict")
 
 
 def summaries(outcome: Outcome) -> dict[str, dict[str, dict[str, Any]]]:
-    """The summaries of the reports: name of the version, kind of suite, figures."""
+    """The summaries of the reports: name of the version, kind of suite, figures.
+
+    The base comes first, then the incumbent, then the candidate.
+    """
+    names = ("candidate", "incumbent")
+    evaluated = outcome.outputs["evaluate"].items()
+    in_order = sorted(evaluated, key=lambda found: [found[0] == name for name in names])
     with closing(outcome.home.database()) as database, database.read() as connection:
         return {
             name: {kind: reports.get(connection, r).summary for kind, r in found.items()}
-            for name, found in outcome.outputs["evaluate"].items()
+            for name, found in in_order
         }
 
 
