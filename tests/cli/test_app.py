@@ -89,3 +89,10 @@ def test_a_missing_extra_is_named_and_no_bug(tmp_path: Path) -> None:
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
     assert last == "trimtab: torch is not installed - pip install 'trimtab[train,serve]'"
+
+
+def test_a_folder_that_cannot_be_written_is_no_bug(tmp_path: Path) -> None:
+    """/proc takes no files, from root neither."""
+    done = trimtab("init", "/proc/desk", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1

@@ -1,5 +1,6 @@
 """The processes of `serve`: a dead child comes back, a dead supervisor takes all of them along."""
 
+import asyncio
 import signal
 import socket
 import sqlite3
@@ -18,8 +19,10 @@ from tests.serving import Server, eventually, serving
 from tests.tiny import build_base
 from trimtab.errors import InUse
 from trimtab.flows.bases import resolve
+from trimtab.flows.served import Engines
 from trimtab.flows.supervisor import address, listen
 from trimtab.flows.watch import Silent
+from trimtab.inference import ScoreRequest
 from trimtab.ledger.money import Price
 from trimtab.ledger.prices import set_price
 from trimtab.registry import bases, deployments, versions
@@ -80,6 +83,24 @@ def test_a_killed_child_is_started_again(server: Server, module: str) -> None:
     killed.kill()
     eventually(lambda: server.children().get(module) not in (None, killed))
     eventually(lambda: answers(server))
+
+
+def test_several_that_miss_a_version_at_once_load_it_once(server: Server) -> None:
+    assert answers(server)
+    home = Home(server.database.parent)
+    with closing(home.database()) as database:
+        with database.read() as connection:
+            version = versions.get(connection, deployments.get(connection, "tiny").live)
+        asyncio.run(_miss(Engines(home, database), version))
+
+
+async def _miss(engines: Engines, version: ModelVersion) -> None:
+    wanted = ScoreRequest(version.hash, (3, 4), ((5,),), "r")
+    served = await asyncio.gather(*(engines.ready(version) for _ in range(4)))
+    assert engines.loads(version) == 1
+    await served[0].unload(version.hash)
+    assert len(await asyncio.gather(*(each.score(wanted) for each in served))) == 4
+    assert engines.loads(version) == 2
 
 
 def test_a_database_that_cannot_be_read_for_a_while_stops_nothing(server: Server) -> None:
