@@ -1,5 +1,6 @@
 """What is live and why: each deployment of a home, as plain JSON."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -8,6 +9,7 @@ from trimtab.project import Project, Slo
 from trimtab.registry import deployments, reports, versions
 from trimtab.registry.deployments import Deployment
 from trimtab.registry.versions import ModelVersion
+from trimtab.stats.interval import Interval
 from trimtab.store.clock import show
 from trimtab.store.database import Connection, Database
 
@@ -46,11 +48,18 @@ def _deployment(
             "requests": seen.unavailable.of,
             "p50_ms": seen.p50_ms,
             "p95_ms": seen.p95_ms,
+            "p95_interval_ms": _ends(seen.p95_interval),
             "available": None if (bad := seen.unavailable.value) is None else 1 - bad,
             "latency": seen.slow.verdict,
             "availability": seen.unavailable.verdict,
         },
     }
+
+
+def _ends(interval: Interval | None) -> list[float | None]:
+    """Lower and upper end; None where there is no bound."""
+    ends = (interval.low, interval.high) if interval else (math.inf, math.inf)
+    return [end if math.isfinite(end) else None for end in ends]
 
 
 def _exact_match(connection: Connection, live: ModelVersion) -> dict[str, float | None]:
