@@ -66,7 +66,7 @@ class Work:
 
     @cached_property
     def chat(self) -> ChatFormat:
-        """The format of every version of this project."""
+        """The format of the versions that this project makes; an older one may have another."""
         return ChatFormat.from_folder(self.base.folder, system=self.project.data.system)
 
     def dataset(self, outputs: Outputs) -> Dataset:
@@ -77,7 +77,7 @@ class Work:
 
     @property
     def engine_release(self) -> dict[str, str]:
-        """What a new release of may change an answer: reports hold for one of each."""
+        """Libraries that may change an answer with a release: reports hold for one of each."""
         return {name: metadata.version(name) for name in ("torch", "transformers", "peft")}
 
     def contestant(self, content: str) -> Contestant:
