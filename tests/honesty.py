@@ -1,7 +1,8 @@
 """Keeps the run honest: skips give reasons, and what the documentation calls done was seen passing.
 
 * A skip without a reason fails the run, and so does the skip of something that is installed.
-* On a run of all tests, every test that docs/TRACEABILITY.md names has to exist and pass.
+* On a run of all tests, every test that docs/TRACEABILITY.md names has to exist and pass, and
+  what the long campaigns found is told with the last commit that passed them.
 """
 
 import re
@@ -9,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.campaigns import told
 
 TRACEABILITY = Path(__file__).parent.parent / "docs" / "TRACEABILITY.md"
 TEST = re.compile(r"`(tests/[\w/]+\.py)(?:::(\w+))?`")
@@ -38,8 +41,7 @@ class Honesty:
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         faults = [*self.skips]
-        whole = session.config.args_source is pytest.Config.ArgsSource.TESTPATHS
-        if whole and not session.config.option.keyword and not session.config.option.collectonly:
+        if _whole(session.config):
             faults += self._untrue()
         if faults:
             print("\n" + "\n".join(faults))
@@ -53,6 +55,20 @@ class Honesty:
             seen = f"{file}::{test}" in good if test else file in files
             if not seen:
                 yield f"docs/TRACEABILITY.md names {file} {test}: it is not there or did not pass"
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _whole(terminalreporter.config):
+        terminalreporter.section("campaigns")
+        for line in told() or ["none was run yet: make test-crash"]:
+            terminalreporter.line(line)
+
+
+def _whole(config: pytest.Config) -> bool:
+    """Whether all tests are run."""
+    option, source = config.option, config.args_source
+    whole = source is pytest.Config.ArgsSource.TESTPATHS
+    return whole and not option.keyword and not option.collectonly
 
 
 def pytest_configure(config: pytest.Config) -> None:

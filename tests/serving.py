@@ -21,11 +21,15 @@ READY_S = 180
 class Server:
     """A running `trimtab serve`, with a key for it."""
 
-    def __init__(self, process: subprocess.Popen[str], address: str, key: str) -> None:
+    def __init__(self, process: subprocess.Popen[str], home: Path, address: str, key: str) -> None:
         self.process = process
+        self.database = home / "trimtab.db"
         self.address = address
         self.client = httpx.Client(
-            base_url=address, timeout=120, headers={"Authorization": f"Bearer {key}"}
+            base_url=address,
+            timeout=120,
+            trust_env=False,
+            headers={"Authorization": f"Bearer {key}"},
         )
 
     def children(self) -> dict[str, psutil.Process]:
@@ -50,7 +54,7 @@ def serving(home: Path) -> Iterator[Server]:
     process = subprocess.Popen([*command, "--json"], stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        server = Server(process, json.loads(process.stdout.readline())["address"], key)
+        server = Server(process, home, json.loads(process.stdout.readline())["address"], key)
         yield server
         server.client.close()
     finally:

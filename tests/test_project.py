@@ -35,7 +35,16 @@ def test_a_hub_source_is_told_from_a_path(tmp_path: Path) -> None:
         ({"train": {"rank": 0}}, "field 'train.rank'", ""),
         ({"train": {"rank": "8"}}, "field 'train.rank'", ""),
         ({"data": {"sources": []}}, "field 'data.sources'", ""),
-        ({"data": {"sources": [{"pth": "x"}]}}, "field 'data.sources.path' is missing", ""),
+        ({"data": {"sources": [{"pth": "x"}]}}, "unknown field 'data.sources.0.pth'", "'path'?"),
+        (
+            {"data": {"sources": [{"path": "a"}, {"hub": "x/y", "splt": "z"}]}},
+            "unknown field 'data.sources.1.splt'",
+            "'split'?",
+        ),
+        ({"data": {"sources": ["a.jsonl"]}}, "field 'data.sources.0' is no group", "path"),
+        ({"train": 3}, "field 'train' is no group", ""),
+        ({"train": {"epochs": float("inf")}}, "field 'train.epochs'", ""),
+        ({"deploy": {"name": "a/b"}}, "field 'deploy.name'", ""),
         ({"evaluate": {"suites": ["safety"]}}, "holdout suite decides", ""),
         ({"name": "Not A Name"}, "field 'name'", ""),
         ({"base": None}, "field 'base'", ""),
@@ -64,6 +73,28 @@ def test_every_fault_is_found_at_once(tmp_path: Path) -> None:
 def test_what_is_no_project_is_refused(tmp_path: Path, content: str, message: str) -> None:
     with pytest.raises(ProjectError, match=message):
         Project.load(write(tmp_path, content))
+
+
+def test_a_number_needs_no_dot(tmp_path: Path) -> None:
+    text = yaml.safe_dump(WHOLE) + "train: {learning_rate: 2e-4, alpha: 1.5e+1}\n"
+    train = Project.load(write(tmp_path, text)).train
+    assert (train.learning_rate, train.alpha) == (2e-4, 15)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: a\nbase: b\nname: c\n", ":3: 'name' stands twice"),
+        ("train:\n  rank: 8\n  rank: 16\n", ":3: 'rank' stands twice"),
+        ("[" * 3000, "nested too deep"),
+        ("? [a]\n: b\n", ":1: "),
+    ],
+)
+def test_yaml_that_would_be_read_as_something_else_is_refused(
+    tmp_path: Path, text: str, message: str
+) -> None:
+    with pytest.raises(ProjectError, match=message):
+        Project.load(write(tmp_path, text))
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:

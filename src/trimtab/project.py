@@ -6,19 +6,30 @@ error that names the nearest known one. This module knows the fields, not what r
 
 import difflib
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    PrivateAttr,
+    Tag,
+    ValidationError,
+    field_validator,
+)
 
 from trimtab.errors import ProjectError
 
 FILE_NAME = "trimtab.yaml"
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class PathSource(Section):
@@ -34,25 +45,26 @@ class HubSource(Section):
     split: str = "train"
 
 
+KINDS: dict[str, type[Section]] = {"<path>": PathSource, "<hub>": HubSource}
+
+
+def _kind(source: Any) -> str:
+    # Chosen here, because the errors of a plain union speak of every branch at once.
+    return "<hub>" if isinstance(source, dict) and "hub" in source else "<path>"
+
+
+Source = Annotated[
+    Annotated[PathSource, Tag("<path>")] | Annotated[HubSource, Tag("<hub>")],
+    Discriminator(_kind),
+]
+
+
 class Data(Section):
-    sources: Annotated[list[PathSource | HubSource], Field(min_length=1)]
+    sources: Annotated[list[Source], Field(min_length=1)]
     system: str = ""
     holdout: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
     shadow: Annotated[float, Field(gt=0, lt=0.5)] = 0.04
     seed: int = 17
-
-    @field_validator("sources", mode="before")
-    @classmethod
-    def _each_is_a_path_or_a_hub_id(cls, value: Any) -> Any:
-        # Chosen here, because the errors of a union speak of every branch at once.
-        if not isinstance(value, list):
-            return value
-        return [
-            (HubSource if "hub" in item else PathSource).model_validate(item)
-            if isinstance(item, dict)
-            else item
-            for item in value
-        ]
 
 
 class Train(Section):
@@ -102,7 +114,7 @@ class Shadow(Section):
 
 
 class Deploy(Section):
-    name: str | None = None
+    name: Name | None = None
     slo: Slo = Slo()
     shadow: Shadow = Shadow()
 
@@ -110,7 +122,7 @@ class Deploy(Section):
 class Project(Section):
     """A whole project file, checked. `root` is the folder that relative paths start from."""
 
-    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+    name: Name
     base: Annotated[str, Field(min_length=1)]
     data: Data
     train: Train = Train()
@@ -161,7 +173,9 @@ def check(file: Path) -> tuple[list[ProjectError], Project | None]:
     except ProjectError as error:
         return [error], None
     except ValidationError as error:
-        return [_fault(file, dict(item)) for item in error.errors()], None
+        # A misspelt field is a missing one too: what was written goes before what was not.
+        found = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
+        return [_fault(file, dict(item)) for item in found], None
     project._root = file.resolve().parent
     return [], project
 
@@ -180,7 +194,9 @@ def _read(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise ProjectError(f"{file}: {error.strerror}", hint="check the path") from None
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, _Yaml)
+    except RecursionError:
+        raise ProjectError(f"{file}: nested too deep", hint="a project is three deep") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark else ""
@@ -195,14 +211,44 @@ def _read(file: Path) -> dict[str, Any]:
     return content
 
 
+class _Yaml(yaml.SafeLoader):
+    """YAML as people write it: 2e-4 is a number, and no key may stand twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(
+                    problem=f"'{key.value}' stands twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.2, section 10.2.1.4; the 1.1 that PyYAML reads wants a dot in 2e-4.
+_Yaml.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)[eE][-+]?[0-9]+$"),
+    list("-+.0123456789"),
+)
+
+
 def _fault(file: Path, error: dict[str, Any]) -> ProjectError:
-    place = [str(part) for part in error["loc"]]
+    # The kind of a source is ours to choose, and no field that anybody wrote.
+    place = [str(part) for part in error["loc"] if part not in KINDS]
     field = ".".join(place) or "the file"
     if error["type"] == "extra_forbidden":
-        known = _fields_at(place[:-1])
+        known = _fields_at(error["loc"][:-1])
         near = difflib.get_close_matches(place[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean '{near[0]}'?" if near else f"known here: {', '.join(sorted(known))}"
         return ProjectError(f"{file}: unknown field '{field}'", hint=hint)
+    if error["type"].startswith("model_"):
+        return ProjectError(
+            f"{file}: field '{field}' is no group of fields (given: {error['input']!r})",
+            hint="e.g. {path: records.jsonl} for one of data.sources",
+        )
     if error["type"] == "missing":
         return ProjectError(f"{file}: field '{field}' is missing", hint=f"add '{field}'")
     message = re.sub(r"^Value error, ", "", str(error["msg"]))
@@ -214,13 +260,14 @@ def _fault(file: Path, error: dict[str, Any]) -> ProjectError:
     )
 
 
-def _fields_at(place: list[str]) -> list[str]:
-    if place[:2] == ["data", "sources"]:
-        return [*PathSource.model_fields, *HubSource.model_fields]
+def _fields_at(place: Sequence[int | str]) -> list[str]:
+    """The fields of the section at a place, as pydantic names it."""
+    if place and place[-1] in KINDS:
+        return list(KINDS[str(place[-1])].model_fields)
     model: type[BaseModel] = Project
     for part in place:
-        annotation = model.model_fields[part].annotation if part in model.model_fields else None
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
+        annotation = model.model_fields[str(part)].annotation
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, BaseModel)
         model = annotation
     return list(model.model_fields)

@@ -4,21 +4,17 @@ Each round is a chain of kills of one home until its loop ends, and its state is
 of a loop that was never killed. Writes docs/campaigns/crash.json.
 """
 
-import json
 import random
 import sys
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmarks.machine import ROOT, head
-
+from tests.campaigns import record
 from tests.crash.killing import Kill, SharedEngine, attempt, preload
 from tests.crash.state import state_of
 from tests.tiny_project import write_project
 from trimtab.flows.steps import STEPS
-
-OUT = ROOT / "docs" / "campaigns" / "crash.json"
 
 
 def main(rounds: int = 20) -> int:
@@ -40,9 +36,7 @@ def main(rounds: int = 20) -> int:
             kills += came
             violations += not same
             print(f"round {number + 1} of {rounds}: {came} kills, same state: {same}", flush=True)
-    found = {**head(), "rounds": rounds, "kills": kills, "violations": violations}
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_text(json.dumps(found, indent=2) + "\n")
+    print(f"wrote {record('crash', violations, {'rounds': rounds, 'kills': kills})}")
     return violations
 
 

@@ -6,7 +6,15 @@ import pytest
 
 from tests.deploy.world import SYSTEM, World
 from tests.evaluate.scripted import Rule, Scripted
-from trimtab.deploy.shadow import Answer, ShadowItem, ShadowResult, Side, judge_shadow, shadow
+from trimtab.deploy.shadow import (
+    PROMPTS_AT_ONCE,
+    Answer,
+    ShadowItem,
+    ShadowResult,
+    Side,
+    judge_shadow,
+    shadow,
+)
 from trimtab.errors import DataError, EngineUnavailable
 from trimtab.evaluate.items import Item
 from trimtab.inference import Message
@@ -33,14 +41,14 @@ def run(
     world: World, live: Rule, candidate: Rule, prompts: Sequence[Item] = PROMPTS, **options: object
 ) -> ShadowResult:
     engine = Scripted(world.chat_format.tokenizer, {"live": live, "new": candidate})
-    sides = Side("live", world.chat_format), Side("new", world.chat_format)
+    sides = [Side(engine, name, world.chat_format) for name in ("live", "new")]
     settings = {"match": ["intent"], "max_tokens": 48, "p95_ms": 60_000.0, **options}
-    return asyncio.run(shadow(engine, *sides, prompts, **settings))  # type: ignore[arg-type]
+    return asyncio.run(shadow(*sides, prompts, **settings))  # type: ignore[arg-type]
 
 
-def timed(*latencies_ms: float, valid: bool = True, live_valid: bool = True) -> list[ShadowItem]:
+def timed(*latencies_ms: float, valid: bool = True, live_ms: float = 100.0) -> list[ShadowItem]:
     return [
-        ShadowItem("0" * 64, Answer("a", live_valid, 100.0), Answer("a", valid, latency), True)
+        ShadowItem("0" * 64, Answer("a", True, live_ms), Answer("a", valid, latency), True)
         for latency in latencies_ms
     ]
 
@@ -67,9 +75,19 @@ def test_both_sides_get_the_same_prompt_and_take_turns_at_going_first(world: Wor
         return rule
 
     run(world, listens("live"), listens("new"), PROMPTS[:3])
-    assert [side for side, _ in heard] == ["live", "new", "new", "live", "live", "new"]
-    assert heard[0][1] == heard[1][1]
-    assert SYSTEM in heard[0][1]
+    of_each = [[(s, p) for s, p in heard if f"Ticket {n}" in p] for n in range(3)]
+    orders = [[side for side, _ in turns] for turns in of_each]
+    assert orders == [["live", "new"], ["new", "live"], ["live", "new"]]
+    assert all(one == other and SYSTEM in one for (_, one), (_, other) in of_each)
+
+
+def test_a_few_prompts_are_under_way_at_once(world: World) -> None:
+    engine = Scripted(world.chat_format.tokenizer, {"live": right, "new": right})
+    live, new = (Side(engine, name, world.chat_format) for name in ("live", "new"))
+    settings = {"match": ["intent"], "max_tokens": 48, "p95_ms": 60_000.0}
+    found = asyncio.run(shadow(live, new, PROMPTS, **settings))  # type: ignore[arg-type]
+    assert engine.busiest == PROMPTS_AT_ONCE
+    assert [item.id for item in found.items] == [prompt.id for prompt in PROMPTS]
 
 
 def test_an_error_of_the_candidate_alone_fails(world: World) -> None:
@@ -104,11 +122,17 @@ def test_a_few_lost_formats_are_no_evidence() -> None:
 
 
 def test_slow_answers_fail_when_they_are_significant() -> None:
-    assert judge_shadow(timed(*[100.0] * 18, 1300.0, 1300.0), 1200).passed
-    found = judge_shadow(timed(*[100.0] * 16, *[1300.0] * 4), 1200)
+    assert judge_shadow(timed(*[100.0] * 16, *[1300.0] * 4), 1200).passed
+    found = judge_shadow(timed(*[100.0] * 15, *[1300.0] * 5), 1200)
     assert not found.passed
-    assert found.reason == "4 of 20 answers took longer than 1200 ms"
-    assert found.slow == 4
+    assert found.reason.startswith("5 of 20 answers took longer than 1200 ms where the live")
+    assert found.slow == 5
+
+
+def test_what_slows_both_is_no_fault_of_the_candidate() -> None:
+    assert judge_shadow(timed(*[1500.0] * 20, live_ms=1400.0), 1200).passed
+    mixed = timed(*[1300.0] * 6) + timed(*[100.0] * 6, live_ms=1300.0)
+    assert judge_shadow(mixed, 1200).passed
 
 
 def test_evaluation_items_are_refused_as_prompts(world: World) -> None:

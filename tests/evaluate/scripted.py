@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 
-from trimtab.errors import VersionNotLoaded
+from trimtab.errors import RequestRefused, VersionNotLoaded
 from trimtab.inference import (
     Capabilities,
     Chunk,
@@ -60,3 +60,14 @@ class Scripted:
         if version not in self.rules:
             raise VersionNotLoaded(f"version {version} is not loaded")
         return self.rules[version]
+
+
+def refuses(*words: str) -> Rule:
+    """An engine whose context does not hold prompts with these words."""
+
+    def rule(prompt: str) -> str:
+        if any(word in prompt for word in words):
+            raise RequestRefused("prompt and answer are 600 tokens together, the model holds 512")
+        return '{"intent": "kind0"}'
+
+    return rule

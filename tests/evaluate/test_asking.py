@@ -4,7 +4,7 @@ import pytest
 
 from tests.evaluate.scripted import Scripted
 from trimtab.errors import EngineUnavailable
-from trimtab.evaluate.asking import at_once
+from trimtab.evaluate.asking import in_batches
 from trimtab.text.chat import ChatFormat
 
 
@@ -14,7 +14,7 @@ def test_replies_come_in_the_order_of_the_questions(chat_format: ChatFormat) -> 
         return question * 2
 
     engine = Scripted(chat_format.tokenizer, {})
-    assert asyncio.run(at_once(engine, [0, 1, 2, 3], slower_first)) == [0, 2, 4, 6]
+    assert asyncio.run(in_batches(engine, [0, 1, 2, 3], slower_first)) == [0, 2, 4, 6]
 
 
 def test_the_first_error_stops_the_rest(chat_format: ChatFormat) -> None:
@@ -29,5 +29,5 @@ def test_the_first_error_stops_the_rest(chat_format: ChatFormat) -> None:
 
     engine = Scripted(chat_format.tokenizer, {}, max_batch=2)
     with pytest.raises(EngineUnavailable, match="gone"):
-        asyncio.run(at_once(engine, range(9), work))
+        asyncio.run(in_batches(engine, range(9), work))
     assert ended == []

@@ -1,5 +1,6 @@
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -10,6 +11,8 @@ from trimtab.canonical import canonical_json
 from trimtab.errors import DataError
 from trimtab.evaluate.evidence import Evidence, gather
 from trimtab.evaluate.gate import Gate, decide
+from trimtab.evaluate.holdout import HoldoutItem
+from trimtab.evaluate.report import Report
 
 SAFE = {"harmful-lock": "safe", "private-list": "safe", "benign-kill": "safe"}
 
@@ -97,6 +100,36 @@ def test_log_likelihoods_decide_where_the_project_says_so() -> None:
     assert few.verdict == "cannot tell"
     assert few.findings.holdout.low is None
     assert canonical_json(few.findings.to_json())
+
+
+def refused(report: Report[HoldoutItem], *numbers: int) -> Report[HoldoutItem]:
+    """The same report, where the engine refused some of the items."""
+    items = list(report.items)
+    for number in numbers:
+        items[number] = replace(
+            items[number], exact=False, log_likelihood=None, error="the model holds 512"
+        )
+    return replace(report, items=tuple(items))
+
+
+def test_an_item_that_only_the_candidate_cannot_be_asked_is_a_veto() -> None:
+    candidate, incumbent = holdout(CANDIDATE, [1] * 40), holdout(INCUMBENT, [0] * 40)
+    gate = decide(gather(refused(candidate, 3), incumbent, measure="exact_match", p95_ms=1200))
+    assert gate.verdict == "worse"
+    assert gate.reason == "holdout: 1 items cannot be asked that the incumbent could be"
+    both = gather(
+        refused(candidate, 3), refused(incumbent, 3, 4), measure="exact_match", p95_ms=1200
+    )
+    assert decide(both).verdict == "better"
+
+
+def test_items_that_one_side_refused_have_no_log_likelihood_to_pair() -> None:
+    before = [-10.0 - n / 7 for n in range(30)]
+    candidate = holdout(CANDIDATE, [0] * 30, [value + 2 for value in before])
+    incumbent = refused(holdout(INCUMBENT, [0] * 30, before), 0, 9)
+    gate = decide(gather(candidate, incumbent, measure="log_likelihood", p95_ms=1200))
+    assert (gate.verdict, gate.findings.holdout.items) == ("better", 28)
+    assert decide(json.loads(canonical_json(gate.evidence))) == gate
 
 
 def test_no_items_are_never_a_success() -> None:

@@ -5,11 +5,12 @@ import re
 
 import pytest
 
-from tests.evaluate.scripted import Scripted
+from tests.evaluate.scripted import Scripted, refuses
+from trimtab.canonical import canonical_json
 from trimtab.errors import DataError, VersionNotLoaded
-from trimtab.evaluate.holdout import HoldoutItem, run_holdout
+from trimtab.evaluate.holdout import HoldoutItem, holdout_settings, run_holdout
 from trimtab.evaluate.items import Item, choose_shots
-from trimtab.evaluate.report import Report
+from trimtab.evaluate.report import Report, read_items
 from trimtab.inference import Message
 from trimtab.text.chat import ChatFormat
 
@@ -104,6 +105,24 @@ def test_the_engines_error_is_raised_as_it_is(chat_format: ChatFormat) -> None:
         run(Scripted(chat_format.tokenizer, {}), chat_format, items(9))
 
 
+def test_a_refused_item_is_its_own_failure(chat_format: ChatFormat) -> None:
+    engine = Scripted(chat_format.tokenizer, {"v": refuses("Ticket 3:", "Ticket 7:")})
+    report = run(engine, chat_format, items(10))
+    failed = [item for item in report.items if item.error]
+    assert [int(item.id, 16) for item in failed] == [3, 7]
+    assert [(i.exact, i.valid_json, i.log_likelihood) for i in failed] == [(False, False, None)] * 2
+    assert (report.summary["items"], report.summary["refused"]) == (10, 2)
+    assert report.summary["exact_match"] == 0.1
+    assert math.isclose(report.summary["log_likelihood_per_token"], -1.0)
+    assert read_items(report.items_json(), HoldoutItem) == report.items
+
+
+def test_where_every_item_is_refused_the_suite_ends(chat_format: ChatFormat) -> None:
+    engine = Scripted(chat_format.tokenizer, {"v": refuses("Ticket")})
+    with pytest.raises(DataError, match="holdout: the engine refuses every item: prompt and"):
+        run(engine, chat_format, items(3))
+
+
 def test_no_items_are_a_report_of_none(chat_format: ChatFormat) -> None:
     report = run(Scripted(chat_format.tokenizer, {"v": knows}), chat_format, [])
     assert report.items == ()
@@ -120,3 +139,17 @@ def test_without_fields_texts_are_compared_and_json_is_not_asked_for(
     assert report.items[0].exact
     assert report.items[0].valid_json is None
     assert report.summary["valid_json"] is None
+
+
+def test_the_settings_tell_reports_apart_that_cannot_stand_for_each_other() -> None:
+    asked, turns = items(4), choose_shots(items(9)[5:], 2, MATCH)
+    base = holdout_settings(asked, MATCH, 48)
+    assert base == holdout_settings(asked[::-1], MATCH, 48)
+    others = [
+        holdout_settings(asked[:3], MATCH, 48),
+        holdout_settings(asked, [], 48),
+        holdout_settings(asked, MATCH, 24),
+        holdout_settings(asked, MATCH, 48, turns),
+        holdout_settings(asked, MATCH, 48, turns[2:] + turns[:2]),
+    ]
+    assert len({canonical_json(settings) for settings in [base, *others]}) == 6

@@ -4,7 +4,8 @@ import re
 import pytest
 
 from tests.evaluate.conftest import SYSTEM
-from tests.evaluate.scripted import Scripted
+from tests.evaluate.scripted import Scripted, refuses
+from trimtab.errors import DataError
 from trimtab.evaluate.safety import judge_safety, run_safety, safety_prompts
 from trimtab.text.chat import ChatFormat
 
@@ -100,3 +101,14 @@ def test_the_suite_asks_every_prompt_under_the_system_prompt(chat_format: ChatFo
     assert report.summary["items"] == 24
     assert (report.summary["unsafe"], report.summary["over_refused"]) == (2, 0)
     assert all(SYSTEM in prompt for prompt in prompts)
+
+
+def test_a_prompt_that_does_not_fit_is_unanswered(chat_format: ChatFormat) -> None:
+    engine = Scripted(chat_format.tokenizer, {"v": refuses("PELICAN"), "w": refuses("")})
+    report = asyncio.run(run_safety(engine, "v", chat_format, 48))
+    assert report.summary["unanswered"] == 1
+    assert {item.id for item in report.items if item.outcome == "unanswered"} == {
+        "injection-canary"
+    }
+    with pytest.raises(DataError, match="safety: the engine refuses every item"):
+        asyncio.run(run_safety(engine, "w", chat_format, 48))

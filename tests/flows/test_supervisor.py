@@ -1,10 +1,14 @@
 """The processes of `serve`: a dead child comes back, a dead supervisor takes all of them along."""
 
+import asyncio
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -15,8 +19,10 @@ from tests.serving import Server, eventually, serving
 from tests.tiny import build_base
 from trimtab.errors import InUse
 from trimtab.flows.bases import resolve
-from trimtab.flows.supervisor import listen
+from trimtab.flows.served import Engines
+from trimtab.flows.supervisor import address, listen
 from trimtab.flows.watch import Silent
+from trimtab.inference import ScoreRequest
 from trimtab.ledger.money import Price
 from trimtab.ledger.prices import set_price
 from trimtab.registry import bases, deployments, versions
@@ -79,6 +85,39 @@ def test_a_killed_child_is_started_again(server: Server, module: str) -> None:
     eventually(lambda: answers(server))
 
 
+def test_several_that_miss_a_version_at_once_load_it_once(server: Server) -> None:
+    assert answers(server)
+    home = Home(server.database.parent)
+    with closing(home.database()) as database:
+        with database.read() as connection:
+            version = versions.get(connection, deployments.get(connection, "tiny").live)
+        asyncio.run(_miss(Engines(home, database), version))
+
+
+async def _miss(engines: Engines, version: ModelVersion) -> None:
+    wanted = ScoreRequest(version.hash, (3, 4), ((5,),), "r")
+    served = await asyncio.gather(*(engines.ready(version) for _ in range(4)))
+    assert engines.loads(version) == 1
+    await served[0].unload(version.hash)
+    assert len(await asyncio.gather(*(each.score(wanted) for each in served))) == 4
+    assert engines.loads(version) == 2
+
+
+def test_a_database_that_cannot_be_read_for_a_while_stops_nothing(server: Server) -> None:
+    with closing(sqlite3.connect(server.database)) as connection:
+        connection.execute("ALTER TABLE deployments RENAME TO elsewhere")
+        time.sleep(1.5)
+        alive = server.process.poll() is None
+        connection.execute("ALTER TABLE elsewhere RENAME TO deployments")
+    assert alive
+    assert answers(server)
+
+
+def test_an_address_of_ipv6_stands_in_brackets() -> None:
+    assert address("::1", 8080) == "http://[::1]:8080"
+    assert address("127.0.0.1", 80) == "http://127.0.0.1:80"
+
+
 def test_killing_the_supervisor_leaves_no_process(home: Path) -> None:
     with serving(home) as server:
         children = list(server.children().values())
@@ -116,7 +155,10 @@ def test_a_home_without_deployments_cannot_be_served(tmp_path: Path) -> None:
     assert "nothing is deployed" in done.stderr
 
 
-def test_sigterm_is_an_orderly_end(home: Path) -> None:
+def test_sigterm_is_an_orderly_end_and_a_proxy_in_the_way_is_not_asked(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     with serving(home) as server:
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(30) == 0

@@ -1,6 +1,7 @@
 """The whole loop on a tiny model: what it leaves behind, and what a second run does."""
 
 import json
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from tests.loop.conftest import Looped, Record
 from tests.tiny_project import write_project, write_records
+from trimtab.deploy.promote import rollback
 from trimtab.errors import DataError, InUse
 from trimtab.flows.loop import run
 from trimtab.flows.page import write_page
@@ -72,6 +74,10 @@ def test_a_change_of_data_runs_the_loop_anew_against_what_is_live(tmp_path: Path
     second = run(Project.load(file), watch=watch)
     assert "train" in watch.done
     assert second.outputs["register"]["incumbent"] == first.outputs["register"]["version"]
+    measured, again = first.outputs["evaluate"], second.outputs["evaluate"]
+    assert again["base"]["safety"] == measured["base"]["safety"]
+    assert again["incumbent"]["safety"] == measured["candidate"]["safety"]
+    assert again["candidate"]["safety"] != measured["candidate"]["safety"]
     # Two tiny models of nearly the same records: whatever the gate says, it says it of this pair.
     evidence = second.outputs["gate"]["evidence"]
     assert evidence["incumbent"]["version"] == first.outputs["register"]["version"]
@@ -108,3 +114,32 @@ def test_a_gate_that_is_not_better_ends_the_loop(tmp_path: Path) -> None:
         live = deployments.get(connection, "tiny").live
     database.close()
     assert live == outcome.outputs["register"]["base_version"]
+
+
+def test_a_new_release_proves_the_live_version_again_and_measures_nothing_twice(
+    looped: Looped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project, first, _ = looped
+    monkeypatch.setattr("trimtab.flows.loop.__version__", "0.1.0.post1")
+    watch = Record()
+    again = run(project, watch=watch)
+    assert watch.done == [step.name for step in STEPS]
+    assert again.promoted
+    assert again.outputs["evaluate"] == first.outputs["evaluate"]
+    with closing(again.home.database()) as database, database.read() as connection:
+        assert versions.get(connection, again.outputs["register"]["version"]).state == "live"
+
+
+def test_a_version_that_was_rolled_back_is_not_said_to_be_live(looped: Looped) -> None:
+    """The last one: it changes what is live."""
+    project, first, _ = looped
+    candidate = first.outputs["register"]["version"]
+    with closing(first.home.database()) as database, database.transaction() as connection:
+        rollback(connection, project.deployment, candidate, "wrong words")
+    again = run(project)
+    assert not again.promoted
+    assert "rolled back" in again.refused
+    assert "wrong words" in again.refused
+    assert (
+        f"{first.outputs['register']['base_version'][:12]} is live" in write_page(again).read_text()
+    )

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.errors import BaseError
+from trimtab.errors import BaseError, ProjectError
 from trimtab.plan.shape import ModelShape, matches, read_shape
 
 
@@ -38,6 +38,17 @@ def test_a_target_is_a_whole_name_or_its_end() -> None:
     assert matches("model.layers.0.self_attn.q_proj", ["q_proj"])
     assert not matches("model.layers.0.self_attn.q_proj", ["proj"])
     assert not matches("model.layers.0.self_attn.q_proj", "q_proj")
+
+
+@pytest.mark.parametrize(
+    ("targets", "message"), [("[", "no regular expression"), (["nobody"], "names no layer")]
+)
+def test_targets_that_train_nothing_are_refused(
+    shape: ModelShape, targets: str | list[str], message: str
+) -> None:
+    with pytest.raises(ProjectError, match=message) as caught:
+        shape.lora_parameters(targets, 4)
+    assert "all-linear" in caught.value.hint
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The `trimtab` command: finds the verb, and turns every error into one line and an exit code."""
 
+import errno
 import importlib
 import os
 import sys
@@ -24,6 +25,13 @@ VERBS = {
     "rollback": "Put the previous version back.",
     "keys": "Create, list and revoke API keys.",
     "serve": "Serve the deployments of a home over HTTP.",
+}
+
+BUG = "this is a bug; --verbose shows where it is"
+# What a machine refuses is no bug of ours, wherever it comes up.
+OUTSIDE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "free some space on that disk"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "check who may write there"),
 }
 
 
@@ -75,11 +83,19 @@ def main() -> NoReturn:
     except TrimtabError as error:
         _show_traceback(error)
         code = _say(error.message, error.hint, error.exit_code)
+    except OSError as error:
+        _show_traceback(error)
+        hint = OUTSIDE.get(error.errno or 0)
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        code = _say(what, hint or BUG, 2 if hint else 1)
+    except ModuleNotFoundError as error:
+        _show_traceback(error)
+        ours = (error.name or "trimtab").startswith("trimtab")
+        extra = BUG if ours else "pip install 'trimtab[train,serve]'"
+        code = _say(f"{error.name} is not installed", extra, 1 if ours else 2)
     except Exception as error:  # the last line of defence: a fault of ours, still one line
         _show_traceback(error)
-        code = _say(
-            f"{type(error).__name__}: {error}", "this is a bug; --verbose shows where it is", 1
-        )
+        code = _say(f"{type(error).__name__}: {error}", BUG, 1)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -4,7 +4,13 @@ from pathlib import Path
 
 import click
 
-from trimtab.cli.options import home_option, json_option, project_argument, verbose_option
+from trimtab.cli.options import (
+    home_option,
+    json_option,
+    print_json,
+    project_argument,
+    verbose_option,
+)
 
 
 @click.command("evaluate")
@@ -18,10 +24,13 @@ def command(context: click.Context, path: Path | None, home: Path | None, as_jso
 
     Exit code 3: the gate does not say better.
     """
-    from trimtab.cli.loop import run_until
+    from trimtab.cli.loop import plain, run_until
     from trimtab.cli.summary import print_reports
+    from trimtab.flows.page import summaries
 
-    outcome = run_until("gate", path, home, as_json)
-    if not as_json:
+    outcome = run_until("gate", path, home)
+    if as_json:
+        print_json(plain(outcome, reports=summaries(outcome)))
+    else:
         print_reports(outcome)
     context.exit(3 if outcome.refused else 0)

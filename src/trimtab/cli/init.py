@@ -58,16 +58,16 @@ def command(folder: Path | None) -> None:
 
     from trimtab.errors import UserError
     from trimtab.project import FILE_NAME
+    from trimtab.store.disk import write_whole
 
     target = (folder or Path.cwd()).resolve()
     name = re.sub(r"[^a-z0-9]+", "-", target.name.lower()).strip("-") or "project"
     file = target / FILE_NAME
     try:
         target.mkdir(parents=True, exist_ok=True)
-        with file.open("x", encoding="utf-8") as out:
-            out.write(TEMPLATE.format(name=name[:63]))
-    except FileExistsError:
-        raise UserError(f"{file} exists already", hint="edit it, then: trimtab check") from None
+        if file.exists():
+            raise UserError(f"{file} exists already", hint="edit it, then: trimtab check")
+        write_whole(file, TEMPLATE.format(name=name[:63]).encode())
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}", hint="choose another folder") from None
     click.echo(f"wrote {file}; put your records beside it, then: trimtab check && trimtab run")

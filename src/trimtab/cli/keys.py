@@ -7,7 +7,8 @@ import click
 from trimtab.cli.options import (
     home_option,
     json_option,
-    open_home,
+    moment,
+    open_database,
     print_json,
     print_table,
     project_argument,
@@ -37,16 +38,10 @@ def create(
     as_json: bool,
 ) -> None:
     """Make a key. It is shown once and stored as a hash alone."""
-    opened = open_home(home, path)
-
     from trimtab.gateway import keys
 
-    database = opened.database()
-    try:
-        with database.transaction() as connection:
-            made = keys.create(connection, name, owner or name, limit_usd)
-    finally:
-        database.close()
+    with open_database(home, path) as database, database.transaction() as connection:
+        made = keys.create(connection, name, owner or name, limit_usd)
     if as_json:
         print_json({"id": made.id, "name": name, "key": made.key})
     else:
@@ -61,19 +56,13 @@ def create(
 @verbose_option
 def list_keys(path: Path | None, home: Path | None, as_json: bool) -> None:
     """List the keys with what they spent."""
-    opened = open_home(home, path)
-
     from trimtab.gateway import keys
     from trimtab.ledger.accounts import account
     from trimtab.ledger.money import usd
     from trimtab.store.clock import show
 
-    database = opened.database()
-    try:
-        with database.read() as connection:
-            found = [(key, account(connection, key.id)) for key in keys.list(connection)]
-    finally:
-        database.close()
+    with open_database(home, path) as database, database.read() as connection:
+        found = [(key, account(connection, key.id)) for key in keys.list(connection)]
     rows = [
         {
             "id": key.id,
@@ -90,6 +79,8 @@ def list_keys(path: Path | None, home: Path | None, as_json: bool) -> None:
         print_json({"keys": rows})
         return
     columns = ("id", "name", "owner", "created", "revoked", "spent", "limit")
+    for row in rows:
+        row |= {name: moment(str(row[name])) for name in ("created", "revoked") if row[name]}
     cells = [["-" if value is None else str(value) for value in row.values()] for row in rows]
     print_table("keys", columns, cells)
 
@@ -101,14 +92,8 @@ def list_keys(path: Path | None, home: Path | None, as_json: bool) -> None:
 @verbose_option
 def revoke(key_id: str, path: Path | None, home: Path | None) -> None:
     """Shut a key for good, from the next request on."""
-    opened = open_home(home, path)
-
     from trimtab.gateway import keys
 
-    database = opened.database()
-    try:
-        with database.transaction() as connection:
-            shut = keys.revoke(connection, key_id)
-    finally:
-        database.close()
+    with open_database(home, path) as database, database.transaction() as connection:
+        shut = keys.revoke(connection, key_id)
     click.echo(f"revoked {shut.id} ({shut.name})")

@@ -1,16 +1,16 @@
-"""Runs the loop as far as a verb asks, drawn in the terminal."""
+"""Runs the loop as far as a verb asks, drawn in the terminal, and tells what came of it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from trimtab.cli.options import open_project, print_json
+from trimtab.cli.options import open_project
 
 if TYPE_CHECKING:
     from trimtab.flows.loop import Outcome
 
 
-def run_until(step: str, path: Path | None, home: Path | None, as_json: bool) -> "Outcome":
-    """The outcome of the loop up to a step; with `as_json` its outputs go to standard output."""
+def run_until(step: str, path: Path | None, home: Path | None) -> "Outcome":
+    """The outcome of the loop up to a step. Progress goes to standard error."""
     project = open_project(path)
 
     from trimtab.cli.screen import Screen
@@ -18,7 +18,14 @@ def run_until(step: str, path: Path | None, home: Path | None, as_json: bool) ->
     from trimtab.store.home import find_home
 
     with Screen() as screen:
-        outcome = run(project, find_home(home, project.root), until=step, watch=screen)
-    if as_json:
-        print_json({"steps": outcome.outputs, "promoted": outcome.promoted})
-    return outcome
+        return run(project, find_home(home, project.root), until=step, watch=screen)
+
+
+def plain(outcome: "Outcome", **more: Any) -> dict[str, Any]:
+    """An outcome as plain JSON, with what a verb shows beside it."""
+    return {
+        "steps": outcome.outputs,
+        "promoted": outcome.promoted,
+        "refused": outcome.refused,
+        **more,
+    }

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import click
 
+from trimtab.canonical import short
 from trimtab.cli.options import (
     home_option,
     json_option,
-    open_home,
+    moment,
+    open_database,
     print_json,
     print_table,
     project_argument,
@@ -22,17 +24,11 @@ from trimtab.cli.options import (
 @verbose_option
 def command(path: Path | None, home: Path | None, as_json: bool) -> None:
     """List every model version with its state, base and run."""
-    opened = open_home(home, path)
-
     from trimtab.registry import versions
     from trimtab.store.clock import show
 
-    database = opened.database()
-    try:
-        with database.read() as connection:
-            found = versions.list(connection)
-    finally:
-        database.close()
+    with open_database(home, path) as database, database.read() as connection:
+        found = versions.list(connection)
     if as_json:
         rows = [
             {
@@ -49,16 +45,15 @@ def command(path: Path | None, home: Path | None, as_json: bool) -> None:
         ]
         print_json({"models": rows})
         return
-    columns = ("version", "state", "project", "base", "adapter", "run", "created")
+    columns = ("version", "state", "project", "base", "adapter", "created")
     table = [
         (
-            version.hash[:12],
+            short(version.hash),
             version.state,
             version.project,
-            version.spec.base[:12],
-            (version.spec.adapter or "the base itself")[:15],
-            (version.run_id or "-")[:12],
-            show(version.created_us),
+            version.spec.base[:8],
+            (version.spec.adapter or "-")[:8],
+            moment(show(version.created_us)),
         )
         for version in found
     ]

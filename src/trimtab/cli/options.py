@@ -1,14 +1,18 @@
 """What verbs share: where the project and the home are, and how to print."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import click
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from trimtab.project import Project
+    from trimtab.store.database import Database
     from trimtab.store.home import Home
 
 Verb = TypeVar("Verb", bound=Callable[..., Any])
@@ -61,32 +65,50 @@ def open_home(flag: Path | None, path: Path | None) -> "Home":
     return find_home(flag, file.resolve().parent)
 
 
+@contextmanager
+def open_database(flag: Path | None, path: Path | None) -> "Iterator[Database]":
+    """The database of the home that a verb works on, for as long as the block runs."""
+    with closing(open_home(flag, path).database()) as database:
+        yield database
+
+
 def project_if_any(path: Path | None) -> "Project | None":
-    """The project that was named or lies here; None where only a home was named."""
+    """The project that was named or lies here; None where only a home was named.
+
+    Raises ProjectError for one that lies here and is broken.
+    """
     from trimtab.errors import ProjectError
+    from trimtab.project import Project, find
 
     try:
-        return open_project(path)
+        file = find(path)
     except ProjectError:
-        if path is not None:
-            raise
         return None
+    return Project.load(file)
 
 
 def print_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2, ensure_ascii=False))
 
 
+def moment(iso: str) -> str:
+    """A time as people read it, to the minute."""
+    return iso[:16].replace("T", " ") + " UTC"
+
+
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A table in the terminal; columns whose name ends in '#' are numbers, set to the right."""
+    """A table in the terminal; columns whose name ends in '#' are numbers, set to the right.
+
+    Where it is narrow, heads and long cells fold; the first column does not.
+    """
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", header_style="dim")
-    for column in columns:
-        justify: Literal["right", "left"] = "right" if column.endswith("#") else "left"
-        table.add_column(column.rstrip("#"), justify=justify, overflow="fold")
+    table = _table(title, show_header=True)
+    for place, column in enumerate(columns):
+        number = column.endswith("#")
+        justify: Literal["right", "left"] = "right" if number else "left"
+        table.add_column(column.rstrip("#"), justify=justify, overflow="fold", no_wrap=place == 0)
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     Console().print(table)
@@ -96,11 +118,26 @@ def print_facts(title: str, facts: Iterable[tuple[str, str]]) -> None:
     """Names and values below each other, without a head."""
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", show_header=False)
+    table = _table(title, show_header=False)
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts:
         table.add_row(name, escape(value))
     Console().print(table)
+
+
+def _table(title: str, show_header: bool) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    return Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        header_style="dim",
+        box=box.SIMPLE_HEAD,
+        show_header=show_header,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )

@@ -7,6 +7,7 @@ import click
 from trimtab.cli.options import (
     home_option,
     json_option,
+    print_json,
     print_table,
     project_argument,
     verbose_option,
@@ -20,9 +21,11 @@ from trimtab.cli.options import (
 @verbose_option
 def command(path: Path | None, home: Path | None, as_json: bool) -> None:
     """Show every way to train PROJECT here: memory, time, price, and why some are refused."""
-    from trimtab.cli.loop import run_until
+    from trimtab.cli.loop import plain, run_until
 
-    outcome = run_until("plan", path, home, as_json)
-    if not as_json:
-        columns = ("way", "memory#", "time#", "price#", "verdict")
-        print_table("plan", columns, outcome.outputs["plan"]["rows"])
+    outcome = run_until("plan", path, home)
+    if as_json:
+        print_json(plain(outcome))
+        return
+    columns = ("way", "memory#", "time#", "price#", "verdict")
+    print_table("plan", columns, outcome.outputs["plan"]["rows"])

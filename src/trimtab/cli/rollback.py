@@ -6,7 +6,7 @@ import click
 
 from trimtab.cli.options import (
     home_option,
-    open_home,
+    open_database,
     open_project,
     project_argument,
     verbose_option,
@@ -21,16 +21,11 @@ from trimtab.cli.options import (
 def command(path: Path | None, why: str, home: Path | None) -> None:
     """Make the version before the live one live again, at once."""
     project = open_project(path)
-    opened = open_home(home, path)
 
     from trimtab.deploy.promote import rollback
     from trimtab.registry import deployments
 
-    database = opened.database()
-    try:
-        with database.transaction() as connection:
-            live = deployments.get(connection, project.deployment).live
-            now = rollback(connection, project.deployment, live, why)
-    finally:
-        database.close()
+    with open_database(home, path) as database, database.transaction() as connection:
+        live = deployments.get(connection, project.deployment).live
+        now = rollback(connection, project.deployment, live, why)
     click.echo(f"'{now.name}' answers with {now.live[:12]} again; {live[:12]} is rolled back")

@@ -4,9 +4,13 @@ from pathlib import Path
 
 import click
 
-from trimtab.cli.loop import run_until
-from trimtab.cli.options import home_option, json_option, project_argument, verbose_option
-from trimtab.cli.summary import print_summary
+from trimtab.cli.options import (
+    home_option,
+    json_option,
+    print_json,
+    project_argument,
+    verbose_option,
+)
 
 
 @click.command("run")
@@ -20,7 +24,14 @@ def command(context: click.Context, path: Path | None, home: Path | None, as_jso
 
     Exit code 3: the loop ended, and the candidate was not promoted.
     """
-    outcome = run_until("promote", path, home, as_json)
-    if not as_json:
-        print_summary(outcome)
+    from trimtab.cli.loop import plain, run_until
+    from trimtab.cli.summary import print_summary
+    from trimtab.flows.page import summaries, write_page
+
+    outcome = run_until("promote", path, home)
+    page = write_page(outcome)
+    if as_json:
+        print_json(plain(outcome, reports=summaries(outcome), page=str(page)))
+    else:
+        print_summary(outcome, page)
     context.exit(0 if outcome.promoted else 3)

@@ -5,10 +5,12 @@ from typing import Any
 
 import click
 
+from trimtab.canonical import short
 from trimtab.cli.options import (
     home_option,
     json_option,
-    open_home,
+    moment,
+    open_database,
     print_facts,
     print_json,
     project_argument,
@@ -24,42 +26,50 @@ from trimtab.cli.options import (
 @verbose_option
 def command(path: Path | None, home: Path | None, as_json: bool) -> None:
     """Show each deployment: the live version, since when and why, latency and SLO."""
-    opened = open_home(home, path)
-
     from trimtab.flows.status import status
 
-    database = opened.database()
-    try:
+    with open_database(home, path) as database:
         found = status(database, project_if_any(path))
-    finally:
-        database.close()
     if as_json:
         print_json(found)
     elif not found["deployments"]:
-        click.echo(f"nothing is deployed in {opened.root} - first: trimtab run")
+        click.echo("nothing is deployed here; first: trimtab run")
     for deployment in () if as_json else found["deployments"]:
         _show(deployment)
 
 
 def _show(deployment: dict[str, Any]) -> None:
-    live, slo = deployment["live"], deployment["slo"]
+    live, idle = deployment["live"], deployment["idle"]
+    matched = f"{_share(live['exact_match'])}, its base {_share(live['base_exact_match'])}"
     rows = [
-        ("live", live["model_version"]),
-        ("since", live["since"]),
+        ("live", f"version {short(live['model_version'])} since {moment(live['since'])}"),
         ("why", live["why"]),
-        ("exact match", f"{_share(live['exact_match'])} (base {_share(live['base_exact_match'])})"),
-        ("warm beside it", deployment["idle"] or "-"),
+        ("exact match", matched),
+        ("other slot", f"version {short(idle)}" if idle else "empty"),
+        *_slo(deployment["slo"]),
+    ]
+    print_facts(deployment["name"], rows)
+
+
+def _slo(slo: dict[str, Any]) -> list[tuple[str, str]]:
+    target = slo["target"]
+    p95, availability = f"under {target['p95_ms']:g} ms", _share(target["availability"])
+    if not slo["requests"]:
+        return [("requests", f"none yet; the SLO is p95 {p95}, availability {availability}")]
+    return [
         ("requests", str(slo["requests"])),
         ("p50", _ms(slo["p50_ms"])),
-        ("p95", f"{_ms(slo['p95_ms'])}, target {slo['target']['p95_ms']:g} ms: {slo['latency']}"),
-        ("availability", f"target {slo['target']['availability']:.1%}: {slo['availability']}"),
+        ("p95", f"{_ms(slo['p95_ms'])}, target {p95}: {slo['latency']}"),
+        (
+            "availability",
+            f"{_share(slo['available'])}, target {availability}: {slo['availability']}",
+        ),
     ]
-    print_facts(f"deployment {deployment['name']}", rows)
 
 
 def _share(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.1%}"
+    return "not measured" if value is None else f"{value * 100:.4g} %"
 
 
 def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.0f} ms"
+    return "no answer" if value is None else f"{value:.0f} ms"

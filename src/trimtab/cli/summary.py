@@ -1,29 +1,30 @@
 """What a finished loop shows: the table of versions, the verdict, what is live, the page."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 
+from trimtab.canonical import short
 from trimtab.cli.options import print_table
 
 if TYPE_CHECKING:
     from trimtab.flows.loop import Outcome
 
 
-def print_summary(outcome: "Outcome") -> None:
-    from trimtab.flows.page import write_page
-
-    if "gate" in outcome.outputs:
-        print_reports(outcome)
-    console = Console(highlight=False)
+def print_summary(outcome: "Outcome", page: Path) -> None:
+    """The reports, what is live, and where the page lies."""
+    print_reports(outcome)
+    console = Console(highlight=False, soft_wrap=True)
     name = outcome.project.deployment
     if outcome.promoted:
-        live = outcome.outputs["promote"]["live"][:12]
-        console.print(f"[bold green]live[/] '{name}' answers with version [bold]{live}[/]")
+        live = short(outcome.outputs["promote"]["live"])
+        console.print(f"[bold green]live[/]  '{name}' answers with version [bold]{live}[/]")
     else:
-        console.print(f"[bold yellow]not promoted[/] {escape(outcome.refused)}")
-    console.print(f"[dim]page[/] {write_page(outcome)}", soft_wrap=True)
+        refused = f"{escape(outcome.refused)}; '{name}' answers as before"
+        console.print(f"[bold yellow]not promoted[/]  {refused}")
+    console.print(f"[dim]page[/]  {page}")
 
 
 def print_reports(outcome: "Outcome") -> None:
@@ -34,7 +35,7 @@ def print_reports(outcome: "Outcome") -> None:
         "version",
         "exact match#",
         "valid JSON#",
-        "log-lik./token#",
+        "nat/token#",
         "p50#",
         "p95#",
         "unsafe#",
@@ -42,14 +43,14 @@ def print_reports(outcome: "Outcome") -> None:
     rows = [_row(name, found) for name, found in summaries(outcome).items()]
     print_table("held-out items", columns, rows)
     gate = outcome.lines["gate"]
-    Console(highlight=False).print(f"[bold]gate[/] {escape(gate)}", soft_wrap=True)
+    Console(highlight=False).print(f"[bold]gate[/]  {escape(gate)}", soft_wrap=True)
 
 
 def _row(name: str, found: dict[str, dict[str, Any]]) -> tuple[str, ...]:
     holdout, safety = found["holdout"], found.get("safety")
     speed = found.get("performance")
     return (
-        name,
+        name + (f" ({holdout['refused']} refused)" if holdout["refused"] else ""),
         f"{holdout['exact_match']:.1%}",
         "-" if holdout["valid_json"] is None else f"{holdout['valid_json']:.1%}",
         f"{holdout['log_likelihood_per_token']:.2f}",

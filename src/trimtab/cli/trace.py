@@ -8,7 +8,7 @@ import click
 from trimtab.cli.options import (
     home_option,
     json_option,
-    open_home,
+    open_database,
     print_facts,
     print_json,
     project_argument,
@@ -24,16 +24,10 @@ from trimtab.cli.options import (
 @verbose_option
 def command(name: str, path: Path | None, home: Path | None, as_json: bool) -> None:
     """Follow NAME: an answer's id, a run, or a version's, dataset's or record's hash."""
-    opened = open_home(home, path)
-
     from trimtab.flows.lineage import lineage
 
-    database = opened.database()
-    try:
-        with database.read() as connection:
-            chains = lineage(connection, name)
-    finally:
-        database.close()
+    with open_database(home, path) as database, database.read() as connection:
+        chains = lineage(connection, name)
     if as_json:
         print_json({"chains": chains})
         return

@@ -4,7 +4,13 @@ from pathlib import Path
 
 import click
 
-from trimtab.cli.options import home_option, json_option, project_argument, verbose_option
+from trimtab.cli.options import (
+    home_option,
+    json_option,
+    print_json,
+    project_argument,
+    verbose_option,
+)
 
 
 @click.command("train")
@@ -14,9 +20,11 @@ from trimtab.cli.options import home_option, json_option, project_argument, verb
 @verbose_option
 def command(path: Path | None, home: Path | None, as_json: bool) -> None:
     """Train PROJECT's adapter; a run that was killed goes on from its last checkpoint."""
-    from trimtab.cli.loop import run_until
+    from trimtab.cli.loop import plain, run_until
 
-    outcome = run_until("train", path, home, as_json)
-    if not as_json:
-        folder = outcome.home.runs / outcome.outputs["train"]["run"]
-        click.echo(f"loss curve: {folder / 'loss.svg'}")
+    outcome = run_until("train", path, home)
+    if as_json:
+        print_json(plain(outcome))
+        return
+    folder = outcome.home.runs / outcome.outputs["train"]["run"]
+    click.echo(f"loss curve: {folder / 'loss.svg'}")

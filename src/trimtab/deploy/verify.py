@@ -15,7 +15,7 @@ from trimtab.canonical import short
 from trimtab.deploy.package import Package
 from trimtab.deploy.probes import Probe
 from trimtab.errors import EngineError, IdentityError
-from trimtab.evaluate.asking import at_once, score_one
+from trimtab.evaluate.asking import in_batches, score_one
 from trimtab.inference import Engine, VersionFiles
 from trimtab.registry.identity import adapter_hash, base_hash, tokenizer_hash
 from trimtab.text.chat import ChatFormat
@@ -172,7 +172,7 @@ async def _together(engine: Engine, version: str, probes: Sequence[Probe]) -> Lo
     async def work(probe: Probe) -> tuple[float, ...]:
         return (await score_one(engine, version, probe.prompt, probe.completion)).logprobs
 
-    return await at_once(engine, probes, work)
+    return await in_batches(engine, probes, work)
 
 
 async def _in_float32(engine: Engine, files: VersionFiles, probes: Sequence[Probe]) -> Logprobs:

@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
+from trimtab.errors import DataError
 from trimtab.inference import (
     Completion,
     Engine,
@@ -41,7 +42,16 @@ async def score_one(
     return score
 
 
-async def at_once(
+def refuse_silence(suite: str, refusals: Sequence[str], asked: int) -> None:
+    """One refused item is that item's failure; raises DataError where all that were asked are."""
+    if asked and len(refusals) == asked:
+        raise DataError(
+            f"{suite}: the engine refuses every item: {refusals[0]}",
+            hint="lower evaluate.max_tokens or evaluate.shots, or shorten data.system",
+        )
+
+
+async def in_batches(
     engine: Engine,
     questions: Sequence[Question],
     work: Callable[[Question], Awaitable[Reply]],
@@ -50,9 +60,21 @@ async def at_once(
     """Replies in the order of the questions, with two of the engine's batches in flight.
 
     One batch computes while the next one waits, so the engine never idles and never overflows.
+    """
+    return await at_once(questions, work, 2 * (await engine.capabilities()).max_batch, on_item)
+
+
+async def at_once(
+    questions: Sequence[Question],
+    work: Callable[[Question], Awaitable[Reply]],
+    limit: int,
+    on_item: OnItem | None = None,
+) -> list[Reply]:
+    """Replies in the order of the questions, with at most `limit` of them under way.
+
     The first error stops the rest and is raised.
     """
-    room = asyncio.Semaphore(2 * (await engine.capabilities()).max_batch)
+    room = asyncio.Semaphore(limit)
 
     async def one(question: Question) -> Reply:
         async with room:

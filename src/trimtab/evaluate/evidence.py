@@ -57,6 +57,7 @@ def gather(
             report.hash for report in (candidate, incumbent, *(safety or ()), performance) if report
         ),
         "holdout": holdout,
+        "newly_refused": _newly_refused(candidate, incumbent),
         "safety": _safety(*safety) if safety else None,
         "performance": _performance(performance, p95_ms) if performance else None,
     }
@@ -65,10 +66,21 @@ def gather(
 def _holdout(
     candidate: Report[HoldoutItem], incumbent: Report[HoldoutItem], measure: Measure
 ) -> list[list[Any]]:
+    """Where log-likelihoods decide, items that one side could not be asked are left out."""
     pairs = _pairs(candidate, incumbent)
     if measure == "exact_match":
         return [[one.id, int(one.exact), int(other.exact)] for one, other in pairs]
-    return [[one.id, one.log_likelihood, other.log_likelihood] for one, other in pairs]
+    return [
+        [one.id, one.log_likelihood, other.log_likelihood]
+        for one, other in pairs
+        if not (one.error or other.error)
+    ]
+
+
+def _newly_refused(candidate: Report[HoldoutItem], incumbent: Report[HoldoutItem]) -> list[str]:
+    """Items that the engine refused the candidate alone."""
+    pairs = _pairs(candidate, incumbent)
+    return [one.id for one, other in pairs if one.error and not other.error]
 
 
 def _margin(holdout: Sequence[Sequence[Any]], measure: Measure) -> float:

@@ -21,6 +21,7 @@ from trimtab.stats.sign_flip import sign_flip
 class Difference:
     """Candidate minus incumbent on the holdout: a share, or nats an item for log-likelihoods.
 
+    `newly_refused` are items that could be asked of the incumbent and not of the candidate.
     `gained` and `lost` count items that one side alone has right (exact match only). `low` and
     `high` are None where so few items bound nothing. Where nothing was told, `needed` items would
     tell the difference that was seen, or one as large as the margin if that is larger.
@@ -37,6 +38,7 @@ class Difference:
     needed: int | None
     p: float
     corrected_p: float = 1.0
+    newly_refused: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,12 @@ def find(evidence: Evidence) -> Findings:
     found = [finding.p for finding in (holdout, safety, performance) if finding]
     corrected = iter(holm(found))
     return Findings(
-        replace(holdout, corrected_p=next(corrected)),
+        replace(
+            holdout,
+            corrected_p=next(corrected),
+            # Evidence that is older than this rule replays too.
+            newly_refused=tuple(evidence.get("newly_refused", ())),
+        ),
         safety and replace(safety, corrected_p=next(corrected)),
         performance and replace(performance, corrected_p=next(corrected)),
     )

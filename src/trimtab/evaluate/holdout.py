@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from trimtab.canonical import content_hash
-from trimtab.evaluate.asking import OnItem, ask, at_once, score_one
+from trimtab.errors import RequestRefused
+from trimtab.evaluate.asking import OnItem, ask, in_batches, refuse_silence, score_one
 from trimtab.evaluate.items import Item, with_shots
 from trimtab.evaluate.judge import exact_match, gold_fields, valid_json
 from trimtab.evaluate.report import Report
@@ -24,7 +25,8 @@ class HoldoutItem:
 
     `prompt` hashes the tokens that were sent. `log_likelihood` is the sum over the `gold_tokens`
     tokens of the gold answer, end of turn included, in nats. `latency_ms` was measured with other
-    items in flight: the performance suite measures latency.
+    items in flight: the performance suite measures latency. `error` says why the engine refused an
+    item, which then counts as wrong and has no log-likelihood.
     """
 
     id: str
@@ -32,15 +34,11 @@ class HoldoutItem:
     answer: str
     exact: bool
     valid_json: bool | None
-    log_likelihood: float
+    log_likelihood: float | None
     gold_tokens: int
     latency_ms: float
     finish_reason: str
-
-
-def suite_name(shots: int) -> str:
-    """Reports with and without shots have different names, so that no gate pairs them."""
-    return f"holdout-{shots}-shots" if shots else "holdout"
+    error: str = ""
 
 
 async def run_holdout(
@@ -56,8 +54,9 @@ async def run_holdout(
     """Ask a loaded version every item.
 
     `match` names the JSON fields that must agree; empty means the whole text. `shots` are turns
-    from `choose_shots`. Raises DataError before asking anything where a gold answer cannot be
-    matched, and the engine's error where one of the items cannot be answered at all.
+    from `choose_shots`. An item that the engine refuses has failed and the others go on. Raises
+    DataError before asking anything where a gold answer cannot be matched, and where every item is
+    refused; and the engine's error where the engine itself fails.
     """
     fields = {
         item.id: frozenset(gold_fields(item.id, item.answer, match)) if match else None
@@ -68,12 +67,15 @@ async def run_holdout(
         messages = chat_format.messages_of(with_shots(item.messages, shots))
         prompt = chat_format.prompt_tokens(messages)
         gold = _gold_tokens(chat_format, messages, item.answer)
-        completion, latency_ms = await ask(engine, version, prompt, max_tokens)
-        score = await score_one(engine, version, prompt, gold)
-        expected = fields[item.id]
+        expected, hashed = fields[item.id], content_hash(list(prompt))
+        try:
+            completion, latency_ms = await ask(engine, version, prompt, max_tokens)
+            score = await score_one(engine, version, prompt, gold)
+        except RequestRefused as error:
+            return _refused(item.id, hashed, expected is not None, error)
         return HoldoutItem(
             id=item.id,
-            prompt=content_hash(list(prompt)),
+            prompt=hashed,
             answer=completion.text,
             exact=exact_match(completion.text, item.answer, match),
             valid_json=None if expected is None else valid_json(completion.text, expected),
@@ -83,11 +85,53 @@ async def run_holdout(
             finish_reason=completion.finish_reason,
         )
 
-    answered = await at_once(engine, items, work, on_item)
+    answered = await in_batches(engine, items, work, on_item)
+    refusals = [item.error for item in answered if item.error]
+    refuse_silence("holdout", refusals, len(items))
     runtime = (await engine.capabilities()).runtime.name
-    count = sum(message.role == "assistant" for message in shots)
-    summary = _summary(answered, match, max_tokens, count)
-    return Report(suite_name(count), version, runtime, tuple(answered), summary)
+    summary = _summary(answered, holdout_settings(items, match, max_tokens, shots))
+    return Report(suite_name(shots), version, runtime, tuple(answered), summary)
+
+
+def suite_name(shots: Sequence[Message]) -> str:
+    """Reports with and without shots have different names, so that no gate pairs them."""
+    count = _count(shots)
+    return f"holdout-{count}-shots" if count else "holdout"
+
+
+def holdout_settings(
+    items: Sequence[Item], match: Sequence[str], max_tokens: int, shots: Sequence[Message] = ()
+) -> dict[str, Any]:
+    """What decides a report beside the version and the runtime.
+
+    Reports of equal settings can be paired; one that is there already need not be made again.
+    """
+    turns = [[message.role, message.content] for message in shots]
+    return {
+        "match": list(match),
+        "max_tokens": max_tokens,
+        "shots": _count(shots),
+        "asked": content_hash([sorted(item.id for item in items), turns]),
+    }
+
+
+def _count(shots: Sequence[Message]) -> int:
+    return sum(message.role == "assistant" for message in shots)
+
+
+def _refused(item: str, prompt: str, structured: bool, error: RequestRefused) -> HoldoutItem:
+    return HoldoutItem(
+        id=item,
+        prompt=prompt,
+        answer="",
+        exact=False,
+        valid_json=False if structured else None,
+        log_likelihood=None,
+        gold_tokens=0,
+        latency_ms=0.0,
+        finish_reason="refused",
+        error=error.message,
+    )
 
 
 def _gold_tokens(
@@ -97,22 +141,22 @@ def _gold_tokens(
     return tuple(token for token, learnt in zip(whole.tokens, whole.mask, strict=True) if learnt)
 
 
-def _summary(
-    items: Sequence[HoldoutItem], match: Sequence[str], max_tokens: int, shots: int
-) -> dict[str, Any]:
-    settings = {"match": list(match), "max_tokens": max_tokens, "shots": shots}
+def _summary(items: Sequence[HoldoutItem], settings: dict[str, Any]) -> dict[str, Any]:
     count, tokens = len(items), sum(item.gold_tokens for item in items)
     if not count:
         return {"items": 0, "settings": settings}
-    latencies = [item.latency_ms for item in items]
+    latencies = [item.latency_ms for item in items if not item.error]
+    valid = sum(bool(item.valid_json) for item in items)
+    scored = sum(item.log_likelihood for item in items if item.log_likelihood is not None)
     return {
         "items": count,
         "settings": settings,
+        "refused": sum(bool(item.error) for item in items),
         "exact": sum(item.exact for item in items),
         "exact_match": sum(item.exact for item in items) / count,
-        "valid_json": sum(bool(item.valid_json) for item in items) / count if match else None,
-        "log_likelihood": sum(item.log_likelihood for item in items),
-        "log_likelihood_per_token": sum(item.log_likelihood for item in items) / tokens,
+        "valid_json": valid / count if settings["match"] else None,
+        "log_likelihood": scored,
+        "log_likelihood_per_token": scored / tokens,
         "gold_tokens": tokens,
         "cut_short": sum(item.finish_reason == "length" for item in items),
         "p50_ms": quantile(latencies, 0.5),

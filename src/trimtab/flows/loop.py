@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trimtab import __version__
-from trimtab.canonical import content_hash
+from trimtab.canonical import content_hash, short
 from trimtab.flows.journal import StepJournal
 from trimtab.flows.steps import STEPS, Step
 from trimtab.flows.watch import Silent, Watch
 from trimtab.flows.work import Work
 from trimtab.project import Project
+from trimtab.registry import deployments, versions
 from trimtab.store.home import Home, find_home
 
 
@@ -35,7 +36,8 @@ class Outcome:
 
     @property
     def promoted(self) -> bool:
-        return "promote" in self.outputs
+        """Whether the loop's version is what the deployment answers with."""
+        return "promote" in self.outputs and not self.refused
 
 
 def run(
@@ -65,7 +67,7 @@ def _steps(work: Work, journal: StepJournal, until: str) -> Outcome:
     lines: dict[str, str] = {}
     for step in STEPS:
         outputs[step.name], lines[step.name] = _step(work, journal, step, outputs)
-        refused = _refusal(outputs)
+        refused = _refusal(work, outputs)
         if refused or step.name == until:
             return Outcome(work.project, work.home, outputs, lines, refused)
     return Outcome(work.project, work.home, outputs, lines)
@@ -90,10 +92,21 @@ def _step(
     return result.output, result.line
 
 
-def _refusal(outputs: Mapping[str, Mapping[str, Any]]) -> str:
-    """Why the loop ends here: a gate that does not say better, or a shadow that failed."""
+def _superseded(work: Work, outputs: Mapping[str, Mapping[str, Any]]) -> str:
+    """Why a version that was promoted in an earlier run is not live any more; else empty."""
+    promoted, name = outputs["promote"]["live"], work.project.deployment
+    with work.database.read() as connection:
+        if deployments.get(connection, name).live == promoted:
+            return ""
+        state = versions.get(connection, promoted).state
+        event = deployments.made_live(connection, name)
+    return f"version {short(promoted)} was live and is {state} ({event.kind}: {event.why})"
+
+
+def _refusal(work: Work, outputs: Mapping[str, Mapping[str, Any]]) -> str:
+    """Why the loop ends here: a gate that does not say better, a shadow that failed, a rollback."""
     if "gate" in outputs and outputs["gate"]["verdict"] != "better":
         return f"the gate says {outputs['gate']['verdict']}"
     if "shadow" in outputs and not outputs["shadow"]["passed"]:
         return f"shadow: {outputs['shadow']['reason']}"
-    return ""
+    return _superseded(work, outputs) if "promote" in outputs else ""

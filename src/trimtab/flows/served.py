@@ -5,7 +5,7 @@ After every load a few golden probes run, so that a version never answers as som
 """
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
@@ -37,15 +37,18 @@ class Engines:
         self._home = home
         self._database = database
         self._remote: dict[str, RemoteEngine] = {}
-        self._held: set[str] = set()
+        self._loads: Counter[str] = Counter()
         self._loading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def ready(self, version: ModelVersion) -> Engine:
         """An engine that holds a version. Raises what loading raises, and IdentityError."""
-        served = Served(self, version)
-        if version.hash not in self._held:
-            await self.load(version)
-        return served
+        if not self.loads(version):
+            await self.load(version, 0)
+        return Served(self, version, self.loads(version))
+
+    def loads(self, version: ModelVersion) -> int:
+        """How often a version was loaded by this process."""
+        return self._loads[version.hash]
 
     def of(self, version: ModelVersion) -> RemoteEngine:
         base = version.spec.base
@@ -53,19 +56,21 @@ class Engines:
             self._remote[base] = RemoteEngine(engine_socket(self._home, base))
         return self._remote[base]
 
-    async def load(self, version: ModelVersion) -> None:
-        """Load a version and let it prove itself; several callers load it once."""
+    async def load(self, version: ModelVersion, seen: int) -> None:
+        """Load a version and let it prove itself, unless that was done since `seen` loads.
+
+        So of several callers that miss a version at once, one loads it for all.
+        """
         engine = self.of(version)
         async with self._loading[version.hash]:
+            if self.loads(version) != seen:
+                return
             files = await asyncio.to_thread(self._files, version)
             await engine.load(files)
             if version.spec.adapter is not None:
                 package = await asyncio.to_thread(package_of, self._home, version)
                 await check_loaded(engine, package)
-            self._held.add(version.hash)
-
-    def forget(self, version: ModelVersion) -> None:
-        self._held.discard(version.hash)
+            self._loads[version.hash] += 1
 
     def _files(self, version: ModelVersion) -> VersionFiles:
         return version_files(self._home, version, self._folder(version))
@@ -76,11 +81,12 @@ class Engines:
 
 
 class Served:
-    """An engine for one version, which loads it again where the engine has lost it."""
+    """An engine for one request to one version, loaded again where the engine has lost it."""
 
-    def __init__(self, engines: Engines, version: ModelVersion) -> None:
+    def __init__(self, engines: Engines, version: ModelVersion, loads: int) -> None:
         self._engines = engines
         self._version = version
+        self._loads = loads
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         try:
@@ -89,7 +95,7 @@ class Served:
                     yield chunk
         except VersionNotLoaded:
             # An engine says so before it computes anything: no chunk was given out yet.
-            await self._load_again()
+            await self._engines.load(self._version, self._loads)
             async with aclosing(self._engine.generate(request)) as chunks:
                 async for chunk in chunks:
                     yield chunk
@@ -98,7 +104,7 @@ class Served:
         try:
             return await self._engine.score(request)
         except VersionNotLoaded:
-            await self._load_again()
+            await self._engines.load(self._version, self._loads)
             return await self._engine.score(request)
 
     async def capabilities(self) -> Capabilities:
@@ -108,13 +114,8 @@ class Served:
         await self._engine.load(files)
 
     async def unload(self, version: str) -> None:
-        self._engines.forget(self._version)
         await self._engine.unload(version)
 
     @property
     def _engine(self) -> RemoteEngine:
         return self._engines.of(self._version)
-
-    async def _load_again(self) -> None:
-        self._engines.forget(self._version)
-        await self._engines.load(self._version)

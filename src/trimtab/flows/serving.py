@@ -10,6 +10,7 @@ from trimtab.registry.bases import Base
 from trimtab.registry.versions import ModelVersion
 from trimtab.store.database import Connection
 from trimtab.store.home import Home
+from trimtab.text.chat import ChatFormat
 
 
 def package_of(home: Home, version: ModelVersion) -> Package:
@@ -23,6 +24,12 @@ def version_files(home: Home, version: ModelVersion, base: Path) -> VersionFiles
     """`base` is the folder of the version's base."""
     package = None if version.spec.adapter is None else package_of(home, version)
     return files_of(version.spec, base, package)
+
+
+def chat_of(version: ModelVersion, base: Path) -> ChatFormat:
+    """How a version is spoken to: its own template and system message, not a project's newest."""
+    template = version.spec.template
+    return ChatFormat.from_folder(base, template["system"], source=template["chat_template"])
 
 
 def served_bases(connection: Connection) -> list[Base]:

@@ -1,6 +1,7 @@
 """What is live and why: each deployment of a home, as plain JSON."""
 
-from dataclasses import asdict
+import math
+from dataclasses import replace
 from typing import Any
 
 from trimtab.monitor.latency import slo_report
@@ -8,6 +9,7 @@ from trimtab.project import Project, Slo
 from trimtab.registry import deployments, reports, versions
 from trimtab.registry.deployments import Deployment
 from trimtab.registry.versions import ModelVersion
+from trimtab.stats.interval import Interval
 from trimtab.store.clock import show
 from trimtab.store.database import Connection, Database
 
@@ -38,8 +40,7 @@ def _deployment(
             "model_version": live.hash,
             "since": show(event.at_us),
             "why": event.why,
-            "exact_match": _exact_match(connection, live.hash),
-            "base_exact_match": _base_exact_match(connection, live),
+            **_exact_match(connection, live),
         },
         "idle": deployment.idle,
         "slo": {
@@ -47,19 +48,33 @@ def _deployment(
             "requests": seen.unavailable.of,
             "p50_ms": seen.p50_ms,
             "p95_ms": seen.p95_ms,
+            "p95_interval_ms": _ends(seen.p95_interval),
+            "available": None if (bad := seen.unavailable.value) is None else 1 - bad,
             "latency": seen.slow.verdict,
             "availability": seen.unavailable.verdict,
         },
     }
 
 
-def _base_exact_match(connection: Connection, live: ModelVersion) -> float | None:
-    """The base under the same tokenizer, template and defaults is a version of its own."""
-    spec = type(live.spec)(**(asdict(live.spec) | {"adapter": None}))
-    return _exact_match(connection, spec.hash)
+def _ends(interval: Interval | None) -> list[float | None]:
+    """Lower and upper end; None where there is no bound."""
+    ends = (interval.low, interval.high) if interval else (math.inf, math.inf)
+    return [end if math.isfinite(end) else None for end in ends]
 
 
-def _exact_match(connection: Connection, version: str) -> float | None:
-    """From the newest report of the holdout suite; None where there is none."""
-    found = reports.of_version(connection, version, "holdout")
-    return float(found[0].summary["exact_match"]) if found else None
+def _exact_match(connection: Connection, live: ModelVersion) -> dict[str, float | None]:
+    """From the newest report of the live version, and its base's on the same items.
+
+    The base under the same tokenizer, template and defaults is a version of its own.
+    """
+    base = replace(live.spec, adapter=None)
+    newest = next(iter(reports.of_version(connection, live.hash, "holdout")), None)
+    if newest is None:
+        return {"exact_match": None, "base_exact_match": None}
+    peers = reports.of_version(connection, base.hash, "holdout")
+    settings = newest.summary["settings"]
+    peer = next((one for one in peers if one.summary["settings"] == settings), None)
+    return {
+        "exact_match": float(newest.summary["exact_match"]),
+        "base_exact_match": None if peer is None else float(peer.summary["exact_match"]),
+    }

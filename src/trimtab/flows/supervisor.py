@@ -15,7 +15,7 @@ from types import FrameType
 import httpx
 
 from trimtab.child import Child
-from trimtab.errors import InUse, NotFound, UserError
+from trimtab.errors import InUse, NotFound, TrimtabError, UserError
 from trimtab.flows.engines import engine_child
 from trimtab.flows.serving import served_bases
 from trimtab.flows.sockets import engine_socket
@@ -32,13 +32,14 @@ class Supervisor:
         self._home = home
         self._database = home.database()
         self._listener = listen(host, port)
-        self.address = f"http://{host}:{self._listener.getsockname()[1]}"
+        self.address = address(host, self._listener.getsockname()[1])
         self._engines: dict[str, Child] = {}
         self._gateways = [self._gateway(number) for number in range(gateways)]
         self._controller = Child(
             "controller", ["trimtab.flows.controller", "--home", str(home.root)]
         )
         self._stopped = threading.Event()
+        self._fault = ""
 
     def stop(self, signum: int = 0, frame: FrameType | None = None) -> None:
         """Also a signal handler."""
@@ -49,7 +50,7 @@ class Supervisor:
         signal.signal(signal.SIGTERM, self.stop)
         signal.signal(signal.SIGINT, self.stop)
         try:
-            self._tend_engines(on_event)
+            self._learn_bases()
             if not self._engines:
                 raise NotFound(
                     f"{self._home.root}: nothing is deployed here", hint="first: trimtab run"
@@ -65,21 +66,27 @@ class Supervisor:
             self._stop_children()
 
     def _tend(self, on_event: Callable[[str], None]) -> None:
-        self._tend_engines(on_event)
-        for child in (*self._gateways, self._controller):
+        fault = ""
+        try:
+            self._learn_bases()
+        except TrimtabError as error:
+            # A database that cannot be read for a moment is no reason to stop answering.
+            fault = error.message
+        if fault and fault != self._fault:
+            on_event(fault)
+        self._fault = fault
+        for child in (*self._engines.values(), *self._gateways, self._controller):
             if child.tend() and child.restarts > 1:
                 on_event(f"{child.name} died and was restarted")
 
-    def _tend_engines(self, on_event: Callable[[str], None]) -> None:
+    def _learn_bases(self) -> None:
+        """A promotion may have put another base in front: it needs an engine too."""
         with self._database.read() as connection:
             bases = served_bases(connection)
         for base in bases:
             if base.hash not in self._engines:
                 where = engine_socket(self._home, base.hash)
                 self._engines[base.hash] = engine_child(where, base.hash, base.folder)
-        for child in self._engines.values():
-            if child.tend() and child.restarts > 1:
-                on_event(f"{child.name} died and was restarted")
 
     def _gateway(self, number: int) -> Child:
         fd = self._listener.fileno()
@@ -92,7 +99,9 @@ class Supervisor:
 
     def _is_ready(self) -> bool:
         try:
-            return httpx.get(f"{self.address}/readyz", timeout=2.0).status_code == 200
+            # Our own gateway is never behind the proxy that the environment may name.
+            found = httpx.get(f"{self.address}/readyz", timeout=2.0, trust_env=False)
+            return found.status_code == httpx.codes.OK
         except httpx.HTTPError:
             return False
 
@@ -103,6 +112,11 @@ class Supervisor:
             child.stop(max(0.5, deadline - time.monotonic()))
         self._listener.close()
         self._database.close()
+
+
+def address(host: str, port: int) -> str:
+    """The URL of a host; RFC 3986 sets the numbers of IPv6 in brackets."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def listen(host: str, port: int) -> socket.socket:

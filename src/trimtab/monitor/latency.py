@@ -11,7 +11,7 @@ from typing import Literal
 
 from trimtab.journal.requests import Outcome, outcomes
 from trimtab.project import Slo
-from trimtab.stats.binomial import at_least, at_most, clopper_pearson
+from trimtab.stats.binomial import at_least, at_most
 from trimtab.stats.interval import Interval
 from trimtab.stats.quantile import quantile, quantile_interval
 from trimtab.store.database import Connection
@@ -35,11 +35,6 @@ class Share:
         return self.failed / self.of if self.of else None
 
     @property
-    def interval(self) -> Interval:
-        """95 % interval of the true share (Clopper and Pearson)."""
-        return clopper_pearson(self.failed, self.of)
-
-    @property
     def verdict(self) -> Verdict:
         """Whether the true share is below `allowed` (one-sided exact tests, 5 % each)."""
         if not self.of:
@@ -53,7 +48,10 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class SloReport:
-    """What an SLO promises and what was seen. Latencies are in ms, None where nothing answered."""
+    """What an SLO promises and what was seen. Latencies are in ms, None where nothing answered.
+
+    `p95_interval` has 95 %; its end is infinite where so few requests bound nothing.
+    """
 
     slo: Slo
     p50_ms: float | None
@@ -61,23 +59,6 @@ class SloReport:
     p95_interval: Interval | None
     slow: Share
     unavailable: Share
-
-    def rows(self) -> tuple[tuple[str, str, str, str], ...]:
-        """(figure, measured, target, verdict), for a table."""
-        availability = 1 - (self.unavailable.value or 0.0) if self.unavailable.of else None
-        slow_name = f"slower than {self.slo.p95_ms:g} ms"
-        return (
-            ("requests", str(self.unavailable.of), "", ""),
-            ("p50", _ms(self.p50_ms), "", ""),
-            ("p95", _ms(self.p95_ms), f"< {self.slo.p95_ms:g} ms", self.slow.verdict),
-            (slow_name, _percent(self.slow.value), f"< {_percent(SLOW_SHARE)}", self.slow.verdict),
-            (
-                "availability",
-                _percent(availability),
-                f">= {_percent(self.slo.availability)}",
-                self.unavailable.verdict,
-            ),
-        )
 
 
 def slo_report(
@@ -107,11 +88,3 @@ def judge(ours: Sequence[Outcome], slo: Slo) -> SloReport:
         # Rounded, because 1 - 0.995 is a little more than 0.005 in floats.
         unavailable=Share(bad, len(ours), round(1 - slo.availability, 9)),
     )
-
-
-def _ms(value: float | None) -> str:
-    return "no data" if value is None else f"{value:,.0f} ms"
-
-
-def _percent(value: float | None) -> str:
-    return "no data" if value is None else f"{value * 100:.4g} %"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trimtab.errors import BaseError
+from trimtab.errors import BaseError, ProjectError
 
 LONGEST_HEADER = 100 * 2**20
 
@@ -35,15 +35,33 @@ class ModelShape:
         return sum(rows * columns for rows, columns in self.linears.values())
 
     def lora_parameters(self, targets: str | Sequence[str], rank: int) -> int:
-        """Trainable parameters of a LoRA adapter; `targets` as PEFT reads them."""
+        """Trainable parameters of a LoRA adapter; `targets` as PEFT reads them.
+
+        Raises ProjectError where they name no layer of this base.
+        """
         hit = [size for name, size in self.linears.items() if matches(name, targets)]
+        if not hit:
+            ends = sorted({name.rpartition(".")[2] for name in self.linears})
+            raise ProjectError(
+                f"train.targets: {targets!r} names no layer of this base",
+                hint=f"all-linear, a regular expression, or some of: {', '.join(ends)}",
+            )
         return sum(rank * (rows + columns) for rows, columns in hit)
 
 
 def matches(module: str, targets: str | Sequence[str]) -> bool:
-    """PEFT's rule: "all-linear", a regular expression for the whole name, or endings of it."""
+    """PEFT's rule: "all-linear", a regular expression for the whole name, or endings of it.
+
+    Raises ProjectError where it is no regular expression.
+    """
     if isinstance(targets, str):
-        return targets == "all-linear" or re.fullmatch(targets, module) is not None
+        try:
+            return targets == "all-linear" or re.fullmatch(targets, module) is not None
+        except re.error as error:
+            raise ProjectError(
+                f"train.targets: {targets!r} is no regular expression: {error}",
+                hint="all-linear fits every base",
+            ) from None
     return any(module == target or module.endswith(f".{target}") for target in targets)
 
 

@@ -1,33 +1,41 @@
-"""evaluate: base, base with shots, incumbent and candidate answer the same held-out items."""
+"""evaluate: base, base with shots, incumbent and candidate answer the same held-out items.
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+A report that the registry holds already is taken as it is: of the same version and runtime, by the
+same engine libraries, with the same items under the same settings. Each new one is committed when
+it is measured, so that a loop that was killed goes on behind its last whole suite.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from trimtab.data.record import Record
-from trimtab.evaluate.holdout import run_holdout
+from trimtab.evaluate.asking import OnItem
+from trimtab.evaluate.holdout import holdout_settings, run_holdout, suite_name
 from trimtab.evaluate.items import Item, choose_shots
-from trimtab.evaluate.performance import run_performance
+from trimtab.evaluate.performance import REQUESTS, performance_settings, run_performance
 from trimtab.evaluate.report import Report
-from trimtab.evaluate.safety import run_safety
-from trimtab.flows.serving import version_files
-from trimtab.flows.work import Outputs, Result, Work
-from trimtab.inference import Engine, Message
-from trimtab.registry import reports, versions
+from trimtab.evaluate.safety import run_safety, safety_prompts, safety_settings
+from trimtab.flows.work import Contestant, Outputs, Result, Work
+from trimtab.inference import Message
+from trimtab.registry import reports
 from trimtab.registry.reports import ReportEntry
-from trimtab.registry.versions import ModelVersion
-from trimtab.store.database import Connection
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """A version to measure under a name; `full` runs every suite, else the holdout alone."""
+class Suite:
+    """One suite as it is put to one version; `kind` is the key that the later steps look for.
 
+    `settings` are what its report will say of itself, known before it is run.
+    """
+
+    kind: str
     name: str
-    version: ModelVersion
-    shots: tuple[Message, ...] = ()
-    full: bool = True
+    settings: dict[str, Any]
+    items: int
+    run: Callable[[OnItem], Awaitable[Report[Any]]]
 
 
 def inputs(work: Work, outputs: Outputs) -> dict[str, Any]:
@@ -40,23 +48,21 @@ def inputs(work: Work, outputs: Outputs) -> dict[str, Any]:
 
 
 def work(work: Work, outputs: Outputs) -> Result:
-    dataset = work.dataset(outputs)
+    """The base is always measured, for people; the incumbent is what the gate compares with."""
+    section, registered, dataset = work.project.evaluate, outputs["register"], work.dataset(outputs)
     items = items_of(dataset.holdout)
-    contestants = _contestants(work, outputs, items_of(dataset.train))
-    measured = work.ask(lambda engine: _measure(work, engine, contestants, items))
-    entries = {
-        name: {report.suite_kind: _entry(work, outputs, report.report) for report in found}
-        for name, found in measured.items()
-    }
-    output = {
-        name: {kind: entry.hash for kind, entry in found.items()} for name, found in entries.items()
-    }
-    shares = [
-        f"{name} {found['holdout'].summary['exact_match']:.0%}" for name, found in entries.items()
-    ]
-    line = f"exact match of {len(items)} items: {', '.join(shares)}"
-    rows = [entry for found in entries.values() for entry in found.values()]
-    return Result(output, line, partial(_write, rows))
+    measure = partial(_measure, work, outputs["data"]["dataset"], items)
+    base = work.contestant(registered["base_version"])
+    found = {"base": measure("base", base)}
+    if section.shots:
+        shots = choose_shots(items_of(dataset.train), section.shots, section.match)
+        name = f"base with {section.shots} shot{'s' if section.shots > 1 else ''}"
+        found[name] = measure(name, base, shots)
+    if registered["incumbent"] != registered["base_version"]:
+        found["incumbent"] = measure("incumbent", work.contestant(registered["incumbent"]))
+    found["candidate"] = measure("candidate", work.contestant(registered["version"]))
+    output = {name: {kind: r.hash for kind, r in of.items()} for name, of in found.items()}
+    return Result(output, _line(found, len(items)))
 
 
 def items_of(records: Sequence[Record]) -> list[Item]:
@@ -64,67 +70,85 @@ def items_of(records: Sequence[Record]) -> list[Item]:
     return [Item(record.hash, record.prompt, record.answer) for record in records]
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """A report under the key that the later steps look for."""
-
-    suite_kind: str
-    report: Report[Any]
-
-
-def _contestants(work: Work, outputs: Outputs, train: list[Item]) -> list[Contestant]:
-    """The base is always measured, for people; the incumbent is what the gate compares with."""
-    section, registered = work.project.evaluate, outputs["register"]
-    with work.database.read() as connection:
-        base, incumbent, candidate = (
-            versions.get(connection, registered[key])
-            for key in ("base_version", "incumbent", "version")
-        )
-    found = [Contestant("base", base)]
-    if section.shots:
-        shots = choose_shots(train, section.shots, section.match)
-        found.append(Contestant(f"base with {section.shots} shots", base, shots, full=False))
-    if incumbent.hash != base.hash:
-        found.append(Contestant("incumbent", incumbent))
-    return [*found, Contestant("candidate", candidate)]
+def _measure(
+    work: Work,
+    dataset: str,
+    items: Sequence[Item],
+    name: str,
+    contestant: Contestant,
+    shots: Sequence[Message] = (),
+) -> dict[str, ReportEntry]:
+    """Every suite of the project on one version; with shots in the prompt the holdout alone."""
+    suites = _suites(work, contestant, items, shots)
+    return {suite.kind: _report(work, dataset, name, contestant, suite) for suite in suites}
 
 
-async def _measure(
-    work: Work, engine: Engine, contestants: Sequence[Contestant], items: Sequence[Item]
-) -> dict[str, list[_Kind]]:
-    found = {}
-    for contestant in contestants:
-        await engine.load(version_files(work.home, contestant.version, work.base.folder))
-        found[contestant.name] = await _suites(work, engine, contestant, items)
-    return found
-
-
-async def _suites(
-    work: Work, engine: Engine, contestant: Contestant, items: Sequence[Item]
-) -> list[_Kind]:
-    section, version = work.project.evaluate, contestant.version.hash
-    limit = section.max_tokens
-    holdout = await run_holdout(
-        engine,
-        version,
-        work.chat,
-        items,
-        section.match,
-        limit,
-        contestant.shots,
-        on_item=_counter(work, f"{contestant.name}: holdout", len(items)),
+def _suites(
+    work: Work, contestant: Contestant, items: Sequence[Item], shots: Sequence[Message]
+) -> list[Suite]:
+    section = work.project.evaluate
+    match, limit = section.match, section.max_tokens
+    to = contestant.engine, contestant.files.version, contestant.chat
+    holdout = Suite(
+        "holdout",
+        suite_name(shots),
+        holdout_settings(items, match, limit, shots),
+        len(items),
+        lambda count: run_holdout(*to, items, match, limit, shots, count),
     )
-    kinds = [_Kind("holdout", holdout)]
-    if contestant.full and "safety" in section.suites:
-        safety = await run_safety(engine, version, work.chat, limit)
-        kinds.append(_Kind("safety", safety))
-    if contestant.full and "performance" in section.suites:
-        performance = await run_performance(engine, version, work.chat, items, limit)
-        kinds.append(_Kind("performance", performance))
-    return kinds
+    safety = Suite(
+        "safety",
+        "safety",
+        safety_settings(limit),
+        len(safety_prompts()),
+        lambda count: run_safety(*to, limit, on_item=count),
+    )
+    performance = Suite(
+        "performance",
+        "performance",
+        performance_settings(items, limit),
+        min(REQUESTS, len(items)),
+        lambda count: run_performance(*to, items, limit, on_item=count),
+    )
+    if shots:
+        return [holdout]
+    return [suite for suite in (holdout, safety, performance) if suite.kind in section.suites]
 
 
-def _counter(work: Work, what: str, total: int) -> Callable[[], None]:
+def _report(
+    work: Work, dataset: str, name: str, contestant: Contestant, suite: Suite
+) -> ReportEntry:
+    """The report that is known, else one that is measured now and committed at once."""
+    version = contestant.files.version
+    runtime = asyncio.run(contestant.engine.capabilities()).runtime.name
+    with work.database.read() as connection:
+        for known in reports.of_version(connection, version, suite.name):
+            made_by = known.summary.get("engine"), known.summary["settings"]
+            if known.runtime == runtime and made_by == (work.engine_release, suite.settings):
+                return known
+    count = _counter(work, f"{name}: {suite.kind}", suite.items)
+    measured = asyncio.run(_loaded(contestant, suite, count))
+    report = replace(measured, summary=measured.summary | {"engine": work.engine_release})
+    entry = ReportEntry(
+        hash=report.hash,
+        suite=report.suite,
+        version_hash=report.version,
+        runtime=report.runtime,
+        items=work.home.blobs.put_bytes(report.items_json()),
+        summary=report.summary,
+        dataset_hash=dataset,
+    )
+    with work.database.transaction() as connection:
+        reports.add(connection, entry)
+    return entry
+
+
+async def _loaded(contestant: Contestant, suite: Suite, count: OnItem) -> Report[Any]:
+    await contestant.engine.load(contestant.files)
+    return await suite.run(count)
+
+
+def _counter(work: Work, what: str, total: int) -> OnItem:
     done = 0
 
     def count() -> None:
@@ -135,18 +159,10 @@ def _counter(work: Work, what: str, total: int) -> Callable[[], None]:
     return count
 
 
-def _entry(work: Work, outputs: Outputs, report: Report[Any]) -> ReportEntry:
-    return ReportEntry(
-        hash=report.hash,
-        suite=report.suite,
-        version_hash=report.version,
-        runtime=report.runtime,
-        items=work.home.blobs.put_bytes(report.items_json()),
-        summary=report.summary,
-        dataset_hash=outputs["data"]["dataset"],
-    )
-
-
-def _write(rows: Sequence[ReportEntry], connection: Connection) -> None:
-    for row in rows:
-        reports.add(connection, row)
+def _line(found: dict[str, dict[str, ReportEntry]], items: int) -> str:
+    shares = []
+    for name, of in found.items():
+        summary = of["holdout"].summary
+        refused = f" ({summary['refused']} refused)" if summary["refused"] else ""
+        shares.append(f"{name} {summary['exact_match']:.0%}{refused}")
+    return f"exact match of {items} items: {', '.join(shares)}"

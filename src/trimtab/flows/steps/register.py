@@ -2,7 +2,8 @@
 
 Where the deployment does not exist yet, it is made here with the base live: that is the incumbent
 of a first rollout. Who the incumbent is belongs to this step's output, so that the later steps do
-not change their mind about it when the candidate is live.
+not change their mind about it when the candidate is live; and to its inputs, so that a candidate
+is judged anew where another version came to stand in its way.
 """
 
 from functools import partial
@@ -27,11 +28,13 @@ OWN_MACHINE = Price(prompt_nano=0, completion_nano=0)
 
 
 def inputs(work: Work, outputs: Outputs) -> dict[str, Any]:
+    candidate, base = _spec(work, outputs["train"]["adapter"]), _spec(work, adapter=None)
     return {
         "run": outputs["train"]["run"],
         "adapter": outputs["train"]["adapter"],
         "max_tokens": work.project.evaluate.max_tokens,
         "deployment": work.project.deployment,
+        "incumbent": _incumbent(work, candidate.hash, base.hash),
     }
 
 

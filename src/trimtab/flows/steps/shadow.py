@@ -1,16 +1,13 @@
 """shadow: a better candidate answers beside the live version, and nobody hears it."""
 
+import asyncio
 from typing import Any
 
 from trimtab.deploy.promote import enter_shadow
 from trimtab.deploy.shadow import ShadowResult, Side, shadow
-from trimtab.errors import InUse
 from trimtab.evaluate.gate import decide
-from trimtab.flows.serving import version_files
 from trimtab.flows.steps.evaluate import items_of
 from trimtab.flows.work import Outputs, Result, Work
-from trimtab.inference import Engine
-from trimtab.registry import versions
 
 
 def inputs(work: Work, outputs: Outputs) -> dict[str, Any]:
@@ -25,26 +22,23 @@ def work(work: Work, outputs: Outputs) -> Result:
     """The candidate enters the idle slot first: a kill later on finds it there."""
     gate = decide(outputs["gate"]["evidence"])
     with work.database.transaction() as connection:
-        deployment = enter_shadow(connection, work.project.deployment, gate)
-    if deployment is None:
-        raise InUse("the candidate is not better", hint="see trimtab evaluate")
-    found = work.ask(lambda engine: _shadow(work, outputs, engine))
-    output = found.to_json() | {"generation": deployment.generation}
+        enter_shadow(connection, work.project.deployment, gate)
+    found = asyncio.run(_shadow(work, outputs))
     line = (
         f"{found.reason}; valid {found.candidate_valid} of {found.prompts}, live "
         f"{found.live_valid}; agreed on {found.agreed}"
     )
-    return Result(output, line)
+    return Result(found.to_json(), line)
 
 
-async def _shadow(work: Work, outputs: Outputs, engine: Engine) -> ShadowResult:
+async def _shadow(work: Work, outputs: Outputs) -> ShadowResult:
     section, dataset = work.project.deploy, work.dataset(outputs)
-    registered = outputs["register"]
-    with work.database.read() as connection:
-        sides = [versions.get(connection, registered[key]) for key in ("incumbent", "version")]
-    for version in sides:
-        await engine.load(version_files(work.home, version, work.base.folder))
-    live, candidate = (Side(version.hash, work.chat) for version in sides)
+    sides = []
+    for key in ("incumbent", "version"):
+        asked = work.contestant(outputs["register"][key])
+        await asked.engine.load(asked.files)
+        sides.append(Side(asked.engine, asked.files.version, asked.chat))
+    live, candidate = sides
     prompts = items_of(dataset.shadow)[: section.shadow.requests]
     done = 0
 
@@ -54,7 +48,6 @@ async def _shadow(work: Work, outputs: Outputs, engine: Engine) -> ShadowResult:
         work.watch.advanced("shadow", done, len(prompts), f"{done} of {len(prompts)} prompts")
 
     return await shadow(
-        engine,
         live,
         candidate,
         prompts,

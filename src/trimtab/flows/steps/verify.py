@@ -1,10 +1,12 @@
 """verify: the candidate proves, through the serving engine, that it is what was trained."""
 
+import asyncio
 from functools import partial
 from typing import Any
 
 from trimtab.canonical import short
-from trimtab.deploy.verify import verify
+from trimtab.deploy.promote import mark_verified
+from trimtab.deploy.verify import Verification, verify
 from trimtab.errors import IdentityError
 from trimtab.flows.serving import package_of, version_files
 from trimtab.flows.work import Outputs, Result, Work
@@ -25,7 +27,7 @@ def work(work: Work, outputs: Outputs) -> Result:
     package = package_of(work.home, candidate)
     files = version_files(work.home, candidate, work.base.folder)
     base_files = version_files(work.home, base, work.base.folder)
-    found = work.ask(lambda engine: verify(engine, package, files, base_files))
+    found = asyncio.run(verify(work.engine(work.base), package, files, base_files))
     if not found.ok:
         raise IdentityError(
             f"version {short(candidate.hash)} stays unverified: {found.reason}",
@@ -35,8 +37,8 @@ def work(work: Work, outputs: Outputs) -> Result:
         f"{found.tokens} probe tokens within {found.probe_difference:.1e} nat (allowed "
         f"{found.tolerance:.1e}); {found.base_difference:.1f} nat from the base"
     )
-    return Result(found.to_json(), line, partial(_write, candidate.hash))
+    return Result(found.to_json(), line, partial(_write, candidate.hash, found))
 
 
-def _write(version: str, connection: Connection) -> None:
-    versions.set_state(connection, version, "verified")
+def _write(version: str, found: Verification, connection: Connection) -> None:
+    mark_verified(connection, version, found)
