@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from trimtab.engine.family import Shape
+from trimtab.engine.packed import pack
 from trimtab.errors import BaseError
 
 HINT = "a base is config.json, tokenizer.json and model.safetensors; pull it again"
@@ -30,12 +31,14 @@ PARTS = {
 @dataclass(slots=True)
 class Linear:
     """`weight` is (outputs, inputs), in the dtype that is computed in. `narrow` holds the same
-    numbers in bfloat16 where the file had no more, which halves what a step of few tokens reads.
+    numbers in bfloat16 where the file had no more, which halves what a step of few tokens reads;
+    `packed` in the order that oneDNN wants.
     """
 
     weight: torch.Tensor
     bias: torch.Tensor | None = None
     narrow: torch.Tensor | None = None
+    packed: torch.Tensor | None = None
 
 
 @dataclass(slots=True)
@@ -140,7 +143,11 @@ class _Reader:
         raw = torch.cat([self._raw(f"{name}.weight", sizes[name]) for name in names])
         weight = raw.to(self._device, self._dtype)
         halved = raw.dtype == torch.bfloat16 and weight.dtype == torch.float32
-        linear = Linear(weight, narrow=raw if halved and weight.device.type == "cpu" else None)
+        linear = Linear(
+            weight,
+            narrow=raw if halved and weight.device.type == "cpu" else None,
+            packed=pack(weight),
+        )
         if biased:
             linear.bias = torch.cat(
                 [self.tensor(f"{name}.bias", sizes[name][:1]) for name in names]

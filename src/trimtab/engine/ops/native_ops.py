@@ -11,6 +11,7 @@ from trimtab.engine.cache import Cache
 from trimtab.engine.family import Shape
 from trimtab.engine.lora import Pair
 from trimtab.engine.ops.torch_ops import TorchOps, adapt_segment
+from trimtab.engine.packed import multiply
 from trimtab.engine.weights import Layer, Linear
 
 # Head dimensions that the kernels' registers divide.
@@ -18,7 +19,7 @@ LANES = 16
 
 # Up to here a step waits for the weights to come from memory, in half as many bytes; beyond, for
 # the multiplications, which the library does better.
-NARROW_TOKENS = 48
+NARROW_TOKENS = 16
 
 # From here on a segment of one adapter is worth a matrix product of its own.
 LONG_SEGMENT = 24
@@ -50,6 +51,8 @@ class NativeOps(TorchOps):
 
     def linear(self, x: torch.Tensor, linear: Linear) -> torch.Tensor:
         if linear.narrow is None or not 0 < len(x) <= NARROW_TOKENS:
+            if linear.packed is not None and len(x):
+                return multiply(x, linear.packed)
             return super().linear(x, linear)
         outputs, inputs = linear.narrow.shape
         x = x.contiguous()
