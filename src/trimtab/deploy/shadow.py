@@ -154,7 +154,7 @@ async def _answer(side: Side, prompt: Item, match: Sequence[str], max_tokens: in
     tokens = side.chat_format.prompt_tokens(side.chat_format.messages_of(prompt.messages))
     started = time.perf_counter()
     try:
-        completion, latency_ms = await ask(side.engine, side.version, tokens, max_tokens)
+        completion, latency_ms = await ask(side.engine, side.version, tokens, max_tokens, "shadow")
     except EngineError as error:
         return Answer("", False, (time.perf_counter() - started) * 1000, error.message)
     valid = bool(completion.text.strip()) if fields is None else valid_json(completion.text, fields)

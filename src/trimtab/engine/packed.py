@@ -8,7 +8,7 @@ import torch
 
 def pack(weight: torch.Tensor) -> torch.Tensor | None:
     """A packed copy of `weight` (outputs, inputs); None where this machine or build cannot."""
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if weight.device.type != "cpu":
         return None
     try:
         packed: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)

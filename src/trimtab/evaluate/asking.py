@@ -14,6 +14,7 @@ from trimtab.inference import (
     Completion,
     Engine,
     GenerateRequest,
+    Priority,
     Sampling,
     Score,
     ScoreRequest,
@@ -26,10 +27,15 @@ Reply = TypeVar("Reply")
 
 
 async def ask(
-    engine: Engine, version: str, prompt: tuple[int, ...], max_tokens: int
+    engine: Engine,
+    version: str,
+    prompt: tuple[int, ...],
+    max_tokens: int,
+    priority: Priority = "batch",
 ) -> tuple[Completion, float]:
     """The greedy answer, and the milliseconds from asking to its last token."""
-    request = GenerateRequest(version, prompt, Sampling(max_tokens=max_tokens), uuid.uuid4().hex)
+    sampling = Sampling(max_tokens=max_tokens)
+    request = GenerateRequest(version, prompt, sampling, uuid.uuid4().hex, priority)
     started = time.perf_counter()
     completion = await complete(engine, request)
     return completion, (time.perf_counter() - started) * 1000
@@ -38,7 +44,8 @@ async def ask(
 async def score_one(
     engine: Engine, version: str, prompt: tuple[int, ...], completion: tuple[int, ...]
 ) -> Score:
-    [score] = await engine.score(ScoreRequest(version, prompt, (completion,), uuid.uuid4().hex))
+    request = ScoreRequest(version, prompt, (completion,), uuid.uuid4().hex, "batch")
+    [score] = await engine.score(request)
     return score
 
 

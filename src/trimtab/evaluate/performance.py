@@ -1,7 +1,8 @@
 """The performance suite: how fast does a version answer when it is asked alone?
 
 One request after another, as one user would feel it; load is another question. The figures hold
-for the runtime and the machine that the engine runs on.
+for the runtime and the machine that the engine runs on. Each question is marked with a number that
+nobody used before: an engine remembers what it has read, and a user's question would be new to it.
 
 It is there for the gate's veto on a version whose typical answer is too slow, and eight requests
 are enough for that. Three slow ones among them veto: were 5 % slow in truth, they would come with
@@ -10,6 +11,7 @@ version that is too slow every other time shows three with a chance of 86 %. A r
 the monitor, which sees every request.
 """
 
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +21,7 @@ from trimtab.errors import RequestRefused
 from trimtab.evaluate.asking import OnItem, ask, refuse_silence
 from trimtab.evaluate.items import Item
 from trimtab.evaluate.report import Report
-from trimtab.inference import Engine
+from trimtab.inference import Engine, Message
 from trimtab.stats.quantile import quantile
 from trimtab.text.chat import ChatFormat
 
@@ -54,10 +56,10 @@ async def run_performance(
     timed: list[PerformanceItem] = []
     refusals: list[str] = []
     for item in chosen:
-        prompt = chat_format.prompt_tokens(chat_format.messages_of(item.messages))
         try:
             if not timed:
-                await ask(engine, version, prompt, max_tokens)
+                await ask(engine, version, _new_prompt(chat_format, item), max_tokens)
+            prompt = _new_prompt(chat_format, item)
             completion, latency_ms = await ask(engine, version, prompt, max_tokens)
         except RequestRefused as error:
             refusals.append(error.message)
@@ -70,6 +72,12 @@ async def run_performance(
     runtime = (await engine.capabilities()).runtime.name
     summary = _summary(timed, len(refusals), performance_settings(items, max_tokens, requests))
     return Report("performance", version, runtime, tuple(timed), summary)
+
+
+def _new_prompt(chat_format: ChatFormat, item: Item) -> tuple[int, ...]:
+    *before, last = item.messages
+    marked = Message(last.role, f"({uuid.uuid4().hex[:8]}) {last.content}")
+    return chat_format.prompt_tokens(chat_format.messages_of((*before, marked)))
 
 
 def performance_settings(
