@@ -7,6 +7,7 @@ error that names the nearest known one. This module knows the fields, not what r
 import difflib
 import re
 from pathlib import Path
+from string import Template
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -15,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError,
 from trimtab.errors import ProjectError
 
 FILE_NAME = "trimtab.yaml"
+# What a safe template may speak of.
+TEMPLATE = ("deployment", "trace_id", "session_id", "user_id", "reason")
 
 
 class Section(BaseModel):
@@ -102,9 +105,29 @@ class Shadow(Section):
 
 
 class Deploy(Section):
+    """`safe_template` answers when no model can; its `$variables` are those of `TEMPLATE`."""
+
     name: str | None = None
     slo: Slo = Slo()
     shadow: Shadow = Shadow()
+    deadline_s: Annotated[float, Field(gt=0, le=600, allow_inf_nan=False)] = 120.0
+    safe_template: Annotated[str, Field(min_length=1, max_length=4000)] | None = None
+
+    @field_validator("safe_template")
+    @classmethod
+    def _its_variables_are_known(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        template = Template(value)
+        unknown = sorted(set(template.get_identifiers()) - set(TEMPLATE))
+        if unknown or not template.is_valid():
+            raise ValueError(
+                f"has an unknown variable '${unknown[0]}'; known: "
+                f"{', '.join('$' + name for name in TEMPLATE)}"
+                if unknown
+                else "has a lone '$'; write '$$' for a dollar sign"
+            )
+        return value
 
 
 class Project(Section):

@@ -17,8 +17,10 @@ from trimtab.gateway.catalogue import Catalogue, Ready
 from trimtab.gateway.desk import Desk
 from trimtab.gateway.door import Door
 from trimtab.gateway.keys import Key
+from trimtab.gateway.live import Lives
 from trimtab.gateway.off_loop import OffLoop
 from trimtab.gateway.problems import Problem
+from trimtab.gateway.upstream import Upstreams
 from trimtab.store.database import Database
 
 _PROBLEM = {
@@ -38,7 +40,9 @@ def create_app(database: Database, ready: Ready) -> FastAPI:
         redirect_slashes=False,
         responses={"default": _PROBLEM},
     )
-    app.state.desk = Desk(off_loop, Catalogue(off_loop, ready), Books(off_loop))
+    app.state.desk = Desk(
+        off_loop, Catalogue(off_loop, ready), Books(database), Upstreams(), Lives()
+    )
     app.include_router(health.router)
     app.include_router(_locked(generate.router, score.router, models.router))
 

@@ -7,7 +7,7 @@ the first time; a version never changes, so it is read once.
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +20,9 @@ from trimtab.errors import (
     NotFound,
     UserError,
 )
+from trimtab.gateway import policies
 from trimtab.gateway.off_loop import OffLoop
+from trimtab.gateway.policies import Policy
 from trimtab.gateway.problems import Problem
 from trimtab.inference import Engine
 from trimtab.registry import bases, deployments, identity, versions
@@ -48,6 +50,20 @@ class Served:
         return "base" if self.version.spec.adapter is None else "adapter"
 
 
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Who may answer, best first, and what the deployment's policy says beside that."""
+
+    tiers: tuple[Served, ...]
+    template: str | None = None
+    deadline_s: float | None = None
+
+    @property
+    def best_alone(self) -> "Resolved":
+        """Without anybody to fall back to."""
+        return Resolved(self.tiers[:1], None, self.deadline_s)
+
+
 class Catalogue:
     """Knows what is deployed. `ready` hands over an engine that holds a version."""
 
@@ -56,13 +72,17 @@ class Catalogue:
         self._ready = ready
         self._deployments: dict[str, Deployment] = {}
         self._read_at = float("-inf")
+        self._policies: Mapping[str, Policy] = {}
         self._known: dict[str, Served] = {}
+        # The base version below a version, found once: it is registered before.
+        self._below: dict[str, str | None] = {}
         self._loading: dict[str, asyncio.Future[Engine]] = {}
 
-    async def resolve(self, model: str) -> Served:
-        """The version behind a deployment's name, or behind a hash or its first characters.
+    async def resolve(self, model: str) -> Resolved:
+        """Who answers for a deployment's name, or for a hash or its first characters.
 
-        Raises NotFound, and Problem where the version was never verified.
+        Only a name has tiers: a version hash gets that version. Raises NotFound, and Problem where
+        the version was never verified.
         """
         if time.monotonic() - self._read_at < FRESH_S:
             known = self._named(model)
@@ -99,14 +119,25 @@ class Catalogue:
             # Whoever waits hears of a failure; where nobody does, the next caller tries again.
             done.exception()
 
-    def _named(self, model: str) -> Served | None:
+    def _named(self, model: str) -> Resolved | None:
         deployment = self._deployments.get(model)
-        known = self._known.get(deployment.live if deployment else model)
-        if known is None or deployment is None:
-            return known
-        return Served(known.version, known.chat, deployment.name)
+        if deployment is None:
+            known = self._known.get(model)
+            return None if known is None else Resolved((known,))
+        if deployment.live not in self._known or deployment.live not in self._below:
+            return None
+        below = self._below[deployment.live]
+        found = [deployment.live] + ([] if below is None else [below])
+        tiers = tuple(
+            Served(self._known[content].version, self._known[content].chat, deployment.name)
+            for content in found
+        )
+        policy = self._policies.get(deployment.name)
+        if policy is None:
+            return Resolved(tiers)
+        return Resolved(tiers, policy.safe_template, policy.deadline_s)
 
-    def _look_up(self, connection: Connection, model: str) -> Served:
+    def _look_up(self, connection: Connection, model: str) -> Resolved:
         self._read_deployments(connection)
         deployment = self._deployments.get(model)
         if deployment is None and not _HASH.fullmatch(model):
@@ -115,8 +146,27 @@ class Catalogue:
                 f"model: no deployment '{model}'",
                 hint=f"known here: {names}" if names else "nothing is deployed here yet",
             )
-        served = self._version(connection, deployment.live if deployment else model)
-        return Served(served.version, served.chat, deployment.name if deployment else None)
+        if deployment is None:
+            return Resolved((self._version(connection, model),))
+        self._version(connection, deployment.live)
+        self._look_below(connection, deployment.live)
+        found = self._named(model)
+        assert found is not None
+        return found
+
+    def _look_below(self, connection: Connection, content: str) -> None:
+        """Find the base version that stands in for an adapter: the newest of the same project."""
+        if content in self._below:
+            return
+        above = self._known[content].version
+        self._below[content] = None
+        if above.spec.adapter is None:
+            return
+        for version in reversed(versions.list(connection, above.project)):
+            if version.spec.adapter is None and version.spec.base == above.spec.base:
+                self._version(connection, version.hash)
+                self._below[content] = version.hash
+                return
 
     def _look_up_all(self, connection: Connection) -> list[tuple[Deployment, Served]]:
         self._read_deployments(connection)
@@ -128,6 +178,7 @@ class Catalogue:
     def _read_deployments(self, connection: Connection) -> None:
         read_at = time.monotonic()
         self._deployments = {found.name: found for found in deployments.list(connection)}
+        self._policies = policies.list(connection)
         self._read_at = read_at
 
     def _version(self, connection: Connection, content: str) -> Served:

@@ -8,9 +8,11 @@ from fastapi import Depends, Request
 
 from trimtab.gateway.bodies import Asked
 from trimtab.gateway.books import Books
-from trimtab.gateway.catalogue import Catalogue
+from trimtab.gateway.catalogue import Catalogue, Resolved, Served
+from trimtab.gateway.live import Lives
 from trimtab.gateway.off_loop import OffLoop
 from trimtab.gateway.problems import Problem
+from trimtab.gateway.upstream import Upstreams
 from trimtab.gateway.visit import Visit
 from trimtab.inference import Engine, Message
 from trimtab.text.chat import ChatFormat
@@ -36,11 +38,17 @@ class Desk:
     database: OffLoop
     catalogue: Catalogue
     books: Books
+    upstreams: Upstreams
+    live: Lives
 
-    async def prepare(self, visit: Visit, body: Asked) -> Prepared:
-        """Resolve the model, reach its engine, and tokenise. Raises Problem and TrimtabError."""
-        served = await self.catalogue.resolve(body.model)
-        visit.served = served
+    async def resolve(self, visit: Visit, body: Asked) -> Resolved:
+        """Who may answer, with the safe template filled in. Raises Problem and TrimtabError."""
+        found = await self.catalogue.resolve(body.model)
+        visit.asked = visit.served = found.tiers[0]
+        return found
+
+    async def prepare(self, visit: Visit, body: Asked, served: Served) -> Prepared:
+        """Reach the engine of a version, and tokenise. Raises Problem and TrimtabError."""
         engine = await self.catalogue.engine(served.version)
         capabilities = await engine.capabilities()
         visit.runtime = capabilities.runtime

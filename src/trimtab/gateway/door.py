@@ -18,6 +18,15 @@ from trimtab.gateway.problems import Problem
 from trimtab.gateway.tracing import Trace
 
 OPEN = frozenset({"/healthz", "/readyz"})
+SCOPE_OF = {
+    "/v1/generate": "generate",
+    "/v1/stream": "generate",
+    "/v1/chat/completions": "generate",
+    "/v1/completions": "generate",
+    "/v1/score": "score",
+    "/v1/models": "models",
+    "/metrics": "metrics",
+}
 BODY_LIMIT = 1024 * 1024
 
 
@@ -41,16 +50,19 @@ class Door:
         headers = Headers(scope=scope)
         trace = Trace.of_header(headers.get("traceparent"))
         state: MutableMapping[str, Any] = scope.setdefault("state", {})
-        state.update(trace=trace, trace_id=trace.trace_id, arrived=time.perf_counter())
+        state.update(trace=trace, trace_id=trace.trace_id, arrived=time.perf_counter(), headers={})
 
         async def traced(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["traceparent"] = state["trace"].header
+                sent = MutableHeaders(scope=message)
+                sent["traceparent"] = state["trace"].header
+                sent.update(state["headers"])
             await send(message)
 
         try:
             if scope["path"] not in OPEN:
-                state["key"] = await self._owner(headers)
+                key = state["key"] = await self._owner(headers)
+                _check_scope(key, scope["path"])
             _check_length(headers)
         except (TrimtabError, Problem) as error:
             refusal = problems.response(problems.noted(error, trace.trace_id), trace.trace_id)
@@ -64,8 +76,21 @@ class Door:
             raise Problem(401, "no_key", "send a key: 'Authorization: Bearer KEY'")
         key = await self._lock(presented.strip())
         if key is None:
-            raise Problem(401, "wrong_key", "this key is unknown or revoked")
+            raise Problem(401, "wrong_key", "this key is unknown, expired or revoked")
         return key
+
+
+def _check_scope(key: Key, path: str) -> None:
+    scope = scope_of(path)
+    if scope is not None and scope not in key.scopes:
+        raise Problem(403, "wrong_scope", f"this key has no scope '{scope}'")
+
+
+def scope_of(path: str) -> str | None:
+    """The scope that a path needs; None for one that does not exist."""
+    if path.startswith("/v1/models/"):
+        return "models"
+    return SCOPE_OF.get(path)
 
 
 def _check_length(headers: Headers) -> None:

@@ -73,8 +73,17 @@ SCHEMA: dict[str, Any] = {
 class Problem(Exception):
     """An answer that is not 200. `detail` names the field or the cause; it never holds a secret."""
 
-    def __init__(self, status: int, code: str, detail: str, *, retryable: bool = False) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        retryable: bool = False,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(detail)
+        self.headers = dict(headers or {})
         self.status = status
         self.code = code
         self.detail = detail
@@ -133,6 +142,7 @@ def response(
     problem: Problem, trace_id: str, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
     more = {"Retry-After": str(RETRY_AFTER_S)} if problem.retryable else {}
+    more |= problem.headers
     if problem.status == 401:
         more["WWW-Authenticate"] = "Bearer"
     return JSONResponse(

@@ -17,12 +17,17 @@ from trimtab.gateway import problems
 from trimtab.gateway.problems import ClientGone, Problem
 
 HEARTBEAT_S = 15.0
-DEADLINE_S = 600.0
+DEADLINE_S = 120.0
 # How long a client may leave its full buffer unread before the stream is given up.
 PATIENCE_S = 30.0
 
 Result = TypeVar("Result")
-Emit = Callable[[str, BaseModel], Awaitable[None]]
+
+
+class Emit(Protocol):
+    """Sends one event; `mark` is the id by which a client may ask for what comes after it."""
+
+    async def __call__(self, event: str, data: BaseModel, mark: int | None = None) -> None: ...
 
 
 class Write(Protocol):
@@ -31,23 +36,27 @@ class Write(Protocol):
     async def __call__(self, data: bytes, more: bool = True) -> None: ...
 
 
-async def unless_gone(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
+async def unless_gone(
+    receive: Receive, work: Coroutine[Any, Any, Result], left_s: float | None = None
+) -> Result:
     """The result of `work`, which is cancelled at once when the client goes (ClientGone), or when
-    it passes the deadline (Problem). The request's body must have been read to its end."""
+    its time is over (Problem). The request's body must have been read to its end."""
+    limit = DEADLINE_S if left_s is None else max(0.0, left_s)
     working = asyncio.ensure_future(work)
     going = asyncio.ensure_future(_gone(receive))
     try:
-        await asyncio.wait(
-            (working, going), timeout=DEADLINE_S, return_when=asyncio.FIRST_COMPLETED
-        )
+        await asyncio.wait((working, going), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             return working.result()
         if going.done():
             raise ClientGone("the client closed the connection")
-        detail = f"not finished after {DEADLINE_S:g} s"
-        raise Problem(504, "deadline_exceeded", detail, retryable=True)
+        raise too_late()
     finally:
         await _cancelled(working, going)
+
+
+def too_late() -> Problem:
+    return Problem(504, "deadline_exceeded", "not finished before the deadline", retryable=True)
 
 
 async def _gone(receive: Receive) -> None:
@@ -85,8 +94,9 @@ class EventStream(Response):
             except TimeoutError:
                 raise ClientGone("the client stopped reading") from None
 
-        async def emit(event: str, data: BaseModel) -> None:
-            await write(f"event: {event}\ndata: {data.model_dump_json()}\n\n".encode())
+        async def emit(event: str, data: BaseModel, mark: int | None = None) -> None:
+            place = "" if mark is None else f"id: {mark}\n"
+            await write(f"{place}event: {event}\ndata: {data.model_dump_json()}\n\n".encode())
 
         start = {"status": self.status_code, "headers": self.raw_headers}
         await send({"type": "http.response.start", **start})
