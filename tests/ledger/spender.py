@@ -1,4 +1,4 @@
-"""Reserves and settles for one key until a limit covers no more: its own, its owner's, a project's."""
+"""Reserves and settles for one key until a limit covers no more: its own, or that of a payer."""
 
 import random
 import sys

@@ -36,7 +36,7 @@ class Generation:
 
     async def ask(self, prepared: Prepared, visit: Visit, started: Callable[[], None]) -> None:
         """Generate to the end, counting on the way. Raises EngineError, and what `hear` raises."""
-        self._text.clear()
+        self.forget()
         # The protocol promises that closing the iterator cancels, so it can be closed.
         chunks = prepared.engine.generate(self._request(prepared, visit))
         async with aclosing(chunks):
@@ -47,6 +47,10 @@ class Generation:
                 await self.say(chunk.text)
         if visit.finish_reason is None:
             raise EngineError(f"request {visit.id}: the stream ended without a finish reason")
+
+    def forget(self) -> None:
+        """Drop what an attempt said that nobody has seen."""
+        self._text.clear()
 
     async def say(self, text: str) -> None:
         if text:
@@ -85,4 +89,5 @@ async def answer(answering: Answering[None], work: Generation) -> None:
     """Run it to its end; `work` has heard the whole text then."""
     await answering.run()
     if answering.templated:
+        work.forget()
         await work.say(answering.safe_text)

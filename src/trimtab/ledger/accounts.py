@@ -49,8 +49,9 @@ class Budget:
     def roll(self, at_us: int) -> None:
         """Begin a new day or month. What is held stays: it will be spent in the new one.
 
-        A clock that went back gives nothing: the window waits, or, further back than one window,
-        is set anew with its spending kept, so that no jump shuts a budget for long.
+        A clock that went back empties nothing: the window waits, or, further back than one window,
+        is set anew with its spending kept. So a jump is worth one window's budget at most, and
+        shuts it for one window at most.
         """
         now = window_of(self.period, at_us)
         if now > self.period_window:

@@ -90,7 +90,7 @@ def beat(connection: Connection, owner: str, expires_us: int) -> None:
 def note(connection: Connection, floors: Sequence[tuple[str, int]]) -> None:
     """Journal what open holds (by id) cost so far: what they settle to after a crash."""
     if floors:
-        values = [{"at_id": hold_id, "floor_nano": floor} for hold_id, floor in floors]
+        values = [{"at_id": hold_id, "to_nano": floor} for hold_id, floor in floors]
         connection.execute(NOTE_HOLD, values)
 
 

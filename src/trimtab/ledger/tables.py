@@ -88,11 +88,15 @@ WRITE_BUDGET = budgets.update().where(
     (budgets.c.account == bindparam("at_account")) & (budgets.c.period == bindparam("at_period"))
 )
 WRITE_HOLD = holds.update().where(holds.c.id == bindparam("at_id"))
-NOTE_HOLD = holds.update().where(
-    (holds.c.id == bindparam("at_id"))
-    & (holds.c.state == "open")
-    & (holds.c.floor_nano < bindparam("floor_nano"))
-    & (holds.c.amount_nano >= bindparam("floor_nano"))
+NOTE_HOLD = (
+    holds.update()
+    .where(
+        (holds.c.id == bindparam("at_id"))
+        & (holds.c.state == "open")
+        & (holds.c.floor_nano < bindparam("to_nano"))
+        & (holds.c.amount_nano >= bindparam("to_nano"))
+    )
+    .values(floor_nano=bindparam("to_nano"))
 )
 
 
