@@ -64,7 +64,7 @@ def test_another_keys_answer_cannot_be_had(world: World, client: httpx.Client, e
     assert world.account(stranger).spent_nano > 0
 
 
-@pytest.mark.parametrize("name", ["", " ", "a b", "x" * 256])
+@pytest.mark.parametrize("name", ["", "a b", "x" * 256])
 def test_an_unfit_name_is_refused(client: httpx.Client, name: str) -> None:
     answer = client.post("/v1/generate", json=ASK, headers={"Idempotency-Key": name})
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")

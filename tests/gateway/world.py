@@ -122,7 +122,9 @@ def app_with(world: World, engine: Engine, adapter: Path | None = None) -> FastA
 def listening(app: FastAPI, key: str = "") -> Iterator[httpx.Client]:
     """Serve the application on a free port, and talk to it over HTTP."""
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", lifespan="off")
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, ws="websockets-sansio", lifespan="off"
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

@@ -75,6 +75,10 @@ class GenerateBody(Asked):
     fallback: bool = True
 
 
+class Continued(GenerateBody):
+    """A prompt that goes to the model as it is, without a template."""
+
+
 class ScoreBody(Asked):
     completions: Annotated[list[Scored], Field(min_length=1, max_length=64)]
 
@@ -160,5 +164,18 @@ class ModelBody(BaseModel):
     capabilities: list[str] | None
 
 
+class ModelCard(BaseModel):
+    """A deployment as OpenAI's clients know a model."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+
+
 class ModelList(BaseModel):
+    """Every deployment twice: as Trimtab describes it, and as OpenAI's clients read it."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
     models: list[ModelBody]

@@ -19,6 +19,7 @@ from trimtab.gateway import keys, problems
 from trimtab.gateway.group import GroupCommit
 from trimtab.gateway.keys import Key
 from trimtab.gateway.limits import Meters, Verdict
+from trimtab.gateway.metrics import Metrics
 from trimtab.gateway.problems import ClientGone, Problem
 from trimtab.gateway.replays import Replay, keep_all
 from trimtab.gateway.replays import beat as beat_replays
@@ -73,10 +74,16 @@ class Books:
 
     def __init__(self, database: Database) -> None:
         self.owner = f"gateway {os.getpid()}-{secrets.token_hex(4)}"
+        self.metrics = Metrics(str(os.getpid()))
         self._database = database
         self._group: GroupCommit[Opening | Closing] = GroupCommit(database, self._do)
         self._open: dict[str, Visit] = {}
         self._beating: asyncio.Task[None] | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """Requests whose price is held."""
+        return len(self._open)
 
     async def reserve(self, visit: Visit, prompt: int, completion: int, least: int) -> None:
         """Hold the price of `prompt` and `completion` tokens, or of as many tokens of completion
@@ -104,6 +111,8 @@ class Books:
             raise
         except Problem as refused:
             visit.headers.update(refused.headers)
+            if refused.code == "rate_limited":
+                self.metrics.note_refusal(dry_run=False)
             raise
         self._take(visit, admitted)
 
@@ -112,6 +121,8 @@ class Books:
         self._open[visit.id] = visit
         if admitted.verdict is not None:
             visit.headers.update(admitted.verdict.headers())
+            if admitted.verdict.refused is not None:
+                self.metrics.note_refusal(dry_run=True)
 
     @asynccontextmanager
     async def accounted(self, visit: Visit) -> AsyncIterator[None]:
@@ -142,6 +153,7 @@ class Books:
         self._open.pop(visit.id, None)
         closing = asyncio.ensure_future(self._group.do(Closing(visit, status, error_code, replay)))
         visit.cost_nano = await asyncio.shield(closing)
+        self.metrics.note(visit, status, error_code)
 
     async def settled(self) -> None:
         """Wait until everything that was asked for is written."""
@@ -281,7 +293,7 @@ def _entry(item: Closing, cost: int) -> requests.Answered:
         key_id=visit.key.id,
         deployment=served.deployment if served else None,
         asked_version=visit.asked.version.hash if visit.asked else None,
-        model_version=served.version.hash if served and not visit.templated else None,
+        model_version=visit.answering_version,
         runtime=runtime.name if runtime and not visit.templated else None,
         tier=visit.tier,
         degraded=visit.degraded,

@@ -6,9 +6,10 @@ from typing import Annotated
 import anyio.to_thread
 from fastapi import Depends, Request
 
-from trimtab.gateway.bodies import Asked
+from trimtab.gateway.bodies import Asked, Continued
 from trimtab.gateway.books import Books
 from trimtab.gateway.catalogue import Catalogue, Resolved, Served
+from trimtab.gateway.drain import Drain
 from trimtab.gateway.live import Lives
 from trimtab.gateway.off_loop import OffLoop
 from trimtab.gateway.problems import Problem
@@ -40,6 +41,7 @@ class Desk:
     books: Books
     upstreams: Upstreams
     live: Lives
+    drain: Drain
 
     async def resolve(self, visit: Visit, body: Asked) -> Resolved:
         """Who may answer, with the safe template filled in. Raises Problem and TrimtabError."""
@@ -57,6 +59,8 @@ class Desk:
 
 
 def _tokens(chat: ChatFormat, body: Asked) -> tuple[int, ...]:
+    if isinstance(body, Continued):
+        return tuple(chat.tokenizer.encode(body.prompt or ""))
     if body.messages is not None:
         turns = [Message(turn.role, turn.content) for turn in body.messages]
         return chat.prompt_tokens(chat.messages_of(turns))

@@ -13,6 +13,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trimtab.errors import TrimtabError
 from trimtab.gateway import problems
+from trimtab.gateway.drain import Drain
 from trimtab.gateway.keys import Key
 from trimtab.gateway.problems import Problem
 from trimtab.gateway.tracing import Trace
@@ -27,6 +28,7 @@ SCOPE_OF = {
     "/v1/models": "models",
     "/metrics": "metrics",
 }
+STARTS = ("http.response.start", "websocket.http.response.start", "websocket.accept")
 BODY_LIMIT = 1024 * 1024
 
 
@@ -39,12 +41,13 @@ class Lock(Protocol):
 class Door:
     """ASGI middleware. Leaves `trace`, `trace_id`, `arrived` and `key` in the request's state."""
 
-    def __init__(self, app: ASGIApp, lock: Lock) -> None:
+    def __init__(self, app: ASGIApp, lock: Lock, drain: Drain) -> None:
         self._app = app
         self._lock = lock
+        self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
@@ -53,7 +56,7 @@ class Door:
         state.update(trace=trace, trace_id=trace.trace_id, arrived=time.perf_counter(), headers={})
 
         async def traced(message: Message) -> None:
-            if message["type"] == "http.response.start":
+            if message["type"] in STARTS:
                 sent = MutableHeaders(scope=message)
                 sent["traceparent"] = state["trace"].header
                 sent.update(state["headers"])
@@ -63,12 +66,19 @@ class Door:
             if scope["path"] not in OPEN:
                 key = state["key"] = await self._owner(headers)
                 _check_scope(key, scope["path"])
+                self._check_open()
             _check_length(headers)
         except (TrimtabError, Problem) as error:
-            refusal = problems.response(problems.noted(error, trace.trace_id), trace.trace_id)
+            problem = problems.noted(error, trace.trace_id)
+            refusal = problems.response(problem, trace.trace_id, path=scope["path"])
+            # Before a WebSocket is accepted, this is the answer to its handshake.
             await refusal(scope, receive, traced)
             return
         await self._app(scope, _limited(receive), traced)
+
+    def _check_open(self) -> None:
+        if self._drain.begun.is_set():
+            raise Problem(503, "stopping", "the server is stopping; try again", retryable=True)
 
     async def _owner(self, headers: Headers) -> Key:
         scheme, _, presented = headers.get("authorization", "").partition(" ")

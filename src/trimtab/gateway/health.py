@@ -23,6 +23,8 @@ async def healthz() -> dict[str, str]:
 @router.get("/readyz")
 async def readyz(desk: AtDesk) -> dict[str, str]:
     """200 when the database answers and every deployment's live version is loaded, else 503."""
+    if desk.drain.begun.is_set():
+        raise Problem(503, "not_ready", "the server is stopping", retryable=True)
     try:
         async with asyncio.timeout(READY_S):
             deployed = await desk.catalogue.deployed()

@@ -12,6 +12,7 @@ from typing import Any
 from starlette.types import Receive
 
 from trimtab.gateway.bodies import Done, Token
+from trimtab.gateway.drain import Drain
 from trimtab.gateway.problems import ClientGone, Problem
 from trimtab.gateway.stream import Emit, EventStream, too_late, unless_gone
 
@@ -108,8 +109,8 @@ class Live:
 class Lives:
     """The streams of a gateway that can be taken up again."""
 
+    drain: Drain
     _lives: dict[Name, Live] = field(default_factory=dict)
-    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     def get(self, name: Name) -> Live | None:
         return self._lives.get(name)
@@ -128,6 +129,4 @@ class Lives:
                 self._lives.pop(name, None)
 
         self._lives[name] = live
-        task = asyncio.create_task(run())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.drain.keep(asyncio.create_task(run()))

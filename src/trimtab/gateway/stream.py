@@ -55,6 +55,18 @@ async def unless_gone(
         await _cancelled(working, going)
 
 
+async def in_time(work: Coroutine[Any, Any, Result], left_s: float) -> Result:
+    """The result of `work`, which is cancelled when its time is over (Problem)."""
+    working = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((working,), timeout=max(0.0, left_s))
+        if working.done():
+            return working.result()
+        raise too_late()
+    finally:
+        await _cancelled(working)
+
+
 def too_late() -> Problem:
     return Problem(504, "deadline_exceeded", "not finished before the deadline", retryable=True)
 
@@ -70,21 +82,47 @@ async def _cancelled(*tasks: asyncio.Future[Any]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+class Dialect(Protocol):
+    """How events and errors are spelled on the wire."""
+
+    def event(self, event: str, data: BaseModel, mark: int | None) -> bytes: ...
+
+    def error(self, problem: Problem, trace_id: str) -> bytes: ...
+
+
+class Ours:
+    """The events `token`, `done` and `error`."""
+
+    def event(self, event: str, data: BaseModel, mark: int | None) -> bytes:
+        place = "" if mark is None else f"id: {mark}\n"
+        return f"{place}event: {event}\ndata: {data.model_dump_json()}\n\n".encode()
+
+    def error(self, problem: Problem, trace_id: str) -> bytes:
+        told = canonical_json(problems.body(problem, trace_id))
+        return b"event: error\ndata: " + told + b"\n\n"
+
+
 class EventStream(Response):
     """Runs `produce` while the client reads. Nothing is queued: a write waits for the client.
 
     `produce` is handed the way to send an event and the connection's `receive`; a Problem that it
-    raises becomes the `error` event.
+    raises becomes an error in the stream.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, produce: Callable[[Emit, Receive], Awaitable[None]], trace_id: str) -> None:
+    def __init__(
+        self,
+        produce: Callable[[Emit, Receive], Awaitable[None]],
+        trace_id: str,
+        dialect: Dialect | None = None,
+    ) -> None:
         # Proxies must pass events on as they come.
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._produce = produce
         self._trace_id = trace_id
+        self._dialect = dialect or Ours()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def write(data: bytes, more: bool = True) -> None:
@@ -95,8 +133,7 @@ class EventStream(Response):
                 raise ClientGone("the client stopped reading") from None
 
         async def emit(event: str, data: BaseModel, mark: int | None = None) -> None:
-            place = "" if mark is None else f"id: {mark}\n"
-            await write(f"{place}event: {event}\ndata: {data.model_dump_json()}\n\n".encode())
+            await write(self._dialect.event(event, data, mark))
 
         start = {"status": self.status_code, "headers": self.raw_headers}
         await send({"type": "http.response.start", **start})
@@ -118,8 +155,7 @@ class EventStream(Response):
             raise
         except BaseException as error:
             problem = problems.noted(error, self._trace_id)
-            told = canonical_json(problems.body(problem, self._trace_id))
-            await write(b"event: error\ndata: " + told + b"\n\n")
+            await write(self._dialect.error(problem, self._trace_id))
             if problem.status == 500 or not isinstance(error, Exception):
                 raise
 

@@ -119,7 +119,7 @@ class Visit:
             "session_id": self.session_id,
             "user_id": self.user_id,
             "model": self.model,
-            "model_version": None if self.templated else self._version,
+            "model_version": self.answering_version,
             "runtime": self.runtime.name if self.runtime and not self.templated else None,
             "tier": self.tier,
             "degraded": self.degraded,
@@ -133,5 +133,6 @@ class Visit:
         }
 
     @property
-    def _version(self) -> str | None:
-        return self.served.version.hash if self.served else None
+    def answering_version(self) -> str | None:
+        """The hash of the version that answers; the safe template is none."""
+        return self.served.version.hash if self.served and not self.templated else None
