@@ -199,6 +199,7 @@ class Answering(Generic[Answer]):
 
     def _failed(self, error: BaseException) -> None:
         assert self._permit is not None
+        self._desk.catalogue.forget(self._tiers[0])
         if upstream.counts(error):
             self._permit.failed()
         else:

@@ -15,7 +15,6 @@ from trimtab.gateway import (
     conversation,
     generate,
     health,
-    keys,
     measured,
     models,
     openai,
@@ -26,8 +25,8 @@ from trimtab.gateway.books import Books
 from trimtab.gateway.catalogue import Catalogue, Ready
 from trimtab.gateway.desk import Desk
 from trimtab.gateway.door import Door
+from trimtab.gateway.doorkeeper import Doorkeeper
 from trimtab.gateway.drain import Drain
-from trimtab.gateway.keys import Key
 from trimtab.gateway.live import Lives
 from trimtab.gateway.off_loop import OffLoop
 from trimtab.gateway.problems import Problem
@@ -65,10 +64,7 @@ def create_app(database: Database, ready: Ready) -> FastAPI:
     app.include_router(conversation.router)
     app.include_router(_locked(*_ROUTERS))
 
-    async def lock(presented: str) -> Key | None:
-        return await off_loop.read(lambda connection: keys.authenticate(connection, presented))
-
-    app.add_middleware(Door, lock=lock, drain=drain)
+    app.add_middleware(Door, lock=Doorkeeper(off_loop), drain=drain)
     for kind in (TrimtabError, Problem):
         app.add_exception_handler(kind, problems.on_error)
     app.add_exception_handler(RequestValidationError, problems.on_invalid)

@@ -98,7 +98,7 @@ class Books:
             account_of("owner", visit.key.owner),
             account_of("project", version.project),
         )
-        opening = Opening(visit, version.hash, accounts, prompt, completion, least)
+        opening = Opening(visit, visit.served.hash, accounts, prompt, completion, least)
         self._beat()
         # Once asked for, a hold is made, and a client that leaves meanwhile must not leave it open.
         doing = asyncio.ensure_future(self._group.do(opening))
@@ -292,7 +292,7 @@ def _entry(item: Closing, cost: int) -> requests.Answered:
         user_id=visit.user_id,
         key_id=visit.key.id,
         deployment=served.deployment if served else None,
-        asked_version=visit.asked.version.hash if visit.asked else None,
+        asked_version=visit.asked.hash if visit.asked else None,
         model_version=visit.answering_version,
         runtime=runtime.name if runtime and not visit.templated else None,
         tier=visit.tier,

@@ -8,7 +8,7 @@ import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from trimtab.canonical import short
@@ -24,7 +24,7 @@ from trimtab.gateway import policies
 from trimtab.gateway.off_loop import OffLoop
 from trimtab.gateway.policies import Policy
 from trimtab.gateway.problems import Problem
-from trimtab.inference import Engine
+from trimtab.inference import Capabilities, Engine
 from trimtab.registry import bases, deployments, identity, versions
 from trimtab.registry.deployments import Deployment
 from trimtab.registry.versions import ModelVersion
@@ -32,6 +32,7 @@ from trimtab.store.database import Connection
 from trimtab.text.chat import ChatFormat
 
 FRESH_S = 0.25
+ABLE_S = 1.0
 _HASH = re.compile(r"[0-9a-f]{8,64}")
 
 Ready = Callable[[ModelVersion], Awaitable[Engine]]
@@ -39,9 +40,14 @@ Ready = Callable[[ModelVersion], Awaitable[Engine]]
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A version that may answer. `deployment` is the name it was asked by, if it was by a name."""
+    """A version that may answer. `deployment` is the name it was asked by, if it was by a name.
+
+    `hash` is the version's, kept because computing it for each request would cost more than all
+    else that the gateway computes.
+    """
 
     version: ModelVersion
+    hash: str
     chat: ChatFormat
     deployment: str | None = None
 
@@ -76,6 +82,7 @@ class Catalogue:
         self._known: dict[str, Served] = {}
         # The base version below a version, found once: it is registered before.
         self._below: dict[str, str | None] = {}
+        self._able: dict[str, tuple[float, Engine, Capabilities]] = {}
         self._loading: dict[str, asyncio.Future[Engine]] = {}
 
     async def resolve(self, model: str) -> Resolved:
@@ -94,15 +101,30 @@ class Catalogue:
         """Every deployment with its live version, as the database has them now."""
         return await self._database.read(self._look_up_all)
 
-    async def engine(self, version: ModelVersion) -> Engine:
+    async def engine(self, served: Served) -> Engine:
         """An engine that holds the version. Whoever asks while it loads waits for the same load,
         and a caller that leaves does not end it."""
-        loading = self._loading.get(version.hash)
+        loading = self._loading.get(served.hash)
         if loading is None:
-            loading = asyncio.ensure_future(self._load(version))
-            self._loading[version.hash] = loading
-            loading.add_done_callback(lambda done: self._loaded(version.hash, done))
+            loading = asyncio.ensure_future(self._load(served.version))
+            self._loading[served.hash] = loading
+            loading.add_done_callback(lambda done: self._loaded(served.hash, done))
         return await asyncio.shield(loading)
+
+    async def able(self, served: Served) -> tuple[Engine, Capabilities]:
+        """As `engine`, with what it can do; as it was a second ago at most."""
+        now = time.monotonic()
+        known = self._able.get(served.hash)
+        if known is not None and now - known[0] < ABLE_S:
+            return known[1], known[2]
+        engine = await self.engine(served)
+        capabilities = await engine.capabilities()
+        self._able[served.hash] = (now, engine, capabilities)
+        return engine, capabilities
+
+    def forget(self, served: Served) -> None:
+        """Ask an engine that failed anew what it can do."""
+        self._able.pop(served.hash, None)
 
     async def _load(self, version: ModelVersion) -> Engine:
         try:
@@ -129,8 +151,7 @@ class Catalogue:
         below = self._below[deployment.live]
         found = [deployment.live] + ([] if below is None else [below])
         tiers = tuple(
-            Served(self._known[content].version, self._known[content].chat, deployment.name)
-            for content in found
+            replace(self._known[content], deployment=deployment.name) for content in found
         )
         policy = self._policies.get(deployment.name)
         if policy is None:
@@ -190,7 +211,7 @@ class Catalogue:
             # Under the whole hash alone: what the first characters mean may change.
             content = version.hash
             if content not in self._known:
-                self._known[content] = Served(version, _chat(connection, version))
+                self._known[content] = Served(version, content, _chat(connection, version))
         return self._known[content]
 
 

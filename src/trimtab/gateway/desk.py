@@ -18,6 +18,9 @@ from trimtab.gateway.visit import Visit
 from trimtab.inference import Engine, Message
 from trimtab.text.chat import ChatFormat
 
+# Characters that are tokenised faster than a thread is reached.
+INLINE = 2000
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -51,11 +54,18 @@ class Desk:
 
     async def prepare(self, visit: Visit, body: Asked, served: Served) -> Prepared:
         """Reach the engine of a version, and tokenise. Raises Problem and TrimtabError."""
-        engine = await self.catalogue.engine(served.version)
-        capabilities = await engine.capabilities()
+        engine, capabilities = await self.catalogue.able(served)
         visit.runtime = capabilities.runtime
-        prompt = await anyio.to_thread.run_sync(_tokens, served.chat, body)
+        if _length(body) <= INLINE:
+            prompt = _tokens(served.chat, body)
+        else:
+            prompt = await anyio.to_thread.run_sync(_tokens, served.chat, body)
         return Prepared(engine, prompt, capabilities.context, served.chat)
+
+
+def _length(body: Asked) -> int:
+    turns = body.messages or ()
+    return len(body.prompt or "") + sum(len(turn.content) for turn in turns)
 
 
 def _tokens(chat: ChatFormat, body: Asked) -> tuple[int, ...]:

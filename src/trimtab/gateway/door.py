@@ -28,14 +28,18 @@ SCOPE_OF = {
     "/v1/models": "models",
     "/metrics": "metrics",
 }
+PAID = frozenset({"/v1/generate", "/v1/score", "/v1/chat/completions", "/v1/completions"})
 STARTS = ("http.response.start", "websocket.http.response.start", "websocket.accept")
 BODY_LIMIT = 1024 * 1024
 
 
 class Lock(Protocol):
-    """Tells whose secret this is; None where it is nobody's. Raises StoreError."""
+    """Tells whose secret this is; None where it is nobody's. Raises StoreError.
 
-    async def __call__(self, presented: str) -> Key | None: ...
+    `looked_at_again`: whether the key is checked once more before anything is done or told.
+    """
+
+    async def __call__(self, presented: str, looked_at_again: bool) -> Key | None: ...
 
 
 class Door:
@@ -64,7 +68,7 @@ class Door:
 
         try:
             if scope["path"] not in OPEN:
-                key = state["key"] = await self._owner(headers)
+                key = state["key"] = await self._owner(headers, scope)
                 _check_scope(key, scope["path"])
                 self._check_open()
             _check_length(headers)
@@ -80,11 +84,14 @@ class Door:
         if self._drain.begun.is_set():
             raise Problem(503, "stopping", "the server is stopping; try again", retryable=True)
 
-    async def _owner(self, headers: Headers) -> Key:
+    async def _owner(self, headers: Headers, scope: Scope) -> Key:
         scheme, _, presented = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not presented:
             raise Problem(401, "no_key", "send a key: 'Authorization: Bearer KEY'")
-        key = await self._lock(presented.strip())
+        again = scope["type"] == "http" and scope["path"] in PAID
+        # A replay is told without a hold.
+        again = again and "idempotency-key" not in headers
+        key = await self._lock(presented.strip(), again)
         if key is None:
             raise Problem(401, "wrong_key", "this key is unknown, expired or revoked")
         return key

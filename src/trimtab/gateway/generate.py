@@ -26,7 +26,7 @@ async def generate(
     desk: AtDesk,
     idempotency_key: Annotated[str | None, Header()] = None,
     last_event_id: Annotated[str | None, Header()] = None,
-) -> Response | GenerateAnswer:
+) -> Response:
     """Complete a prompt. With `stream`, server-sent events `token`, then `done` or `error`."""
     visit = Visit.of(request.state, "generate", body)
     named = await replaying.begin(
@@ -43,7 +43,7 @@ async def generate(
 
 async def _whole(
     desk: Desk, visit: Visit, body: GenerateBody, receive: Receive, claim: Claim | None
-) -> GenerateAnswer:
+) -> Response:
     work = Generation(body)
 
     def made() -> GenerateAnswer:
@@ -55,7 +55,8 @@ async def _whole(
         await unless_gone(receive, answer(answering, work), answering.left_s)
         kept = replaying.kept(claim, lambda: made().model_dump_json())
         await desk.books.close(visit, replay=kept)
-    return made()
+    # Written once: a framework would check and copy what was just made.
+    return Response(made().model_dump_json(), media_type="application/json")
 
 
 async def _streamed(desk: Desk, visit: Visit, body: GenerateBody) -> EventStream:

@@ -70,7 +70,7 @@ class Generation:
             seed=body.seed,
             stop=tuple(body.stop),
         )
-        return GenerateRequest(visit.served.version.hash, prepared.prompt, sampling, visit.id)
+        return GenerateRequest(visit.served.hash, prepared.prompt, sampling, visit.id)
 
 
 async def admitted(

@@ -124,7 +124,7 @@ def _model(visit: Visit) -> str:
     served = visit.asked
     if served is None:
         return ""
-    return served.deployment or served.version.hash[:12]
+    return served.deployment or served.hash[:12]
 
 
 def _escaped(text: str) -> str:

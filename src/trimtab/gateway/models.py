@@ -83,7 +83,7 @@ def _price(connection: Connection, version: str) -> PriceBody | None:
 
 async def _capabilities(desk: Desk, served: Served) -> Capabilities | None:
     try:
-        engine = await desk.catalogue.engine(served.version)
+        engine = await desk.catalogue.engine(served)
         return await engine.capabilities()
     except EngineError:
         return None

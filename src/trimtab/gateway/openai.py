@@ -41,7 +41,7 @@ IdempotencyKey = Annotated[str | None, Header()]
 @router.post("/v1/chat/completions", response_model=ChatAnswer)
 async def chat(
     body: ChatBody, request: Request, desk: AtDesk, idempotency_key: IdempotencyKey = None
-) -> Response | Envelope:
+) -> Response:
     """Answer a dialogue."""
     return await _answered(Chat(), body, body.ours(), request, desk, idempotency_key)
 
@@ -49,7 +49,7 @@ async def chat(
 @router.post("/v1/completions", response_model=CompletionAnswer)
 async def completions(
     body: CompletionBody, request: Request, desk: AtDesk, idempotency_key: IdempotencyKey = None
-) -> Response | Envelope:
+) -> Response:
     """Continue a text, without a template."""
     return await _answered(Completions(), body, body.ours(), request, desk, idempotency_key)
 
@@ -123,7 +123,7 @@ async def _answered(
     request: Request,
     desk: Desk,
     idempotency_key: str | None,
-) -> Response | Envelope:
+) -> Response:
     visit = Visit.of(request.state, shape.route, body)
     # Their `user` may hold anything; ours is a label in the log.
     visit.user_id = asked.user or None
@@ -148,7 +148,7 @@ async def _answered(
         await unless_gone(request.receive, answer(answering, work), answering.left_s)
         kept = replaying.kept(claim, lambda: made().model_dump_json())
         await desk.books.close(visit, replay=kept)
-    return made()
+    return Response(made().model_dump_json(), media_type="application/json")
 
 
 async def _streamed(

@@ -36,7 +36,7 @@ class Scoring:
         self, prepared: Prepared, visit: Visit, started: Callable[[], None]
     ) -> Sequence[Score]:
         assert visit.served is not None
-        version = visit.served.version.hash
+        version = visit.served.hash
         wanted = ScoreRequest(version, prepared.prompt, self._completions, visit.id)
         scores = await prepared.engine.score(wanted)
         visit.usage = Usage(len(prepared.prompt), self._total)

@@ -23,7 +23,7 @@ class Upstreams:
     _breakers: dict[tuple[str, str], Breaker] = field(default_factory=dict)
 
     def breaker(self, served: Served) -> Breaker:
-        place = (served.tier, served.version.hash)
+        place = (served.tier, served.hash)
         if place not in self._breakers:
             self._breakers[place] = Breaker(monotonic)
         return self._breakers[place]

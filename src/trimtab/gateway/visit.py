@@ -135,4 +135,4 @@ class Visit:
     @property
     def answering_version(self) -> str | None:
         """The hash of the version that answers; the safe template is none."""
-        return self.served.version.hash if self.served and not self.templated else None
+        return self.served.hash if self.served and not self.templated else None

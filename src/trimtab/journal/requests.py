@@ -1,7 +1,7 @@
 """The request log: who asked, who answered, how long it took, what it cost. Never the words."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from trimtab.errors import NotFound
@@ -45,6 +45,9 @@ class Answered:
     created_us: int = field(default_factory=now_us)
 
 
+_FIELDS = tuple(each.name for each in fields(Answered))
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What an SLO is made of."""
@@ -63,7 +66,10 @@ def record(connection: Connection, answered: Answered) -> bool:
 def record_all(connection: Connection, answered: Sequence[Answered]) -> None:
     """Log requests that were never logged before, in one statement."""
     if answered:
-        connection.execute(requests.insert(), [asdict(each) for each in answered])
+        connection.execute(
+            requests.insert(),
+            [{name: getattr(each, name) for name in _FIELDS} for each in answered],
+        )
 
 
 def get(connection: Connection, request_id: str) -> Answered:
