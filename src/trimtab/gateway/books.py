@@ -168,9 +168,10 @@ class Books:
         accounts = {name for item in openings for name in item.accounts}
         accounts |= {name for reserved in held for name in reserved.hold.accounts}
         till = Till(connection, accounts, [reserved.hold.id for reserved in held])
-        known = keys.of_ids(connection, [item.visit.key.id for item in openings])
+        known = keys.of_ids(connection, [o.visit.key.id for o in openings]) if openings else {}
         meters = Meters(connection, [item.visit.key for item in items], till.now_us)
-        prices = prices_of(connection, [item.version for item in openings], till.now_us)
+        versions = {item.version for item in openings}
+        prices = prices_of(connection, versions, till.now_us) if openings else {}
         done: dict[int, Any] = {}
         # What is freed first may be reserved at once.
         for closing in closings:

@@ -14,7 +14,7 @@ from decimal import Decimal
 from typing import Any, Literal
 
 from trimtab.errors import NotFound, UserError
-from trimtab.gateway.tables import keys
+from trimtab.gateway.tables import READ_KEYS, keys
 from trimtab.ledger.accounts import Period, open_account, set_budget
 from trimtab.ledger.money import nano
 from trimtab.store.clock import now_us
@@ -135,7 +135,7 @@ def get(connection: Connection, key_id: str) -> Key:
 
 def of_ids(connection: Connection, ids: Iterable[str]) -> Mapping[str, Key]:
     """The keys of these ids, as they stand now."""
-    rows = connection.execute(keys.select().where(keys.c.id.in_(sorted(set(ids)))))
+    rows = connection.execute(READ_KEYS, {"ids": sorted(set(ids))})
     return {row.id: _key(row) for row in rows}
 
 

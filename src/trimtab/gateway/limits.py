@@ -11,7 +11,7 @@ from typing import Literal
 from trimtab.gateway import gcra
 from trimtab.gateway.gcra import Meter, Reading
 from trimtab.gateway.keys import Key
-from trimtab.gateway.tables import WRITE_METER, meters
+from trimtab.gateway.tables import LOCK_METERS, WRITE_METER, meters
 from trimtab.store.database import Connection
 
 Kind = Literal["requests", "tokens"]
@@ -65,11 +65,7 @@ class Meters:
         self._changed: set[tuple[str, Kind]] = set()
         ids = sorted({key.id for key in keys if quotas(key)})
         if ids:
-            query = meters.select().where(meters.c.key_id.in_(ids))
-            rows = connection.execute(
-                query.order_by(meters.c.key_id, meters.c.kind).with_for_update()
-            )
-            for row in rows:
+            for row in connection.execute(LOCK_METERS, {"ids": ids}):
                 self._meters[row.key_id, row.kind] = Meter(row.level, row.updated_us)
                 self._known.add((row.key_id, row.kind))
 

@@ -72,7 +72,14 @@ policies = Table(
     Column("deadline_s", Float, nullable=False),
 )
 
-# For many rows at once: their values come as a list.
+# The statements of every request, built once.
+READ_KEYS = keys.select().where(keys.c.id.in_(bindparam("ids", expanding=True)))
+LOCK_METERS = (
+    meters.select()
+    .where(meters.c.key_id.in_(bindparam("ids", expanding=True)))
+    .order_by(meters.c.key_id, meters.c.kind)
+    .with_for_update()
+)
 WRITE_METER = meters.update().where(
     (meters.c.key_id == bindparam("at_key")) & (meters.c.kind == bindparam("at_kind"))
 )

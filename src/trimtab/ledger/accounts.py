@@ -12,7 +12,13 @@ from typing import Literal
 
 from trimtab.errors import LedgerError, UserError
 from trimtab.ledger.money import show
-from trimtab.ledger.tables import WRITE_BUDGET, budgets, database_now
+from trimtab.ledger.tables import (
+    LOCK_BUDGETS,
+    READ_BUDGETS,
+    WRITE_BUDGET,
+    budgets,
+    database_now,
+)
 from trimtab.store.database import Connection
 from trimtab.store.rows import insert_once, insert_or_update
 
@@ -128,9 +134,8 @@ def budgets_of(
 ) -> Sequence[Budget]:
     """The budgets of accounts, in one order for everybody; with `lock`, nobody else can change
     them until the transaction ends."""
-    query = budgets.select().where(budgets.c.account.in_(sorted(set(accounts))))
-    query = query.order_by(budgets.c.account, budgets.c.period)
-    rows = connection.execute(query.with_for_update() if lock else query)
+    wanted = {"accounts": sorted(set(accounts))}
+    rows = connection.execute(LOCK_BUDGETS if lock else READ_BUDGETS, wanted)
     return tuple(Budget(**row._mapping) for row in rows)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from trimtab.canonical import short
 from trimtab.errors import LedgerError
 from trimtab.ledger.money import Price
-from trimtab.ledger.tables import database_now, prices
+from trimtab.ledger.tables import READ_PRICES, database_now, prices
 from trimtab.store.database import Connection
 from trimtab.store.rows import insert_or_update
 
@@ -39,8 +39,7 @@ def prices_of(
 ) -> Mapping[str, Price]:
     """The prices that count at a time, else now; a version without one is left out."""
     at = database_now(connection) if at_us is None else at_us
-    here = prices.c.version_hash.in_(sorted(set(versions))) & (prices.c.from_us <= at)
-    rows = connection.execute(prices.select().where(here).order_by(prices.c.from_us))
+    rows = connection.execute(READ_PRICES, {"versions": sorted(set(versions)), "at_us": at})
     return {row.version_hash: Price(row.prompt_nano, row.completion_nano) for row in rows}
 
 

@@ -6,8 +6,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from trimtab.errors import LedgerError
-from trimtab.ledger.tables import NOTE_HOLD, holds
+from trimtab.ledger.tables import NOTE_HOLD, READ_HOLDS, holds
 from trimtab.store.database import Connection
+
+_COLUMNS = tuple(column.name for column in holds.columns)
 
 Charged = tuple[tuple[str, str], ...]
 
@@ -71,7 +73,7 @@ def get(connection: Connection, hold_id: str) -> Hold:
 
 
 def of_ids(connection: Connection, ids: Iterable[str]) -> Sequence[Hold]:
-    rows = connection.execute(holds.select().where(holds.c.id.in_(sorted(set(ids)))))
+    rows = connection.execute(READ_HOLDS, {"ids": sorted(set(ids))})
     return tuple(of_row(row) for row in rows)
 
 
@@ -104,7 +106,4 @@ def of_row(row: Any) -> Hold:
 
 def to_row(hold: Hold) -> dict[str, Any]:
     charged = "\n".join(f"{account}|{period}" for account, period in hold.charged)
-    return {
-        **{column.name: getattr(hold, column.name) for column in holds.columns},
-        "charged": charged,
-    }
+    return {**{name: getattr(hold, name) for name in _COLUMNS}, "charged": charged}

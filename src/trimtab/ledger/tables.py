@@ -83,7 +83,20 @@ spends = Table(
     Index(None, "key_id", "created_us"),
 )
 
-# For many rows at once: their values come as a list.
+# The statements of every request, built once.
+READ_BUDGETS = (
+    budgets.select()
+    .where(budgets.c.account.in_(bindparam("accounts", expanding=True)))
+    .order_by(budgets.c.account, budgets.c.period)
+)
+LOCK_BUDGETS = READ_BUDGETS.with_for_update()
+READ_HOLDS = holds.select().where(holds.c.id.in_(bindparam("ids", expanding=True)))
+READ_PRICES = (
+    prices.select()
+    .where(prices.c.version_hash.in_(bindparam("versions", expanding=True)))
+    .where(prices.c.from_us <= bindparam("at_us"))
+    .order_by(prices.c.from_us)
+)
 WRITE_BUDGET = budgets.update().where(
     (budgets.c.account == bindparam("at_account")) & (budgets.c.period == bindparam("at_period"))
 )
