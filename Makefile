@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 # One file of pins for each Python; its header says whether the tests were run with it.
 CONSTRAINTS = constraints/$(shell $(PYTHON) -c 'import sys; print("py%d%d" % sys.version_info[:2])').txt
 
-.PHONY: help demo test lint lock bench-demo test-crash clean
+.PHONY: help demo test lint lock bench-demo bench-gateway test-crash clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.runtime ## Fine-tune, prove, ship and ask a model, end to end
 	@$(BIN)/python examples/support-desk/demo.py
@@ -27,6 +27,9 @@ test-crash: $(VENV)/.dev ## Campaign: kill the loop everywhere, many times
 
 bench-demo: $(VENV)/.dev ## Measure the demo and write docs/benchmarks/demo.json
 	@$(BIN)/python -m benchmarks.demo
+
+bench-gateway: $(VENV)/.dev ## Measure the gateway beside LiteLLM; writes docs/benchmarks/gateway.json
+	@$(BIN)/python -m benchmarks.gateway
 
 lock: $(VENV)/.runtime ## Resolve the pins anew for every supported Python
 	@$(BIN)/python constraints/lock.py

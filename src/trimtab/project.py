@@ -8,6 +8,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from string import Template
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -26,6 +27,8 @@ from trimtab.errors import ProjectError
 
 FILE_NAME = "trimtab.yaml"
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+# What a safe template may speak of.
+TEMPLATE = ("deployment", "trace_id", "session_id", "user_id", "reason")
 
 
 class Section(BaseModel):
@@ -114,9 +117,29 @@ class Shadow(Section):
 
 
 class Deploy(Section):
+    """`safe_template` answers when no model can; its `$variables` are those of `TEMPLATE`."""
+
     name: Name | None = None
     slo: Slo = Slo()
     shadow: Shadow = Shadow()
+    deadline_s: Annotated[float, Field(gt=0, le=600, allow_inf_nan=False)] = 120.0
+    safe_template: Annotated[str, Field(min_length=1, max_length=4000)] | None = None
+
+    @field_validator("safe_template")
+    @classmethod
+    def _its_variables_are_known(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        template = Template(value)
+        unknown = sorted(set(template.get_identifiers()) - set(TEMPLATE))
+        if unknown or not template.is_valid():
+            raise ValueError(
+                f"has an unknown variable '${unknown[0]}'; known: "
+                f"{', '.join('$' + name for name in TEMPLATE)}"
+                if unknown
+                else "has a lone '$'; write '$$' for a dollar sign"
+            )
+        return value
 
 
 class Project(Section):

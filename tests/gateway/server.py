@@ -1,23 +1,29 @@
 """A gateway as a process of its own, as the supervisor starts one: database URL and socket.
 
 python -m tests.gateway.server URL FD
+
+With TRIMTAB_TEST_WORDS its engine says so many words, and the drain is short.
 """
 
+import os
 import sys
 
 from tests.gateway.echo import Echo
+from trimtab.gateway import process
 from trimtab.gateway.app import create_app
-from trimtab.gateway.process import serve
 from trimtab.inference import Engine
 from trimtab.registry.versions import ModelVersion
 from trimtab.store.database import Database
 
 if __name__ == "__main__":
     echo = Echo(words=20, pause_s=0.05)
+    if "TRIMTAB_TEST_WORDS" in os.environ:
+        echo.words = int(os.environ["TRIMTAB_TEST_WORDS"])
+        process.DRAIN_S = 0
 
     async def ready(version: ModelVersion) -> Engine:
         echo.loaded.add(version.hash)
         return echo
 
     app = create_app(Database(sys.argv[1]), ready)
-    serve(app, int(sys.argv[2]), on_started=lambda: print("started", flush=True))
+    process.serve(app, int(sys.argv[2]), on_started=lambda: print("started", flush=True))

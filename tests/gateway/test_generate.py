@@ -5,6 +5,7 @@ import pytest
 
 from tests.gateway.echo import RUNTIME, Echo
 from tests.gateway.world import PRICE, PROMPT, World, app_with, listening, until
+from trimtab.gateway import catalogue
 from trimtab.inference import GenerateRequest
 from trimtab.registry import deployments
 
@@ -80,8 +81,9 @@ def test_sampling_reaches_the_engine(client: httpx.Client, echo: Echo) -> None:
 
 
 def test_the_default_length_gives_way_to_the_context(
-    world: World, client: httpx.Client, echo: Echo
+    world: World, client: httpx.Client, echo: Echo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(catalogue, "ABLE_S", 0.0)  # no real engine's context changes
     client.post("/v1/generate", json=ASK)
     assert asked(echo).sampling.max_tokens == 8
     echo.context = world.prompt_tokens + 3

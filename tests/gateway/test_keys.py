@@ -7,7 +7,9 @@ import pytest
 from tests.gateway.world import World
 from trimtab.errors import NotFound, UserError
 from trimtab.gateway import keys
+from trimtab.gateway.keys import Limits
 from trimtab.ledger.accounts import account
+from trimtab.store.clock import now_us
 
 
 def test_a_key_is_known_again_and_its_secret_is_not_kept(world: World, tmp_path: Path) -> None:
@@ -69,3 +71,62 @@ def test_a_key_opens_its_account(world: World, limit: str | int | None, nano: in
 def test_an_unfit_name_is_refused(world: World, name: str) -> None:
     with world.database.transaction() as connection, pytest.raises(UserError, match="name"):
         keys.create(connection, name, "team-a")
+
+
+def test_a_key_may_do_what_its_scopes_say(world: World) -> None:
+    with world.database.transaction() as connection:
+        usual = keys.create(connection, "ci", "team-a")
+        narrow = keys.create(connection, "ci", "team-a", scopes=["score"])
+        scopes = {key.id: key.scopes for key in keys.list(connection)}
+        for unfit in (["admin"], []):
+            with pytest.raises(UserError, match="scope"):
+                keys.create(connection, "ci", "team-a", scopes=unfit)
+    assert scopes[usual.id] == {"generate", "score", "models"}
+    assert scopes[narrow.id] == {"score"}
+
+
+def test_an_expired_key_opens_nothing(world: World) -> None:
+    with world.database.transaction() as connection:
+        now = now_us()
+        over = keys.create(connection, "ci", "team-a", expires_us=now)
+        good = keys.create(connection, "ci", "team-a", expires_us=now + 60_000_000)
+        assert keys.authenticate(connection, over.key) is None
+        assert keys.authenticate(connection, good.key) is not None
+
+
+def test_a_rotated_key_opens_with_both_secrets_until_the_grace_is_over(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with world.database.transaction() as connection:
+        first = keys.create(connection, "ci", "team-a", "1")
+        second = keys.rotate(connection, first.id, grace_us=60_000_000)
+        assert second.id == first.id
+        assert second.key != first.key
+        for created in (first, second):
+            found = keys.authenticate(connection, created.key)
+            assert found is not None
+            assert found.id == first.id
+        third = keys.rotate(connection, first.id, grace_us=60_000_000)
+        # Only the secret before this one has a grace.
+        assert keys.authenticate(connection, first.key) is None
+        assert keys.authenticate(connection, second.key) is not None
+        later = now_us() + 60_000_001
+        monkeypatch.setattr("trimtab.gateway.keys.now_us", lambda: later)
+        assert keys.authenticate(connection, second.key) is None
+        assert keys.authenticate(connection, third.key) is not None
+        assert account(connection, first.id).limit_nano == 10**9
+
+
+def test_a_revoked_key_is_not_rotated(world: World) -> None:
+    with world.database.transaction() as connection:
+        keys.revoke(connection, world.key.id)
+        with pytest.raises(UserError, match="revoked"):
+            keys.rotate(connection, world.key.id)
+        with pytest.raises(NotFound):
+            keys.rotate(connection, "nobody")
+
+
+@pytest.mark.parametrize("most", [0, -1, 10**10])
+def test_a_limit_that_cannot_be_kept_is_refused(world: World, most: int) -> None:
+    with world.database.transaction() as connection, pytest.raises(UserError, match="a minute"):
+        keys.create(connection, "ci", "team-a", limits=Limits(requests_per_minute=most))

@@ -12,23 +12,21 @@ from trimtab.registry.versions import ModelVersion
 def test_a_deployment_says_what_is_live_and_what_it_costs(
     world: World, client: httpx.Client
 ) -> None:
-    assert client.get("/v1/models").json() == {
-        "models": [
-            {
-                "name": "desk",
-                "live": world.adapter.hash,
-                "candidate": None,
-                "base": world.base.spec.base,
-                "adapters": ["a" * 64],
-                "context": 256,
-                "price": {
-                    "prompt_usd_per_million_tokens": 1.0,
-                    "completion_usd_per_million_tokens": 7.0,
-                },
-                "capabilities": ["generate", "score"],
-            }
-        ]
-    }
+    assert client.get("/v1/models").json()["models"] == [
+        {
+            "name": "desk",
+            "live": world.adapter.hash,
+            "candidate": None,
+            "base": world.base.spec.base,
+            "adapters": ["a" * 64],
+            "context": 256,
+            "price": {
+                "prompt_usd_per_million_tokens": 1.0,
+                "completion_usd_per_million_tokens": 7.0,
+            },
+            "capabilities": ["generate", "score"],
+        }
+    ]
 
 
 def test_a_candidate_is_named_while_it_is_tried(world: World, client: httpx.Client) -> None:

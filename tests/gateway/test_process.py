@@ -1,3 +1,4 @@
+import json
 import signal
 import socket
 import subprocess
@@ -7,6 +8,8 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
 
 from tests.gateway.world import PROMPT, World
 
@@ -59,6 +62,56 @@ def test_a_stream_under_way_ends_whole_when_the_process_is_told_to_stop(
     assert "event: done" in text
     process.communicate(timeout=10)
     assert [logged.status for logged in world.log()] == [200]
+    assert world.account().held_nano == 0
+
+
+def test_a_websocket_ends_its_answer_and_hears_that_the_server_goes(
+    world: World, listener: socket.socket
+) -> None:
+    process = start(world, listener)
+    address = f"ws://127.0.0.1:{listener.getsockname()[1]}/v1/stream"
+    headers = {"Authorization": f"Bearer {world.key.key}"}
+    body = {name: value for name, value in ASK.items() if name != "stream"}
+    with (
+        connect(address, additional_headers=headers) as busy,
+        connect(address, additional_headers=headers) as idle,
+    ):
+        busy.send(json.dumps(body))
+        events = [json.loads(busy.recv(timeout=10))["event"]]
+        process.send_signal(signal.SIGTERM)
+        with pytest.raises(ConnectionClosed) as quiet:
+            idle.recv(timeout=10)
+        while events[-1] == "token":
+            events.append(json.loads(busy.recv(timeout=10))["event"])
+        with pytest.raises(ConnectionClosed) as worked:
+            busy.recv(timeout=10)
+    assert events == ["token"] * 20 + ["done"]
+    for end in (quiet, worked):
+        assert end.value.rcvd is not None
+        assert end.value.rcvd.code == 1001
+    process.communicate(timeout=10)
+    assert [logged.status for logged in world.log()] == [200]
+    assert world.account().held_nano == 0
+
+
+def test_work_past_the_drain_is_cut_off_and_settled(
+    world: World, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRIMTAB_TEST_WORDS", "400")
+    process = start(world, listener)
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    headers = {"Authorization": f"Bearer {world.key.key}"}
+    with (
+        httpx.Client(base_url=address, headers=headers, timeout=20.0) as client,
+        client.stream("POST", "/v1/generate", json={**ASK, "max_tokens": 200}) as response,
+    ):
+        next(response.iter_text())
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=10)
+    [logged] = world.log()
+    assert logged.status in (499, 503)
+    assert 0 < logged.completion_tokens < 200
+    assert logged.cost_nano == world.spent_for(logged) == world.account().spent_nano
     assert world.account().held_nano == 0
 
 

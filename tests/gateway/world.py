@@ -18,7 +18,7 @@ from trimtab.gateway.keys import Created
 from trimtab.inference import Engine, VersionFiles
 from trimtab.journal import requests
 from trimtab.journal.requests import Answered
-from trimtab.ledger.accounts import Account, account
+from trimtab.ledger.accounts import Budget, account
 from trimtab.ledger.money import Price
 from trimtab.ledger.prices import set_price
 from trimtab.registry import bases, deployments, identity, versions
@@ -57,7 +57,7 @@ class World:
         with self.database.transaction() as connection:
             return keys.create(connection, "test", "somebody", limit)
 
-    def account(self, key: Created | None = None) -> Account:
+    def account(self, key: Created | None = None) -> Budget:
         with self.database.read() as connection:
             return account(connection, (key or self.key).id)
 
@@ -122,7 +122,9 @@ def app_with(world: World, engine: Engine, adapter: Path | None = None) -> FastA
 def listening(app: FastAPI, key: str = "") -> Iterator[httpx.Client]:
     """Serve the application on a free port, and talk to it over HTTP."""
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_config=None, access_log=False, ws="none", lifespan="off")
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, ws="websockets-sansio", lifespan="off"
+    )
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

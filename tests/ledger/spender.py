@@ -1,4 +1,4 @@
-"""Reserves and settles on one account until its limit covers no more."""
+"""Reserves and settles for one key until a limit covers no more: its own, or that of a payer."""
 
 import random
 import sys
@@ -10,16 +10,17 @@ from trimtab.store.database import Database
 AMOUNT = 100
 
 
-def main(url: str, key: str, name: str) -> None:
+def main(url: str, key: str, name: str, *payers: str) -> None:
     database = Database(url)
     rng = random.Random(name)
     print("ready", flush=True)
     number = 0
     while True:
         number += 1
+        request = f"{name}-{number}"
         try:
             with database.transaction(durable=False) as connection:
-                hold = reserve(connection, key, f"{name}-{number}", AMOUNT, 30, expires_us=2**61)
+                hold = reserve(connection, key, request, AMOUNT, 30, 2**61, payers=payers)
         except BudgetExceeded:
             break
         with database.transaction(durable=False) as connection:

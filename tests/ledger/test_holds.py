@@ -7,9 +7,9 @@ from sqlalchemy import func, select
 
 from tests.processes import all_running
 from trimtab.errors import BudgetExceeded, LedgerError, StoreError
-from trimtab.ledger.accounts import Account, account, open_account
+from trimtab.ledger.accounts import Budget, account, open_account
 from trimtab.ledger.holds import recover, reserve, settle
-from trimtab.ledger.tables import accounts, holds, spends
+from trimtab.ledger.tables import budgets, holds, spends
 from trimtab.store.database import Connection, Database
 
 NEVER = 2**62
@@ -20,19 +20,20 @@ def opened(database: Database, limit: int | None, key: str = "key") -> None:
         open_account(connection, key, limit)
 
 
-def now(database: Database, key: str = "key") -> Account:
+def now(database: Database, key: str = "key") -> Budget:
     with database.read() as connection:
         return account(connection, key)
 
 
 def check(connection: Connection) -> None:
-    """The account is what its holds and spends say, and within its limit."""
-    for row in connection.execute(accounts.select()):
+    """Every budget is what its holds and spends say, and within its limit."""
+    for row in connection.execute(budgets.select()):
+        mine = holds.c.charged.contains(f"{row.account}|{row.period}")
         held = select(func.coalesce(func.sum(holds.c.amount_nano), 0)).where(
-            holds.c.key_id == row.key_id, holds.c.state == "open"
+            mine, holds.c.state == "open"
         )
         spent = select(func.coalesce(func.sum(spends.c.amount_nano), 0)).where(
-            spends.c.key_id == row.key_id
+            spends.c.request_id.in_(select(holds.c.request_id).where(mine))
         )
         assert connection.execute(held).scalar() == row.held_nano
         assert connection.execute(spent).scalar() == row.spent_nano
@@ -134,7 +135,7 @@ def test_an_unknown_key_and_an_impossible_floor_are_refused(database: Database) 
 def test_the_database_itself_keeps_the_limit(database: Database) -> None:
     opened(database, 100)
     with pytest.raises(StoreError), database.transaction() as connection:
-        connection.execute(accounts.update().values(spent_nano=101))
+        connection.execute(budgets.update().values(spent_nano=101))
 
 
 STEPS = st.lists(
@@ -150,7 +151,7 @@ def test_any_history_stays_within_the_limit(
     database: Database, limit: int, steps: list[tuple[str, int]]
 ) -> None:
     with database.transaction(durable=False) as connection:
-        for table in (spends, holds, accounts):
+        for table in (spends, holds, budgets):
             connection.execute(table.delete())
         open_account(connection, "key", limit)
     for number, (action, amount) in enumerate(steps):

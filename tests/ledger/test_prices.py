@@ -2,7 +2,7 @@ import pytest
 
 from trimtab.errors import LedgerError
 from trimtab.ledger.money import Price
-from trimtab.ledger.prices import price_of, set_price
+from trimtab.ledger.prices import price_of, prices_of, set_price
 from trimtab.store.database import Database
 
 VERSION = "a" * 64
@@ -19,3 +19,14 @@ def test_a_version_has_the_price_it_was_given_last(database: Database) -> None:
 def test_a_version_without_a_price_is_not_free(database: Database) -> None:
     with database.read() as connection, pytest.raises(LedgerError, match="no price"):
         price_of(connection, VERSION)
+
+
+def test_a_price_counts_from_its_date_on(database: Database) -> None:
+    with database.transaction() as connection:
+        set_price(connection, VERSION, Price(1, 1), from_us=1_000)
+        set_price(connection, VERSION, Price(3, 3), from_us=3_000)
+        set_price(connection, VERSION, Price(2, 2), from_us=2_000)
+        at = [1_000, 1_999, 2_000, 2_999, 3_000, 9_000]
+        found = [price_of(connection, VERSION, time).prompt_nano for time in at]
+        assert found == [1, 1, 2, 2, 3, 3]
+        assert prices_of(connection, [VERSION, "b" * 64], 999) == {}

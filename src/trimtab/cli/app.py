@@ -23,7 +23,7 @@ VERBS = {
     "models": "List model versions.",
     "trace": "Follow a hash, a run or an answer through the loop, both ways.",
     "rollback": "Put the previous version back.",
-    "keys": "Create, list and revoke API keys.",
+    "keys": "Create, list, rotate and revoke API keys; set budgets.",
     "serve": "Serve the deployments of a home over HTTP.",
 }
 

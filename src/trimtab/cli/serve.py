@@ -5,7 +5,13 @@ from pathlib import Path
 
 import click
 
-from trimtab.cli.options import home_option, open_home, project_argument, verbose_option
+from trimtab.cli.options import (
+    home_option,
+    open_home,
+    project_argument,
+    project_if_any,
+    verbose_option,
+)
 
 
 @click.command("serve")
@@ -31,4 +37,4 @@ def command(
     def on_event(line: str) -> None:
         click.echo(f"trimtab: {line}", err=True)
 
-    Supervisor(opened, host, port, gateways).run(on_ready, on_event)
+    Supervisor(opened, host, port, gateways, project_if_any(path)).run(on_ready, on_event)

@@ -42,4 +42,4 @@ def serve(
     from trimtab.flows.supervisor import Supervisor
 
     opened = find_home(home, project.root if project else None)
-    Supervisor(opened, host, port, gateways).run(on_ready=print, on_event=print)
+    Supervisor(opened, host, port, gateways, project).run(on_ready=print, on_event=print)

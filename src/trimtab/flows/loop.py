@@ -13,6 +13,7 @@ from typing import Any
 from trimtab import __version__
 from trimtab.canonical import content_hash, short
 from trimtab.flows.journal import StepJournal
+from trimtab.flows.serving import declare_policy
 from trimtab.flows.steps import STEPS, Step
 from trimtab.flows.watch import Silent, Watch
 from trimtab.flows.work import Work
@@ -58,6 +59,7 @@ def run(
         stack.enter_context(home.lock(project.name))
         database = home.database()
         stack.callback(database.close)
+        declare_policy(database, project)
         work = Work(project, home, database, watch, stack)
         return _steps(work, StepJournal(database, project.name), until)
 

@@ -4,11 +4,13 @@ from pathlib import Path
 
 from trimtab.deploy.package import Package, files_of, materialise
 from trimtab.errors import IdentityError
+from trimtab.gateway import policies
 from trimtab.inference import VersionFiles
+from trimtab.project import Project
 from trimtab.registry import bases, deployments, versions
 from trimtab.registry.bases import Base
 from trimtab.registry.versions import ModelVersion
-from trimtab.store.database import Connection
+from trimtab.store.database import Connection, Database
 from trimtab.store.home import Home
 from trimtab.text.chat import ChatFormat
 
@@ -36,3 +38,9 @@ def served_bases(connection: Connection) -> list[Base]:
     """The bases that the deployments of a home answer with: one engine process each."""
     live = [versions.get(connection, each.live) for each in deployments.list(connection)]
     return [bases.get(connection, content) for content in sorted({v.spec.base for v in live})]
+
+
+def declare_policy(database: Database, project: Project) -> None:
+    """Tell the gateways what a project's file says about its deployment's answers."""
+    with database.transaction() as connection:
+        policies.declare(connection, project)

@@ -17,8 +17,9 @@ import httpx
 from trimtab.child import Child
 from trimtab.errors import InUse, NotFound, TrimtabError, UserError
 from trimtab.flows.engines import engine_child
-from trimtab.flows.serving import served_bases
+from trimtab.flows.serving import declare_policy, served_bases
 from trimtab.flows.sockets import engine_socket
+from trimtab.project import Project
 from trimtab.store.home import Home
 
 STOP_S = 10.0
@@ -26,11 +27,16 @@ TICK_S = 0.5
 
 
 class Supervisor:
-    """Runs until `stop` is called or a SIGTERM or SIGINT comes."""
+    """Runs until `stop` is called or a SIGTERM or SIGINT comes. Where a `project` is named, its
+    deployment answers as the file says now."""
 
-    def __init__(self, home: Home, host: str, port: int, gateways: int) -> None:
+    def __init__(
+        self, home: Home, host: str, port: int, gateways: int, project: Project | None = None
+    ) -> None:
         self._home = home
         self._database = home.database()
+        if project is not None:
+            declare_policy(self._database, project)
         self._listener = listen(host, port)
         self.address = address(host, self._listener.getsockname()[1])
         self._engines: dict[str, Child] = {}

@@ -11,16 +11,29 @@ from starlette.exceptions import HTTPException
 
 import trimtab
 from trimtab.errors import TrimtabError
-from trimtab.gateway import generate, health, keys, models, problems, score
+from trimtab.gateway import (
+    conversation,
+    generate,
+    health,
+    measured,
+    models,
+    openai,
+    problems,
+    score,
+)
 from trimtab.gateway.books import Books
 from trimtab.gateway.catalogue import Catalogue, Ready
 from trimtab.gateway.desk import Desk
 from trimtab.gateway.door import Door
-from trimtab.gateway.keys import Key
+from trimtab.gateway.doorkeeper import Doorkeeper
+from trimtab.gateway.drain import Drain
+from trimtab.gateway.live import Lives
 from trimtab.gateway.off_loop import OffLoop
 from trimtab.gateway.problems import Problem
+from trimtab.gateway.upstream import Upstreams
 from trimtab.store.database import Database
 
+_ROUTERS = (generate.router, score.router, models.router, openai.router, measured.router)
 _PROBLEM = {
     "description": "A problem (RFC 9457)",
     "content": {"application/problem+json": {"schema": problems.SCHEMA}},
@@ -38,14 +51,20 @@ def create_app(database: Database, ready: Ready) -> FastAPI:
         redirect_slashes=False,
         responses={"default": _PROBLEM},
     )
-    app.state.desk = Desk(off_loop, Catalogue(off_loop, ready), Books(off_loop))
+    app.state.desk = Desk(
+        off_loop,
+        Catalogue(off_loop, ready),
+        Books(database),
+        Upstreams(),
+        Lives(drain := Drain()),
+        drain,
+    )
     app.include_router(health.router)
-    app.include_router(_locked(generate.router, score.router, models.router))
+    # A handshake carries its key as any request does; the document knows HTTP routes alone.
+    app.include_router(conversation.router)
+    app.include_router(_locked(*_ROUTERS))
 
-    async def lock(presented: str) -> Key | None:
-        return await off_loop.read(lambda connection: keys.authenticate(connection, presented))
-
-    app.add_middleware(Door, lock=lock)
+    app.add_middleware(Door, lock=Doorkeeper(off_loop), drain=drain)
     for kind in (TrimtabError, Problem):
         app.add_exception_handler(kind, problems.on_error)
     app.add_exception_handler(RequestValidationError, problems.on_invalid)

@@ -60,7 +60,10 @@ class Asked(Body):
 
 
 class GenerateBody(Asked):
-    """Without `max_tokens` the version's own default holds, cut to what the context leaves."""
+    """Without `max_tokens` the version's own default holds, cut to what the context leaves.
+
+    `fallback` false refuses a lower tier's answer: the best one answers, or there is an error.
+    """
 
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     temperature: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = 0.0
@@ -69,6 +72,11 @@ class GenerateBody(Asked):
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     stop: Annotated[list[Stop], Field(max_length=8)] = []
     stream: bool = False
+    fallback: bool = True
+
+
+class Continued(GenerateBody):
+    """A prompt that goes to the model as it is, without a template."""
 
 
 class ScoreBody(Asked):
@@ -84,16 +92,19 @@ class UsageBody(BaseModel):
 
 
 class Answered(BaseModel):
-    """Who really answered, how long it took and what it cost. Every answer carries it."""
+    """Who really answered, how long it took and what it cost. Every answer carries it.
+
+    The safe template is no version and has no runtime.
+    """
 
     id: str
     trace_id: str
     session_id: str | None
     user_id: str | None
     model: str
-    model_version: str
-    runtime: str
-    tier: Literal["adapter", "base"]
+    model_version: str | None
+    runtime: str | None
+    tier: Literal["adapter", "base", "safe_template"]
     degraded: bool = False
     degraded_reason: str | None = None
     latency_ms: float
@@ -153,5 +164,18 @@ class ModelBody(BaseModel):
     capabilities: list[str] | None
 
 
+class ModelCard(BaseModel):
+    """A deployment as OpenAI's clients know a model."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: str
+
+
 class ModelList(BaseModel):
+    """Every deployment twice: as Trimtab describes it, and as OpenAI's clients read it."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
     models: list[ModelBody]

@@ -7,8 +7,8 @@ the first time; a version never changes, so it is read once.
 import asyncio
 import re
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from trimtab.canonical import short
@@ -20,9 +20,11 @@ from trimtab.errors import (
     NotFound,
     UserError,
 )
+from trimtab.gateway import policies
 from trimtab.gateway.off_loop import OffLoop
+from trimtab.gateway.policies import Policy
 from trimtab.gateway.problems import Problem
-from trimtab.inference import Engine
+from trimtab.inference import Capabilities, Engine
 from trimtab.registry import bases, deployments, identity, versions
 from trimtab.registry.deployments import Deployment
 from trimtab.registry.versions import ModelVersion
@@ -30,6 +32,7 @@ from trimtab.store.database import Connection
 from trimtab.text.chat import ChatFormat
 
 FRESH_S = 0.25
+ABLE_S = 1.0
 _HASH = re.compile(r"[0-9a-f]{8,64}")
 
 Ready = Callable[[ModelVersion], Awaitable[Engine]]
@@ -37,15 +40,34 @@ Ready = Callable[[ModelVersion], Awaitable[Engine]]
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A version that may answer. `deployment` is the name it was asked by, if it was by a name."""
+    """A version that may answer. `deployment` is the name it was asked by, if it was by a name.
+
+    `hash` is the version's, kept because computing it for each request would cost more than all
+    else that the gateway computes.
+    """
 
     version: ModelVersion
+    hash: str
     chat: ChatFormat
     deployment: str | None = None
 
     @property
     def tier(self) -> Literal["adapter", "base"]:
         return "base" if self.version.spec.adapter is None else "adapter"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """Who may answer, best first, and what the deployment's policy says beside that."""
+
+    tiers: tuple[Served, ...]
+    template: str | None = None
+    deadline_s: float | None = None
+
+    @property
+    def best_alone(self) -> "Resolved":
+        """Without anybody to fall back to."""
+        return Resolved(self.tiers[:1], None, self.deadline_s)
 
 
 class Catalogue:
@@ -56,13 +78,18 @@ class Catalogue:
         self._ready = ready
         self._deployments: dict[str, Deployment] = {}
         self._read_at = float("-inf")
+        self._policies: Mapping[str, Policy] = {}
         self._known: dict[str, Served] = {}
+        # The base version below a version, found once: it is registered before.
+        self._below: dict[str, str | None] = {}
+        self._able: dict[str, tuple[float, Engine, Capabilities]] = {}
         self._loading: dict[str, asyncio.Future[Engine]] = {}
 
-    async def resolve(self, model: str) -> Served:
-        """The version behind a deployment's name, or behind a hash or its first characters.
+    async def resolve(self, model: str) -> Resolved:
+        """Who answers for a deployment's name, or for a hash or its first characters.
 
-        Raises NotFound, and Problem where the version was never verified.
+        Only a name has tiers: a version hash gets that version. Raises NotFound, and Problem where
+        the version was never verified.
         """
         if time.monotonic() - self._read_at < FRESH_S:
             known = self._named(model)
@@ -74,15 +101,30 @@ class Catalogue:
         """Every deployment with its live version, as the database has them now."""
         return await self._database.read(self._look_up_all)
 
-    async def engine(self, version: ModelVersion) -> Engine:
+    async def engine(self, served: Served) -> Engine:
         """An engine that holds the version. Whoever asks while it loads waits for the same load,
         and a caller that leaves does not end it."""
-        loading = self._loading.get(version.hash)
+        loading = self._loading.get(served.hash)
         if loading is None:
-            loading = asyncio.ensure_future(self._load(version))
-            self._loading[version.hash] = loading
-            loading.add_done_callback(lambda done: self._loaded(version.hash, done))
+            loading = asyncio.ensure_future(self._load(served.version))
+            self._loading[served.hash] = loading
+            loading.add_done_callback(lambda done: self._loaded(served.hash, done))
         return await asyncio.shield(loading)
+
+    async def able(self, served: Served) -> tuple[Engine, Capabilities]:
+        """As `engine`, with what it can do; as it was a second ago at most."""
+        now = time.monotonic()
+        known = self._able.get(served.hash)
+        if known is not None and now - known[0] < ABLE_S:
+            return known[1], known[2]
+        engine = await self.engine(served)
+        capabilities = await engine.capabilities()
+        self._able[served.hash] = (now, engine, capabilities)
+        return engine, capabilities
+
+    def forget(self, served: Served) -> None:
+        """Ask an engine that failed anew what it can do."""
+        self._able.pop(served.hash, None)
 
     async def _load(self, version: ModelVersion) -> Engine:
         try:
@@ -99,14 +141,24 @@ class Catalogue:
             # Whoever waits hears of a failure; where nobody does, the next caller tries again.
             done.exception()
 
-    def _named(self, model: str) -> Served | None:
+    def _named(self, model: str) -> Resolved | None:
         deployment = self._deployments.get(model)
-        known = self._known.get(deployment.live if deployment else model)
-        if known is None or deployment is None:
-            return known
-        return Served(known.version, known.chat, deployment.name)
+        if deployment is None:
+            known = self._known.get(model)
+            return None if known is None else Resolved((known,))
+        if deployment.live not in self._known or deployment.live not in self._below:
+            return None
+        below = self._below[deployment.live]
+        found = [deployment.live] + ([] if below is None else [below])
+        tiers = tuple(
+            replace(self._known[content], deployment=deployment.name) for content in found
+        )
+        policy = self._policies.get(deployment.name)
+        if policy is None:
+            return Resolved(tiers)
+        return Resolved(tiers, policy.safe_template, policy.deadline_s)
 
-    def _look_up(self, connection: Connection, model: str) -> Served:
+    def _look_up(self, connection: Connection, model: str) -> Resolved:
         self._read_deployments(connection)
         deployment = self._deployments.get(model)
         if deployment is None and not _HASH.fullmatch(model):
@@ -115,8 +167,27 @@ class Catalogue:
                 f"model: no deployment '{model}'",
                 hint=f"known here: {names}" if names else "nothing is deployed here yet",
             )
-        served = self._version(connection, deployment.live if deployment else model)
-        return Served(served.version, served.chat, deployment.name if deployment else None)
+        if deployment is None:
+            return Resolved((self._version(connection, model),))
+        self._version(connection, deployment.live)
+        self._look_below(connection, deployment.live)
+        found = self._named(model)
+        assert found is not None
+        return found
+
+    def _look_below(self, connection: Connection, content: str) -> None:
+        """Find the base version that stands in for an adapter: the newest of the same project."""
+        if content in self._below:
+            return
+        above = self._known[content].version
+        self._below[content] = None
+        if above.spec.adapter is None:
+            return
+        for version in reversed(versions.list(connection, above.project)):
+            if version.spec.adapter is None and version.spec.base == above.spec.base:
+                self._version(connection, version.hash)
+                self._below[content] = version.hash
+                return
 
     def _look_up_all(self, connection: Connection) -> list[tuple[Deployment, Served]]:
         self._read_deployments(connection)
@@ -128,6 +199,7 @@ class Catalogue:
     def _read_deployments(self, connection: Connection) -> None:
         read_at = time.monotonic()
         self._deployments = {found.name: found for found in deployments.list(connection)}
+        self._policies = policies.list(connection)
         self._read_at = read_at
 
     def _version(self, connection: Connection, content: str) -> Served:
@@ -139,7 +211,7 @@ class Catalogue:
             # Under the whole hash alone: what the first characters mean may change.
             content = version.hash
             if content not in self._known:
-                self._known[content] = Served(version, _chat(connection, version))
+                self._known[content] = Served(version, content, _chat(connection, version))
         return self._known[content]
 
 

@@ -6,14 +6,20 @@ from typing import Annotated
 import anyio.to_thread
 from fastapi import Depends, Request
 
-from trimtab.gateway.bodies import Asked
+from trimtab.gateway.bodies import Asked, Continued
 from trimtab.gateway.books import Books
-from trimtab.gateway.catalogue import Catalogue
+from trimtab.gateway.catalogue import Catalogue, Resolved, Served
+from trimtab.gateway.drain import Drain
+from trimtab.gateway.live import Lives
 from trimtab.gateway.off_loop import OffLoop
 from trimtab.gateway.problems import Problem
+from trimtab.gateway.upstream import Upstreams
 from trimtab.gateway.visit import Visit
 from trimtab.inference import Engine, Message
 from trimtab.text.chat import ChatFormat
+
+# Characters that are tokenised faster than a thread is reached.
+INLINE = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,19 +42,35 @@ class Desk:
     database: OffLoop
     catalogue: Catalogue
     books: Books
+    upstreams: Upstreams
+    live: Lives
+    drain: Drain
 
-    async def prepare(self, visit: Visit, body: Asked) -> Prepared:
-        """Resolve the model, reach its engine, and tokenise. Raises Problem and TrimtabError."""
-        served = await self.catalogue.resolve(body.model)
-        visit.served = served
-        engine = await self.catalogue.engine(served.version)
-        capabilities = await engine.capabilities()
+    async def resolve(self, visit: Visit, body: Asked) -> Resolved:
+        """Who may answer, with the safe template filled in. Raises Problem and TrimtabError."""
+        found = await self.catalogue.resolve(body.model)
+        visit.asked = visit.served = found.tiers[0]
+        return found
+
+    async def prepare(self, visit: Visit, body: Asked, served: Served) -> Prepared:
+        """Reach the engine of a version, and tokenise. Raises Problem and TrimtabError."""
+        engine, capabilities = await self.catalogue.able(served)
         visit.runtime = capabilities.runtime
-        prompt = await anyio.to_thread.run_sync(_tokens, served.chat, body)
+        if _length(body) <= INLINE:
+            prompt = _tokens(served.chat, body)
+        else:
+            prompt = await anyio.to_thread.run_sync(_tokens, served.chat, body)
         return Prepared(engine, prompt, capabilities.context, served.chat)
 
 
+def _length(body: Asked) -> int:
+    turns = body.messages or ()
+    return len(body.prompt or "") + sum(len(turn.content) for turn in turns)
+
+
 def _tokens(chat: ChatFormat, body: Asked) -> tuple[int, ...]:
+    if isinstance(body, Continued):
+        return tuple(chat.tokenizer.encode(body.prompt or ""))
     if body.messages is not None:
         turns = [Message(turn.role, turn.content) for turn in body.messages]
         return chat.prompt_tokens(chat.messages_of(turns))

@@ -13,59 +13,101 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from trimtab.errors import TrimtabError
 from trimtab.gateway import problems
+from trimtab.gateway.drain import Drain
 from trimtab.gateway.keys import Key
 from trimtab.gateway.problems import Problem
 from trimtab.gateway.tracing import Trace
 
 OPEN = frozenset({"/healthz", "/readyz"})
+SCOPE_OF = {
+    "/v1/generate": "generate",
+    "/v1/stream": "generate",
+    "/v1/chat/completions": "generate",
+    "/v1/completions": "generate",
+    "/v1/score": "score",
+    "/v1/models": "models",
+    "/metrics": "metrics",
+}
+PAID = frozenset({"/v1/generate", "/v1/score", "/v1/chat/completions", "/v1/completions"})
+STARTS = ("http.response.start", "websocket.http.response.start", "websocket.accept")
 BODY_LIMIT = 1024 * 1024
 
 
 class Lock(Protocol):
-    """Tells whose secret this is; None where it is nobody's. Raises StoreError."""
+    """Tells whose secret this is; None where it is nobody's. Raises StoreError.
 
-    async def __call__(self, presented: str) -> Key | None: ...
+    `looked_at_again`: whether the key is checked once more before anything is done or told.
+    """
+
+    async def __call__(self, presented: str, looked_at_again: bool) -> Key | None: ...
 
 
 class Door:
     """ASGI middleware. Leaves `trace`, `trace_id`, `arrived` and `key` in the request's state."""
 
-    def __init__(self, app: ASGIApp, lock: Lock) -> None:
+    def __init__(self, app: ASGIApp, lock: Lock, drain: Drain) -> None:
         self._app = app
         self._lock = lock
+        self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
         trace = Trace.of_header(headers.get("traceparent"))
         state: MutableMapping[str, Any] = scope.setdefault("state", {})
-        state.update(trace=trace, trace_id=trace.trace_id, arrived=time.perf_counter())
+        state.update(trace=trace, trace_id=trace.trace_id, arrived=time.perf_counter(), headers={})
 
         async def traced(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["traceparent"] = state["trace"].header
+            if message["type"] in STARTS:
+                sent = MutableHeaders(scope=message)
+                sent["traceparent"] = state["trace"].header
+                sent.update(state["headers"])
             await send(message)
 
         try:
             if scope["path"] not in OPEN:
-                state["key"] = await self._owner(headers)
+                key = state["key"] = await self._owner(headers, scope)
+                _check_scope(key, scope["path"])
+                self._check_open()
             _check_length(headers)
         except (TrimtabError, Problem) as error:
-            refusal = problems.response(problems.noted(error, trace.trace_id), trace.trace_id)
+            problem = problems.noted(error, trace.trace_id)
+            refusal = problems.response(problem, trace.trace_id, path=scope["path"])
+            # Before a WebSocket is accepted, this is the answer to its handshake.
             await refusal(scope, receive, traced)
             return
         await self._app(scope, _limited(receive), traced)
 
-    async def _owner(self, headers: Headers) -> Key:
+    def _check_open(self) -> None:
+        if self._drain.begun.is_set():
+            raise Problem(503, "stopping", "the server is stopping; try again", retryable=True)
+
+    async def _owner(self, headers: Headers, scope: Scope) -> Key:
         scheme, _, presented = headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not presented:
             raise Problem(401, "no_key", "send a key: 'Authorization: Bearer KEY'")
-        key = await self._lock(presented.strip())
+        again = scope["type"] == "http" and scope["path"] in PAID
+        # A replay is told without a hold.
+        again = again and "idempotency-key" not in headers
+        key = await self._lock(presented.strip(), again)
         if key is None:
-            raise Problem(401, "wrong_key", "this key is unknown or revoked")
+            raise Problem(401, "wrong_key", "this key is unknown, expired or revoked")
         return key
+
+
+def _check_scope(key: Key, path: str) -> None:
+    scope = scope_of(path)
+    if scope is not None and scope not in key.scopes:
+        raise Problem(403, "wrong_scope", f"this key has no scope '{scope}'")
+
+
+def scope_of(path: str) -> str | None:
+    """The scope that a path needs; None for one that does not exist."""
+    if path.startswith("/v1/models/"):
+        return "models"
+    return SCOPE_OF.get(path)
 
 
 def _check_length(headers: Headers) -> None:

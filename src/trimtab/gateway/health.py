@@ -5,9 +5,9 @@ import asyncio
 from fastapi import APIRouter
 
 from trimtab.errors import TrimtabError
+from trimtab.gateway.catalogue import Served
 from trimtab.gateway.desk import AtDesk, Desk
 from trimtab.gateway.problems import Problem
-from trimtab.registry.versions import ModelVersion
 
 # Whoever probes waits a second or two; a load that takes longer goes on behind the answer.
 READY_S = 1.5
@@ -23,11 +23,13 @@ async def healthz() -> dict[str, str]:
 @router.get("/readyz")
 async def readyz(desk: AtDesk) -> dict[str, str]:
     """200 when the database answers and every deployment's live version is loaded, else 503."""
+    if desk.drain.begun.is_set():
+        raise Problem(503, "not_ready", "the server is stopping", retryable=True)
     try:
         async with asyncio.timeout(READY_S):
             deployed = await desk.catalogue.deployed()
-            live = {served.version.hash: served.version for _, served in deployed}
-            await asyncio.gather(*(_answers(desk, version) for version in live.values()))
+            live = {served.hash: served for _, served in deployed}
+            await asyncio.gather(*(_answers(desk, served) for served in live.values()))
     except TimeoutError:
         raise Problem(503, "not_ready", "versions are still loading", retryable=True) from None
     except (TrimtabError, Problem) as error:
@@ -36,7 +38,7 @@ async def readyz(desk: AtDesk) -> dict[str, str]:
     return {"status": "ready"}
 
 
-async def _answers(desk: Desk, version: ModelVersion) -> None:
+async def _answers(desk: Desk, served: Served) -> None:
     """A version that was loaded once may sit in an engine that is gone by now."""
-    engine = await desk.catalogue.engine(version)
+    engine = await desk.catalogue.engine(served)
     await engine.capabilities()

@@ -2,8 +2,8 @@
 
 from fastapi import APIRouter
 
-from trimtab.errors import EngineError, LedgerError
-from trimtab.gateway.bodies import ModelBody, ModelList, PriceBody
+from trimtab.errors import EngineError, LedgerError, NotFound
+from trimtab.gateway.bodies import ModelBody, ModelCard, ModelList, Name, PriceBody
 from trimtab.gateway.catalogue import Served
 from trimtab.gateway.desk import AtDesk, Desk
 from trimtab.inference import Capabilities
@@ -19,7 +19,24 @@ router = APIRouter()
 async def models(desk: AtDesk) -> ModelList:
     """Every deployment, by name."""
     deployed = await desk.catalogue.deployed()
-    return ModelList(models=[await _model(desk, *found) for found in deployed])
+    return ModelList(
+        data=[_card(deployment) for deployment, _ in deployed],
+        models=[await _model(desk, *found) for found in deployed],
+    )
+
+
+@router.get("/v1/models/{model}")
+async def model(model: Name, desk: AtDesk) -> ModelCard:
+    """One deployment, as OpenAI's clients ask for it."""
+    for deployment, _ in await desk.catalogue.deployed():
+        if deployment.name == model:
+            return _card(deployment)
+    raise NotFound(f"model: no deployment '{model}'", hint="see them all: GET /v1/models")
+
+
+def _card(deployment: Deployment) -> ModelCard:
+    created = deployment.updated_us // 1_000_000
+    return ModelCard(id=deployment.name, created=created, owned_by=deployment.project)
 
 
 async def _model(desk: Desk, deployment: Deployment, served: Served) -> ModelBody:
@@ -66,7 +83,7 @@ def _price(connection: Connection, version: str) -> PriceBody | None:
 
 async def _capabilities(desk: Desk, served: Served) -> Capabilities | None:
     try:
-        engine = await desk.catalogue.engine(served.version)
+        engine = await desk.catalogue.engine(served)
         return await engine.capabilities()
     except EngineError:
         return None

@@ -3,12 +3,13 @@
 import asyncio
 import difflib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 
 from trimtab.errors import (
@@ -53,6 +54,13 @@ _HTTP_CODES = {
     405: "method_not_allowed",
     413: "body_too_large",
 }
+OPENAI = frozenset({"/v1/chat/completions", "/v1/completions"})
+_OPENAI_KINDS = {
+    401: "authentication_error",
+    402: "insufficient_quota",
+    403: "permission_error",
+    429: "rate_limit_error",
+}
 RETRY_AFTER_S = 1
 
 SCHEMA: dict[str, Any] = {
@@ -73,8 +81,17 @@ SCHEMA: dict[str, Any] = {
 class Problem(Exception):
     """An answer that is not 200. `detail` names the field or the cause; it never holds a secret."""
 
-    def __init__(self, status: int, code: str, detail: str, *, retryable: bool = False) -> None:
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        detail: str,
+        *,
+        retryable: bool = False,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(detail)
+        self.headers = dict(headers or {})
         self.status = status
         self.code = code
         self.detail = detail
@@ -130,17 +147,43 @@ def body(problem: Problem, trace_id: str) -> dict[str, Any]:
 
 
 def response(
-    problem: Problem, trace_id: str, headers: Mapping[str, str] | None = None
+    problem: Problem, trace_id: str, headers: Mapping[str, str] | None = None, path: str = ""
 ) -> JSONResponse:
+    """On the routes that OpenAI's clients call, OpenAI's error object; else RFC 9457."""
     more = {"Retry-After": str(RETRY_AFTER_S)} if problem.retryable else {}
+    more |= problem.headers
     if problem.status == 401:
         more["WWW-Authenticate"] = "Bearer"
+    more = {**(headers or {}), **more}
+    if path in OPENAI:
+        # Their clients know a body that does not fit by 400.
+        status = 400 if problem.status == 422 else problem.status
+        return JSONResponse(openai_body(problem, trace_id), status_code=status, headers=more)
     return JSONResponse(
         body(problem, trace_id),
         status_code=problem.status,
-        headers={**(headers or {}), **more},
+        headers=more,
         media_type="application/problem+json",
     )
+
+
+def openai_body(problem: Problem, trace_id: str) -> dict[str, Any]:
+    """https://platform.openai.com/docs/guides/error-codes"""
+    told = body(problem, trace_id)
+    field, colon, _ = told["detail"].partition(": ")
+    named = bool(colon) and problem.status in (400, 422) and " " not in field
+    kind = _OPENAI_KINDS.get(problem.status)
+    kind = kind or ("invalid_request_error" if problem.status < 500 else "server_error")
+    return {
+        "error": {
+            "message": told["detail"],
+            "type": kind,
+            "param": field if named else None,
+            "code": problem.code,
+            "retryable": problem.retryable,
+            "trace_id": trace_id,
+        }
+    }
 
 
 def trace_id_of(request: Request) -> str:
@@ -150,18 +193,29 @@ def trace_id_of(request: Request) -> str:
 async def on_error(request: Request, error: Exception) -> JSONResponse:
     """Problems, and errors of our own tree."""
     trace_id = trace_id_of(request)
-    return response(noted(error, trace_id), trace_id)
+    return response(noted(error, trace_id), trace_id, path=request.url.path)
 
 
 async def on_invalid(request: Request, error: Exception) -> JSONResponse:
     """A body that does not fit: the first fault, with the name of its field."""
     assert isinstance(error, RequestValidationError)
-    problem = Problem(422, "invalid_request", _fault(error.errors()[0], _known_fields(request)))
-    return response(problem, trace_id_of(request))
+    problem = _unfit(error.errors(), _known_fields(request))
+    return response(problem, trace_id_of(request), path=request.url.path)
+
+
+def of_body(errors: Sequence[Mapping[str, Any]], model: type[BaseModel]) -> Problem:
+    """The problem of a body that no route has read."""
+    return _unfit(errors, list(model.model_fields))
+
+
+def _unfit(errors: Sequence[Mapping[str, Any]], known: list[str]) -> Problem:
+    return Problem(422, "invalid_request", _fault(errors[0], known))
 
 
 def _fault(error: Mapping[str, Any], known: list[str]) -> str:
     place = [part for part in error["loc"] if part != "body"]
+    if error["type"] == "json_invalid" and not place:
+        return "body: not JSON"
     if error["type"] == "json_invalid":
         return f"body: not JSON at character {place[0]}: {error['ctx']['error']}"
     field = ".".join(str(part) for part in place)[:128] or "body"
@@ -183,7 +237,7 @@ async def on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     code = _HTTP_CODES.get(error.status_code, "invalid_request")
     problem = Problem(error.status_code, code, _unreadable(error) or str(error.detail))
-    return response(problem, trace_id_of(request), error.headers)
+    return response(problem, trace_id_of(request), error.headers, request.url.path)
 
 
 def _unreadable(error: HTTPException) -> str:
@@ -198,4 +252,4 @@ def _unreadable(error: HTTPException) -> str:
 async def on_fault(request: Request, error: Exception) -> JSONResponse:
     """A bug of ours. The client hears that, and nothing of our insides."""
     log.error("trace %s: internal error: %s", trace_id_of(request), type(error).__name__)
-    return response(of(error), trace_id_of(request))
+    return response(of(error), trace_id_of(request), path=request.url.path)

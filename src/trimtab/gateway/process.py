@@ -6,6 +6,10 @@ from collections.abc import Callable
 import uvicorn
 from fastapi import FastAPI
 
+from trimtab.gateway.desk import Desk
+from trimtab.gateway.door import BODY_LIMIT
+from trimtab.gateway.stream import HEARTBEAT_S
+
 # How long requests under way may go on after a SIGTERM.
 DRAIN_S = 8
 
@@ -13,14 +17,27 @@ DRAIN_S = 8
 class _Server(uvicorn.Server):
     """Tells when it has started."""
 
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None] | None) -> None:
+    def __init__(
+        self, config: uvicorn.Config, desk: Desk, on_started: Callable[[], None] | None
+    ) -> None:
         super().__init__(config)
+        self._desk = desk
         self._on_started = on_started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started and self._on_started is not None:
             self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Admission ends first; then WebSockets and resumable streams, then plain requests; and
+        the ledger has the last word."""
+        for listener in (*self.servers,):
+            listener.close()
+        desk = self._desk
+        await desk.drain.finish(DRAIN_S)
+        await super().shutdown(sockets)
+        await desk.books.settled()
 
 
 def serve(app: FastAPI, listen_fd: int, on_started: Callable[[], None] | None = None) -> None:
@@ -33,7 +50,11 @@ def serve(app: FastAPI, listen_fd: int, on_started: Callable[[], None] | None = 
         lifespan="off",
         server_header=False,
         timeout_graceful_shutdown=DRAIN_S,
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=BODY_LIMIT,
+        # A sign of life both ways; also the heartbeat of a silent answer.
+        ws_ping_interval=HEARTBEAT_S,
+        ws_ping_timeout=20.0,
     )
     with socket.socket(fileno=listen_fd) as listener:
-        _Server(config, on_started).run(sockets=[listener])
+        _Server(config, app.state.desk, on_started).run(sockets=[listener])

@@ -1,49 +1,86 @@
 """`POST /v1/score`: how likely a version finds given completions. Nothing is sampled."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import anyio.to_thread
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Header, Request
+from starlette.responses import Response
 
+from trimtab.gateway import replaying
+from trimtab.gateway.answering import Answering
 from trimtab.gateway.bodies import CompletionScore, ScoreAnswer, ScoreBody
-from trimtab.gateway.desk import AtDesk, check_fit
+from trimtab.gateway.catalogue import Served
+from trimtab.gateway.desk import AtDesk, Prepared, check_fit
 from trimtab.gateway.problems import Problem
 from trimtab.gateway.stream import unless_gone
 from trimtab.gateway.visit import Visit
-from trimtab.inference import ScoreRequest, Usage
+from trimtab.inference import Score, ScoreRequest, Usage
 from trimtab.text.chat import ChatFormat
 
 router = APIRouter()
 
 
-@router.post("/v1/score")
-async def score(body: ScoreBody, request: Request, desk: AtDesk) -> ScoreAnswer:
+class Scoring:
+    """The work of a body, by the best tier alone: a score of another model is no answer."""
+
+    def __init__(self, completions: tuple[tuple[int, ...], ...]) -> None:
+        self._completions = completions
+        self._total = sum(map(len, completions))
+
+    def size(self, prepared: Prepared, served: Served) -> tuple[int, int]:
+        check_fit(prepared, max(map(len, self._completions)), "completions")
+        return self._total, self._total
+
+    async def ask(
+        self, prepared: Prepared, visit: Visit, started: Callable[[], None]
+    ) -> Sequence[Score]:
+        assert visit.served is not None
+        version = visit.served.hash
+        wanted = ScoreRequest(version, prepared.prompt, self._completions, visit.id)
+        scores = await prepared.engine.score(wanted)
+        visit.usage = Usage(len(prepared.prompt), self._total)
+        return scores
+
+
+@router.post("/v1/score", response_model=ScoreAnswer)
+async def score(
+    body: ScoreBody,
+    request: Request,
+    desk: AtDesk,
+    idempotency_key: Annotated[str | None, Header()] = None,
+) -> Response | ScoreAnswer:
     """Log-probabilities of `completions`, each after the same prompt.
 
     The prompt is paid for once, and a scored token costs as much as a generated one.
     """
-    visit = Visit.of(request, "score", body)
-    async with desk.books.accounted(visit):
-        prepared = await desk.prepare(visit, body)
-        completions = await anyio.to_thread.run_sync(_tokens, prepared.chat, body.completions)
-        check_fit(prepared, max(map(len, completions)), "completions")
-        total = sum(map(len, completions))
-        await desk.books.reserve(visit, len(prepared.prompt), total, least=total)
-        assert visit.served is not None
-        wanted = ScoreRequest(visit.served.version.hash, prepared.prompt, completions, visit.id)
-        scores = await unless_gone(request.receive, prepared.engine.score(wanted))
-        visit.usage = Usage(len(prepared.prompt), total)
-        await desk.books.close(visit)
-    return ScoreAnswer(
-        **visit.answered(),
-        scores=[
-            CompletionScore(
-                log_probability=found.total,
-                token_log_probabilities=list(found.logprobs),
-                tokens=len(found.logprobs),
-            )
-            for found in scores
-        ],
+    visit = Visit.of(request.state, "score", body)
+    raw = await request.body()
+    claim = await replaying.begin(desk, visit, raw, idempotency_key, None, streamed=False)
+    if isinstance(claim, Response):
+        return claim
+    scores: Sequence[Score] | None = None
+
+    def made() -> ScoreAnswer:
+        return ScoreAnswer(**visit.answered(), scores=[_score(found) for found in scores or ()])
+
+    async with replaying.released(desk, claim), desk.books.accounted(visit):
+        resolved = (await desk.resolve(visit, body)).best_alone
+        chat = resolved.tiers[0].chat
+        completions = await anyio.to_thread.run_sync(_tokens, chat, body.completions)
+        answering = Answering(desk, visit, body, resolved, Scoring(completions))
+        await answering.admit()
+        scores = await unless_gone(request.receive, answering.run(), answering.left_s)
+        kept = replaying.kept(claim, lambda: made().model_dump_json())
+        await desk.books.close(visit, replay=kept)
+    return made()
+
+
+def _score(found: Score) -> CompletionScore:
+    return CompletionScore(
+        log_probability=found.total,
+        token_log_probabilities=list(found.logprobs),
+        tokens=len(found.logprobs),
     )
 
 

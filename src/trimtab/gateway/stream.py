@@ -17,12 +17,17 @@ from trimtab.gateway import problems
 from trimtab.gateway.problems import ClientGone, Problem
 
 HEARTBEAT_S = 15.0
-DEADLINE_S = 600.0
+DEADLINE_S = 120.0
 # How long a client may leave its full buffer unread before the stream is given up.
 PATIENCE_S = 30.0
 
 Result = TypeVar("Result")
-Emit = Callable[[str, BaseModel], Awaitable[None]]
+
+
+class Emit(Protocol):
+    """Sends one event; `mark` is the id by which a client may ask for what comes after it."""
+
+    async def __call__(self, event: str, data: BaseModel, mark: int | None = None) -> None: ...
 
 
 class Write(Protocol):
@@ -31,23 +36,39 @@ class Write(Protocol):
     async def __call__(self, data: bytes, more: bool = True) -> None: ...
 
 
-async def unless_gone(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:
+async def unless_gone(
+    receive: Receive, work: Coroutine[Any, Any, Result], left_s: float | None = None
+) -> Result:
     """The result of `work`, which is cancelled at once when the client goes (ClientGone), or when
-    it passes the deadline (Problem). The request's body must have been read to its end."""
+    its time is over (Problem). The request's body must have been read to its end."""
+    limit = DEADLINE_S if left_s is None else max(0.0, left_s)
     working = asyncio.ensure_future(work)
     going = asyncio.ensure_future(_gone(receive))
     try:
-        await asyncio.wait(
-            (working, going), timeout=DEADLINE_S, return_when=asyncio.FIRST_COMPLETED
-        )
+        await asyncio.wait((working, going), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
             return working.result()
         if going.done():
             raise ClientGone("the client closed the connection")
-        detail = f"not finished after {DEADLINE_S:g} s"
-        raise Problem(504, "deadline_exceeded", detail, retryable=True)
+        raise too_late()
     finally:
         await _cancelled(working, going)
+
+
+async def in_time(work: Coroutine[Any, Any, Result], left_s: float) -> Result:
+    """The result of `work`, which is cancelled when its time is over (Problem)."""
+    working = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait((working,), timeout=max(0.0, left_s))
+        if working.done():
+            return working.result()
+        raise too_late()
+    finally:
+        await _cancelled(working)
+
+
+def too_late() -> Problem:
+    return Problem(504, "deadline_exceeded", "not finished before the deadline", retryable=True)
 
 
 async def _gone(receive: Receive) -> None:
@@ -61,21 +82,47 @@ async def _cancelled(*tasks: asyncio.Future[Any]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
+class Dialect(Protocol):
+    """How events and errors are spelled on the wire."""
+
+    def event(self, event: str, data: BaseModel, mark: int | None) -> bytes: ...
+
+    def error(self, problem: Problem, trace_id: str) -> bytes: ...
+
+
+class Ours:
+    """The events `token`, `done` and `error`."""
+
+    def event(self, event: str, data: BaseModel, mark: int | None) -> bytes:
+        place = "" if mark is None else f"id: {mark}\n"
+        return f"{place}event: {event}\ndata: {data.model_dump_json()}\n\n".encode()
+
+    def error(self, problem: Problem, trace_id: str) -> bytes:
+        told = canonical_json(problems.body(problem, trace_id))
+        return b"event: error\ndata: " + told + b"\n\n"
+
+
 class EventStream(Response):
     """Runs `produce` while the client reads. Nothing is queued: a write waits for the client.
 
     `produce` is handed the way to send an event and the connection's `receive`; a Problem that it
-    raises becomes the `error` event.
+    raises becomes an error in the stream.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, produce: Callable[[Emit, Receive], Awaitable[None]], trace_id: str) -> None:
+    def __init__(
+        self,
+        produce: Callable[[Emit, Receive], Awaitable[None]],
+        trace_id: str,
+        dialect: Dialect | None = None,
+    ) -> None:
         # Proxies must pass events on as they come.
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._produce = produce
         self._trace_id = trace_id
+        self._dialect = dialect or Ours()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def write(data: bytes, more: bool = True) -> None:
@@ -85,8 +132,8 @@ class EventStream(Response):
             except TimeoutError:
                 raise ClientGone("the client stopped reading") from None
 
-        async def emit(event: str, data: BaseModel) -> None:
-            await write(f"event: {event}\ndata: {data.model_dump_json()}\n\n".encode())
+        async def emit(event: str, data: BaseModel, mark: int | None = None) -> None:
+            await write(self._dialect.event(event, data, mark))
 
         start = {"status": self.status_code, "headers": self.raw_headers}
         await send({"type": "http.response.start", **start})
@@ -108,8 +155,7 @@ class EventStream(Response):
             raise
         except BaseException as error:
             problem = problems.noted(error, self._trace_id)
-            told = canonical_json(problems.body(problem, self._trace_id))
-            await write(b"event: error\ndata: " + told + b"\n\n")
+            await write(self._dialect.error(problem, self._trace_id))
             if problem.status == 500 or not isinstance(error, Exception):
                 raise
 

@@ -6,71 +6,99 @@ Only a value that fills as the request goes on; what the ledger and the journal 
 
 import secrets
 import time
+from collections.abc import MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi import Request
+from starlette.datastructures import State
 
 from trimtab.gateway.bodies import Asked, UsageBody
 from trimtab.gateway.catalogue import Served
+from trimtab.gateway.keys import Key
 from trimtab.inference import Chunk, FinishReason, Runtime, Usage
-from trimtab.ledger.holds import Hold
 from trimtab.ledger.money import Price, usd
+from trimtab.ledger.reservation import Hold
+
+SAFE_TEMPLATE = "safe_template"
 
 
 @dataclass(frozen=True, slots=True)
 class Reserved:
-    """The hold of a request, its price, and how many tokens of completion it covers."""
+    """The hold of a request, its price, and how many tokens of completion it covers.
+
+    `metered` tokens were taken from the key's rate limit.
+    """
 
     hold: Hold
     price: Price
     completion_tokens: int
+    metered: int
 
 
 @dataclass(slots=True)
 class Visit:
     """`served` and `runtime` are known once the model is resolved and its engine reached,
     `reserved` once the ledger holds the price, `latency_ms` and `cost_nano` once it is settled.
+
+    `asked` is the version that should have answered. `headers` go out with the answer.
     """
 
     id: str
     route: str
-    key: str
+    key: Key
     model: str
     trace_id: str
     session_id: str | None
     user_id: str | None
     arrived: float
+    headers: MutableMapping[str, str]
+    asked: Served | None = None
     served: Served | None = None
     runtime: Runtime | None = None
     reserved: Reserved | None = None
     usage: Usage = field(default_factory=lambda: Usage(0, 0))
     ttft_ms: float | None = None
     finish_reason: FinishReason | None = None
+    attempts: int = 0
+    degraded: bool = False
+    degraded_reason: str | None = None
+    templated: bool = False
     latency_ms: float = 0.0
     cost_nano: int = 0
 
     @classmethod
-    def of(cls, request: Request, route: str, body: Asked) -> "Visit":
+    def of(cls, state: State, route: str, body: Asked) -> "Visit":
         """Take up a request that the door let in. The body's trace id goes before the header's."""
-        state = request.state
         if body.trace_id is not None:
             state.trace_id = body.trace_id
             state.trace = state.trace.renamed(body.trace_id)
         return cls(
             id=f"req_{secrets.token_hex(16)}",
             route=route,
-            key=state.key.id,
+            key=state.key,
             model=body.model,
             trace_id=state.trace_id,
             session_id=body.session_id,
             user_id=body.user_id,
             arrived=state.arrived,
+            headers=state.headers,
         )
+
+    @property
+    def tier(self) -> str | None:
+        """Who answers; None while it is not known."""
+        if self.templated:
+            return SAFE_TEMPLATE
+        return self.served.tier if self.served else None
 
     def elapsed_ms(self) -> float:
         """Milliseconds since admission."""
         return (time.perf_counter() - self.arrived) * 1000
+
+    def begin_attempt(self) -> None:
+        """Forget what an attempt before this one used: nobody has seen it, and nobody pays it."""
+        self.attempts += 1
+        self.usage, self.ttft_ms, self.finish_reason = Usage(0, 0), None, None
 
     def count(self, chunk: Chunk, prompt_tokens: int) -> None:
         """Add what a chunk brought; the engine's own count, in the last one, replaces ours."""
@@ -84,8 +112,6 @@ class Visit:
 
     def answered(self) -> dict[str, Any]:
         """The fields that every answer carries. The books must be closed, the cost known."""
-        assert self.served is not None
-        assert self.runtime is not None
         usage = self.usage
         return {
             "id": self.id,
@@ -93,9 +119,11 @@ class Visit:
             "session_id": self.session_id,
             "user_id": self.user_id,
             "model": self.model,
-            "model_version": self.served.version.hash,
-            "runtime": self.runtime.name,
-            "tier": self.served.tier,
+            "model_version": self.answering_version,
+            "runtime": self.runtime.name if self.runtime and not self.templated else None,
+            "tier": self.tier,
+            "degraded": self.degraded,
+            "degraded_reason": self.degraded_reason,
             "latency_ms": round(self.latency_ms, 3),
             "tokens_used": usage.prompt + usage.completion,
             "usage": UsageBody(
@@ -103,3 +131,8 @@ class Visit:
             ),
             "cost_usd": usd(self.cost_nano),
         }
+
+    @property
+    def answering_version(self) -> str | None:
+        """The hash of the version that answers; the safe template is none."""
+        return self.served.hash if self.served and not self.templated else None

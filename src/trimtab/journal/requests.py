@@ -1,7 +1,7 @@
 """The request log: who asked, who answered, how long it took, what it cost. Never the words."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from trimtab.errors import NotFound
@@ -13,7 +13,8 @@ from trimtab.store.rows import insert_once
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answered:
-    """One answered request. `latency_ms` is admission to last byte, `ttft_ms` to the first token.
+    """One answered request. `latency_ms` is admission to last byte, `ttft_ms` to the first token;
+    `attempts` counts how often an engine was asked.
 
     A refused request has an `error_code` and no `model_version` where none was chosen yet.
     """
@@ -27,10 +28,13 @@ class Answered:
     user_id: str | None = None
     key_id: str | None = None
     deployment: str | None = None
+    asked_version: str | None = None
     model_version: str | None = None
     runtime: str | None = None
     tier: str | None = None
     degraded: bool = False
+    degraded_reason: str | None = None
+    attempts: int = 1
     finish_reason: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
@@ -39,6 +43,9 @@ class Answered:
     cost_nano: int = 0
     error_code: str | None = None
     created_us: int = field(default_factory=now_us)
+
+
+_FIELDS = tuple(each.name for each in fields(Answered))
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +61,15 @@ class Outcome:
 def record(connection: Connection, answered: Answered) -> bool:
     """Log a request; False if it was logged before, which changes nothing."""
     return insert_once(connection, requests, asdict(answered))
+
+
+def record_all(connection: Connection, answered: Sequence[Answered]) -> None:
+    """Log requests that were never logged before, in one statement."""
+    if answered:
+        connection.execute(
+            requests.insert(),
+            [{name: getattr(each, name) for name in _FIELDS} for each in answered],
+        )
 
 
 def get(connection: Connection, request_id: str) -> Answered:

@@ -1,22 +1,49 @@
-"""Accounts: what a key may spend, has spent, and holds for work under way."""
+"""Accounts and their budgets: what a key, an owner or a project may spend, has spent, and holds.
 
-from dataclasses import dataclass
-from typing import Any
+A budget is for a day, a month (both UTC) or in total. It counts from the moment it is set. A key's
+total stands from the key's making on, with a limit or without one.
+"""
 
-from trimtab.errors import LedgerError
-from trimtab.ledger.tables import accounts
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from trimtab.errors import LedgerError, UserError
+from trimtab.ledger.money import show
+from trimtab.ledger.tables import (
+    LOCK_BUDGETS,
+    READ_BUDGETS,
+    WRITE_BUDGET,
+    budgets,
+    database_now,
+)
 from trimtab.store.database import Connection
-from trimtab.store.rows import insert_once
+from trimtab.store.rows import insert_once, insert_or_update
+
+Level = Literal["key", "owner", "project"]
+Period = Literal["day", "month", "total"]
+
+PERIODS: tuple[Period, ...] = ("day", "month", "total")
+WARN_AT = (50, 80, 100)
+_DAY_US = 86_400 * 1_000_000
+
+log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class Account:
-    """In nano-dollars; without a limit, `limit_nano` is None."""
+@dataclass(slots=True)
+class Budget:
+    """In nano-dollars; without a limit, `limit_nano` is None. `period_window` numbers the day or
+    month that `spent_nano` is of; `warned` is the last of 50, 80 and 100 % that was told."""
 
-    key_id: str
+    account: str
+    period: Period
     limit_nano: int | None
-    spent_nano: int
-    held_nano: int
+    period_window: int
+    spent_nano: int = 0
+    held_nano: int = 0
+    warned: int = 0
 
     @property
     def left_nano(self) -> int | None:
@@ -25,27 +52,110 @@ class Account:
             return None
         return self.limit_nano - self.spent_nano - self.held_nano
 
+    def roll(self, at_us: int) -> None:
+        """Begin a new day or month. What is held stays: it will be spent in the new one.
 
-def open_account(connection: Connection, key_id: str, limit_nano: int | None) -> Account:
-    """Open a key's account; one that is open is left as it is."""
-    row = {"key_id": key_id, "limit_nano": limit_nano, "spent_nano": 0, "held_nano": 0}
-    insert_once(connection, accounts, row)
+        A clock that went back empties nothing: the window waits, or, further back than one window,
+        is set anew with its spending kept. So a jump is worth one window's budget at most, and
+        shuts it for one window at most.
+        """
+        now = window_of(self.period, at_us)
+        if now > self.period_window:
+            self.spent_nano, self.warned, self.period_window = 0, 0, now
+        elif now < self.period_window - 1:
+            self.period_window = now
+
+    def warn(self) -> None:
+        """Say once that 50, 80 or 100 % are spent."""
+        if not self.limit_nano:
+            return
+        reached = [at for at in WARN_AT if self.spent_nano * 100 >= self.limit_nano * at]
+        if reached and reached[-1] > self.warned:
+            self.warned = reached[-1]
+            spent, limit = show(self.spent_nano), show(self.limit_nano)
+            log.warning("%s: %d %% of the %s budget: %s of %s", *self._name, spent, limit)
+
+    @property
+    def _name(self) -> tuple[str, int, str]:
+        return self.account, self.warned, self.period
+
+
+def account_of(level: Level, name: str) -> str:
+    return f"{level}:{name}"
+
+
+def window_of(period: Period, at_us: int) -> int:
+    """The number of the day or month (UTC) of a time; 0 for a total."""
+    if period == "day":
+        return at_us // _DAY_US
+    if period == "month":
+        at = datetime.fromtimestamp(at_us // 1_000_000, UTC)
+        return at.year * 12 + at.month - 1
+    return 0
+
+
+def open_account(connection: Connection, key_id: str, limit_nano: int | None) -> Budget:
+    """Open a key's account with its total; one that is open is left as it is."""
+    made = Budget(account_of("key", key_id), "total", limit_nano, 0)
+    insert_once(connection, budgets, asdict(made))
     return account(connection, key_id)
 
 
-def account(connection: Connection, key_id: str) -> Account:
-    """Raises LedgerError for a key without an account."""
-    return _account(connection, accounts.select().where(accounts.c.key_id == key_id), key_id)
+def account(connection: Connection, key_id: str) -> Budget:
+    """A key's total. Raises LedgerError for a key without an account."""
+    for found in budgets_of(connection, [account_of("key", key_id)]):
+        if found.period == "total":
+            return found
+    raise no_account(key_id)
 
 
-def locked_account(connection: Connection, key_id: str) -> Account:
-    """The account, which nobody else can change until the transaction ends."""
-    query = accounts.select().where(accounts.c.key_id == key_id).with_for_update()
-    return _account(connection, query, key_id)
+def set_budget(
+    connection: Connection, level: Level, name: str, period: Period, limit_nano: int | None
+) -> Budget:
+    """Set, change or (with None) lift a limit. One below what is spent and held is a UserError."""
+    account = account_of(level, name)
+    now = database_now(connection)
+    found = {budget.period: budget for budget in budgets_of(connection, [account], lock=True)}
+    budget = found.get(period) or Budget(account, period, None, window_of(period, now))
+    budget.roll(now)
+    used = budget.spent_nano + budget.held_nano
+    if limit_nano is not None and limit_nano < used:
+        raise UserError(
+            f"{account}: {show(used)} of this {period} are spent or held already",
+            hint="set no less, or revoke the key",
+        )
+    budget.limit_nano, budget.warned = limit_nano, 0
+    insert_or_update(connection, budgets, asdict(budget), key=["account", "period"])
+    return budget
 
 
-def _account(connection: Connection, query: Any, key_id: str) -> Account:
-    row = connection.execute(query).first()
-    if row is None:
-        raise LedgerError(f"key {key_id} has no account", hint="make one: trimtab keys create NAME")
-    return Account(**row._mapping)
+def budgets_of(
+    connection: Connection, accounts: Iterable[str], *, lock: bool = False
+) -> Sequence[Budget]:
+    """The budgets of accounts, in one order for everybody; with `lock`, nobody else can change
+    them until the transaction ends."""
+    wanted = {"accounts": sorted(set(accounts))}
+    rows = connection.execute(LOCK_BUDGETS if lock else READ_BUDGETS, wanted)
+    return tuple(Budget(**row._mapping) for row in rows)
+
+
+def write_budgets(connection: Connection, changed: Sequence[Budget]) -> None:
+    """Write what is spent and held in budgets that were locked."""
+    if not changed:
+        return
+    values = [
+        {
+            "spent_nano": budget.spent_nano,
+            "held_nano": budget.held_nano,
+            "period_window": budget.period_window,
+            "warned": budget.warned,
+            "at_account": budget.account,
+            "at_period": budget.period,
+        }
+        for budget in changed
+    ]
+    connection.execute(WRITE_BUDGET, values)
+
+
+def no_account(key_id: str) -> LedgerError:
+    return LedgerError(f"key {key_id} has no account", hint="make one: trimtab keys create NAME")

@@ -1,30 +1,49 @@
-"""What a version's tokens cost. A price of 0 is a row too: nothing is free by omission."""
+"""What a version's tokens cost, by date. A price of 0 is a row too: nothing is free by omission."""
+
+from collections.abc import Iterable, Mapping
 
 from trimtab.canonical import short
 from trimtab.errors import LedgerError
 from trimtab.ledger.money import Price
-from trimtab.ledger.tables import prices
-from trimtab.store.clock import now_us
+from trimtab.ledger.tables import READ_PRICES, database_now, prices
 from trimtab.store.database import Connection
 from trimtab.store.rows import insert_or_update
 
 
-def set_price(connection: Connection, version: str, price: Price) -> None:
-    """State what a version's tokens cost from now on."""
+def set_price(
+    connection: Connection, version: str, price: Price, from_us: int | None = None
+) -> None:
+    """State what a version's tokens cost from a time on (microseconds since the epoch), else now.
+
+    Work is paid at the price of the moment it was admitted.
+    """
     row = {
         "version_hash": version,
+        "from_us": database_now(connection) if from_us is None else from_us,
         "prompt_nano": price.prompt_nano,
         "completion_nano": price.completion_nano,
-        "created_us": now_us(),
     }
-    insert_or_update(connection, prices, row, key=["version_hash"])
+    insert_or_update(connection, prices, row, key=["version_hash", "from_us"])
 
 
-def price_of(connection: Connection, version: str) -> Price:
-    """Raises LedgerError for a version without a price."""
-    row = connection.execute(prices.select().where(prices.c.version_hash == version)).first()
-    if row is None:
-        raise LedgerError(
-            f"version {short(version)} has no price", hint="registering a version sets one"
-        )
-    return Price(row.prompt_nano, row.completion_nano)
+def price_of(connection: Connection, version: str, at_us: int | None = None) -> Price:
+    """The price that counts at a time, else now. Raises LedgerError for a version without one."""
+    found = prices_of(connection, [version], at_us)
+    if version not in found:
+        raise no_price(version)
+    return found[version]
+
+
+def prices_of(
+    connection: Connection, versions: Iterable[str], at_us: int | None = None
+) -> Mapping[str, Price]:
+    """The prices that count at a time, else now; a version without one is left out."""
+    at = database_now(connection) if at_us is None else at_us
+    rows = connection.execute(READ_PRICES, {"versions": sorted(set(versions)), "at_us": at})
+    return {row.version_hash: Price(row.prompt_nano, row.completion_nano) for row in rows}
+
+
+def no_price(version: str) -> LedgerError:
+    return LedgerError(
+        f"version {short(version)} has no price", hint="registering a version sets one"
+    )

@@ -1,0 +1,23 @@
+"""One gateway process of the benchmark, as the supervisor starts it: `URL FD SOCKET`.
+
+Everything is on: keys, limits, budgets, ledger, request log. The engine behind it is the fake one.
+"""
+
+import sys
+from pathlib import Path
+
+from trimtab.engine.remote import RemoteEngine
+from trimtab.gateway.app import create_app
+from trimtab.gateway.process import serve
+from trimtab.inference import Engine
+from trimtab.registry.versions import ModelVersion
+from trimtab.store.database import Database
+
+if __name__ == "__main__":
+    engine = RemoteEngine(Path(sys.argv[3]))
+
+    async def ready(version: ModelVersion) -> Engine:
+        return engine
+
+    app = create_app(Database(sys.argv[1]), ready)
+    serve(app, int(sys.argv[2]), on_started=lambda: print("started", flush=True))

@@ -1,0 +1,69 @@
+"""Group commit: many small pieces of work in one transaction, so that each pays for a part of it.
+
+While one transaction runs in its thread, the next one's work gathers. Work that makes its
+transaction fail is tried again alone, so that it costs nobody else.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import anyio.to_thread
+
+from trimtab.store.database import Connection, Database
+
+Item = TypeVar("Item")
+# So many that a transaction stays short for the other processes.
+MOST = 128
+
+
+class GroupCommit(Generic[Item]):
+    """`work` does items in one transaction; it returns each one's result, or the error that it has.
+
+    Survives `kill -9`; a loss of power may take the last moments (DESIGN: durability).
+    """
+
+    def __init__(
+        self, database: Database, work: Callable[[Connection, Sequence[Item]], Sequence[Any]]
+    ) -> None:
+        self._database = database
+        self._work = work
+        self._waiting: list[tuple[Item, asyncio.Future[Any]]] = []
+        self._running: asyncio.Task[None] | None = None
+        self._thread = anyio.CapacityLimiter(1)
+
+    async def do(self, item: Item) -> Any:
+        """The item's result, when it is committed. What leaves meanwhile does not stop it."""
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, done))
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._run())
+        return await asyncio.shield(done)
+
+    async def settled(self) -> None:
+        """Wait until nothing is under way."""
+        while self._running is not None and not self._running.done():
+            await asyncio.shield(self._running)
+
+    async def _run(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+            items = [item for item, _ in batch]
+            committing = anyio.to_thread.run_sync(self._commit, items, limiter=self._thread)
+            for (_, done), result in zip(batch, await committing, strict=True):
+                if done.done():
+                    continue
+                if isinstance(result, BaseException):
+                    done.set_exception(result)
+                    done.exception()  # whoever left will not ask for it
+                else:
+                    done.set_result(result)
+
+    def _commit(self, items: Sequence[Item]) -> Sequence[Any]:
+        try:
+            with self._database.transaction(durable=False) as connection:
+                return self._work(connection, items)
+        except Exception as error:
+            if len(items) == 1:
+                return [error]
+            return [self._commit([item])[0] for item in items]

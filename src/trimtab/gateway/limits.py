@@ -1,0 +1,131 @@
+"""Rate limits of keys: requests and tokens a minute, the same for all gateways of a database.
+
+A request takes its worst case of tokens and gives back what it did not use. What is refused takes
+nothing, and a dry run refuses nothing: it counts on, and tells.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from trimtab.gateway import gcra
+from trimtab.gateway.gcra import Meter, Reading
+from trimtab.gateway.keys import Key
+from trimtab.gateway.tables import LOCK_METERS, WRITE_METER, meters
+from trimtab.store.database import Connection
+
+Kind = Literal["requests", "tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the limits of a key say to a request. `refused` names the kind that is used up."""
+
+    readings: Mapping[Kind, Reading]
+    refused: Kind | None = None
+    dry_run: bool = False
+
+    @property
+    def enforced(self) -> bool:
+        return self.refused is not None and not self.dry_run
+
+    def headers(self) -> dict[str, str]:
+        """RateLimit, RateLimit-Policy (draft-ietf-httpapi-ratelimit-headers-10), Retry-After."""
+        if not self.readings:
+            return {}
+        policies = (f'"{kind}";q={read.quota};w=60' for kind, read in self.readings.items())
+        now = (f'"{kind}";r={read.left};t={read.reset_s}' for kind, read in self.readings.items())
+        found = {"RateLimit-Policy": ", ".join(policies), "RateLimit": ", ".join(now)}
+        if self.refused is not None and self.dry_run:
+            found["Trimtab-Would-Refuse"] = self.refused
+        elif self.refused is not None:
+            retry = self.readings[self.refused].retry_s
+            if retry is not None:
+                found["Retry-After"] = str(max(1, retry))
+        return found
+
+
+def quotas(key: Key) -> dict[Kind, int]:
+    found: dict[Kind, int] = {}
+    if key.limits.requests_per_minute is not None:
+        found["requests"] = key.limits.requests_per_minute
+    if key.limits.tokens_per_minute is not None:
+        found["tokens"] = key.limits.tokens_per_minute
+    return found
+
+
+class Meters:
+    """The meters of the keys of one transaction: locked and read once, written once."""
+
+    def __init__(self, connection: Connection, keys: Iterable[Key], now_us: int) -> None:
+        self._connection = connection
+        self._now_us = now_us
+        self._meters: dict[tuple[str, Kind], Meter] = {}
+        self._known: set[tuple[str, Kind]] = set()
+        self._changed: set[tuple[str, Kind]] = set()
+        ids = sorted({key.id for key in keys if quotas(key)})
+        if ids:
+            for row in connection.execute(LOCK_METERS, {"ids": ids}):
+                self._meters[row.key_id, row.kind] = Meter(row.level, row.updated_us)
+                self._known.add((row.key_id, row.kind))
+
+    def take(self, key: Key, tokens: int) -> Verdict:
+        """Ask for one request of so many tokens."""
+        wanted: dict[Kind, int] = {"requests": 1, "tokens": tokens}
+        readings: dict[Kind, Reading] = {}
+        taken: dict[Kind, Meter] = {}
+        refused: Kind | None = None
+        for kind, quota in quotas(key).items():
+            before = self._meter(key, kind)
+            taken[kind], given = gcra.take(before, quota, wanted[kind], self._now_us)
+            if not given:
+                refused = refused or kind
+                # A dry run serves it, so the bucket stands as full as it can be.
+                taken[kind] = Meter(quota * gcra.PERIOD_US, taken[kind].at_us)
+        for kind, quota in quotas(key).items():
+            if refused is None or key.limits.dry_run:
+                self._put(key, kind, taken[kind])
+            now = gcra.drained(self._meter(key, kind), quota, self._now_us)
+            readings[kind] = gcra.read(now, quota, wanted[kind] if kind == refused else 0)
+        return Verdict(readings, refused, key.limits.dry_run)
+
+    def undo(self, key: Key, tokens: int) -> None:
+        """Give back a whole request that came to nothing."""
+        if (quota := quotas(key).get("requests")) is not None:
+            meter = self._meter(key, "requests")
+            self._put(key, "requests", gcra.give_back(meter, quota, 1, self._now_us))
+        self.give_back(key, tokens)
+
+    def give_back(self, key: Key, tokens: int) -> None:
+        """Tokens that were taken and not used."""
+        quota = quotas(key).get("tokens")
+        if quota is not None and tokens > 0:
+            meter = self._meter(key, "tokens")
+            self._put(key, "tokens", gcra.give_back(meter, quota, tokens, self._now_us))
+
+    def write(self) -> None:
+        new = [(*place, self._meters[place]) for place in self._changed - self._known]
+        old = [(*place, self._meters[place]) for place in self._changed & self._known]
+        if new:
+            self._connection.execute(
+                meters.insert(),
+                [
+                    {"key_id": key, "kind": kind, "level": at.level, "updated_us": at.at_us}
+                    for key, kind, at in new
+                ],
+            )
+        if old:
+            self._connection.execute(
+                WRITE_METER,
+                [
+                    {"at_key": key, "at_kind": kind, "level": at.level, "updated_us": at.at_us}
+                    for key, kind, at in old
+                ],
+            )
+
+    def _meter(self, key: Key, kind: Kind) -> Meter:
+        return self._meters.get((key.id, kind)) or Meter(0, self._now_us)
+
+    def _put(self, key: Key, kind: Kind, meter: Meter) -> None:
+        self._meters[key.id, kind] = meter
+        self._changed.add((key.id, kind))

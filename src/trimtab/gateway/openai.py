@@ -1,0 +1,215 @@
+"""`POST /v1/chat/completions` and `/v1/completions`, for any client of OpenAI's API."""
+
+import time
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Header, Request
+from pydantic import BaseModel
+from starlette.responses import Response
+from starlette.types import Receive
+
+from trimtab.canonical import canonical_json
+from trimtab.gateway import problems, replaying
+from trimtab.gateway.bodies import GenerateBody, Token
+from trimtab.gateway.desk import AtDesk, Desk
+from trimtab.gateway.generation import Generation, admitted, answer
+from trimtab.gateway.openai_bodies import (
+    AnswerMessage,
+    CachedTokens,
+    ChatAnswer,
+    ChatBody,
+    ChatChoice,
+    ChatChunk,
+    Choice,
+    Common,
+    CompletionAnswer,
+    CompletionBody,
+    CompletionChunk,
+    Delta,
+    DeltaChoice,
+    Envelope,
+    OpenAIUsage,
+)
+from trimtab.gateway.problems import Problem
+from trimtab.gateway.stream import Emit, EventStream, unless_gone
+from trimtab.gateway.visit import Visit
+
+router = APIRouter()
+IdempotencyKey = Annotated[str | None, Header()]
+
+
+@router.post("/v1/chat/completions", response_model=ChatAnswer)
+async def chat(
+    body: ChatBody, request: Request, desk: AtDesk, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Answer a dialogue."""
+    return await _answered(Chat(), body, body.ours(), request, desk, idempotency_key)
+
+
+@router.post("/v1/completions", response_model=CompletionAnswer)
+async def completions(
+    body: CompletionBody, request: Request, desk: AtDesk, idempotency_key: IdempotencyKey = None
+) -> Response:
+    """Continue a text, without a template."""
+    return await _answered(Completions(), body, body.ours(), request, desk, idempotency_key)
+
+
+class Chat:
+    """How a dialogue's answer and its pieces look."""
+
+    route = "chat.completions"
+
+    def whole(self, visit: Visit, text: str) -> Envelope:
+        choice = ChatChoice(message=AnswerMessage(content=text), finish_reason=_reason(visit))
+        return ChatAnswer(**_around(visit, "chat.completion"), choices=[choice])
+
+    def piece(self, visit: Visit, text: str, *, first: bool) -> Envelope:
+        delta = Delta(role="assistant" if first else None, content=text)
+        return self._chunk(visit, [DeltaChoice(delta=delta)])
+
+    def end(self, visit: Visit) -> Envelope:
+        return self._chunk(visit, [DeltaChoice(delta=Delta(), finish_reason=_reason(visit))])
+
+    def usage(self, visit: Visit) -> Envelope:
+        return ChatChunk(**_around(visit, "chat.completion.chunk"), choices=[])
+
+    def _chunk(self, visit: Visit, choices: list[DeltaChoice]) -> Envelope:
+        return ChatChunk(**_bare(visit, "chat.completion.chunk"), choices=choices)
+
+
+class Completions:
+    """How a continued text and its pieces look."""
+
+    route = "completions"
+
+    def whole(self, visit: Visit, text: str) -> Envelope:
+        choice = Choice(text=text, finish_reason=_reason(visit))
+        return CompletionAnswer(**_around(visit, "text_completion"), choices=[choice])
+
+    def piece(self, visit: Visit, text: str, *, first: bool) -> Envelope:
+        return self._chunk(visit, [Choice(text=text, finish_reason=None)])
+
+    def end(self, visit: Visit) -> Envelope:
+        return self._chunk(visit, [Choice(text="", finish_reason=_reason(visit))])
+
+    def usage(self, visit: Visit) -> Envelope:
+        return CompletionChunk(**_around(visit, "text_completion"), choices=[])
+
+    def _chunk(self, visit: Visit, choices: list[Choice]) -> Envelope:
+        return CompletionChunk(**_bare(visit, "text_completion"), choices=choices)
+
+
+Shape = Chat | Completions
+
+
+class Theirs:
+    """Events without names, ended by [DONE]."""
+
+    def event(self, event: str, data: BaseModel, mark: int | None) -> bytes:
+        if event == "end":
+            return b"data: [DONE]\n\n"
+        # A piece leaves out what it has not; a choice's finish_reason is null until it has one.
+        return f"data: {_sparse(data)}\n\n".encode()
+
+    def error(self, problem: Problem, trace_id: str) -> bytes:
+        told = canonical_json(problems.openai_body(problem, trace_id))
+        return b"data: " + told + b"\n\n"
+
+
+async def _answered(
+    shape: Shape,
+    asked: Common,
+    body: GenerateBody,
+    request: Request,
+    desk: Desk,
+    idempotency_key: str | None,
+) -> Response:
+    visit = Visit.of(request.state, shape.route, body)
+    # Their `user` may hold anything; ours is a label in the log.
+    visit.user_id = asked.user or None
+    if body.stream and idempotency_key is not None:
+        raise Problem(
+            422, "invalid_request", "Idempotency-Key: whole answers alone are kept on this route"
+        )
+    claim = await replaying.begin(
+        desk, visit, await request.body(), idempotency_key, None, streamed=False
+    )
+    if isinstance(claim, Response):
+        return claim
+    if body.stream:
+        return await _streamed(shape, asked, body, desk, visit)
+    work = Generation(body)
+
+    def made() -> Envelope:
+        return shape.whole(visit, work.text)
+
+    async with replaying.released(desk, claim), desk.books.accounted(visit):
+        answering = await admitted(desk, visit, body, work, streaming=False)
+        await unless_gone(request.receive, answer(answering, work), answering.left_s)
+        kept = replaying.kept(claim, lambda: made().model_dump_json())
+        await desk.books.close(visit, replay=kept)
+    return Response(made().model_dump_json(), media_type="application/json")
+
+
+async def _streamed(
+    shape: Shape, asked: Common, body: GenerateBody, desk: Desk, visit: Visit
+) -> EventStream:
+    emit: Emit
+    first = True
+
+    async def hear(text: str) -> None:
+        nonlocal first
+        begins, first = first, False
+        await emit("piece", shape.piece(visit, text, first=begins))
+
+    work = Generation(body, hear)
+
+    async def produce(send: Emit, receive: Receive) -> None:
+        nonlocal emit
+        emit = send
+        async with desk.books.accounted(visit):
+            await unless_gone(receive, answer(answering, work), answering.left_s)
+            await desk.books.close(visit)
+        await send("end of text", shape.end(visit))
+        if asked.include_usage:
+            await send("usage", shape.usage(visit))
+        await send("end", Token(text=""))
+
+    async with desk.books.accounted(visit):
+        answering = await admitted(desk, visit, body, work, streaming=True)
+    return EventStream(produce, visit.trace_id, Theirs())
+
+
+def _bare(visit: Visit, kind: str) -> dict[str, Any]:
+    return {
+        "id": visit.id,
+        "object": kind,
+        "created": int(time.time()),
+        "model": visit.model,
+        "system_fingerprint": visit.answering_version,
+    }
+
+
+def _around(visit: Visit, kind: str) -> dict[str, Any]:
+    usage, told = visit.usage, visit.answered()
+    return {
+        **_bare(visit, kind),
+        "usage": OpenAIUsage(
+            prompt_tokens=usage.prompt,
+            completion_tokens=usage.completion,
+            total_tokens=usage.prompt + usage.completion,
+            prompt_tokens_details=CachedTokens(cached_tokens=usage.cached),
+        ),
+        "trimtab": {name: value for name, value in told.items() if name not in ("usage", "id")},
+    }
+
+
+def _reason(visit: Visit) -> Literal["stop", "length"]:
+    return "length" if visit.finish_reason == "length" else "stop"
+
+
+def _sparse(data: BaseModel) -> str:
+    found = data.model_dump(exclude_none=True)
+    for choice in found.get("choices", []):
+        choice.setdefault("finish_reason", None)
+    return canonical_json(found).decode()

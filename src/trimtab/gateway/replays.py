@@ -1,0 +1,124 @@
+"""Idempotency-Key (draft-ietf-httpapi-idempotency-key-header-07): one answer for one key and body.
+
+The claim is a row that is made before the work. Its gateway keeps it alive while it works; after a
+crash it expires, and the next who asks does the work. An answer is content: it is kept for a day,
+and only the API key that asked can read it.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from trimtab.gateway.problems import Problem
+from trimtab.gateway.tables import replays
+from trimtab.ledger.tables import database_now
+from trimtab.store.database import Connection
+from trimtab.store.rows import insert_once
+
+KEPT_US = 24 * 3600 * 1_000_000
+CLAIM_US = 60 * 1_000_000
+_NAME = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to answer under a name, for one API key."""
+
+    key_id: str
+    name: str
+    fingerprint: str
+    request_id: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A claim and the answer that it ended with, as JSON; asked for once the cost is known."""
+
+    claim: Claim
+    answer: Callable[[], str]
+
+
+def name_of(header: str | None) -> str | None:
+    """The header's value. Raises Problem for one that cannot be a key."""
+    if header is None:
+        return None
+    name = header.strip().strip('"')
+    if not _NAME.fullmatch(name):
+        raise Problem(
+            400, "invalid_request", "Idempotency-Key: 1 to 255 printable characters, no spaces"
+        )
+    return name
+
+
+def fingerprint(route: str, body: bytes) -> str:
+    return hashlib.sha256(route.encode() + b"\0" + body).hexdigest()
+
+
+def claim(connection: Connection, wanted: Claim) -> str | None:
+    """None where the work is ours to do; else the answer that was given before.
+
+    Raises Problem: 422 for another body, 409 while the first is being answered.
+    """
+    now = database_now(connection)
+    here = (replays.c.key_id == wanted.key_id) & (replays.c.name == wanted.name)
+    connection.execute(replays.delete().where(here & (replays.c.expires_us <= now)))
+    row = {
+        "key_id": wanted.key_id,
+        "name": wanted.name,
+        "fingerprint": wanted.fingerprint,
+        "request_id": wanted.request_id,
+        "owner": wanted.owner,
+        "answer": None,
+        "created_us": now,
+        "expires_us": now + CLAIM_US,
+    }
+    if insert_once(connection, replays, row):
+        return None
+    found = connection.execute(replays.select().where(here)).first()
+    if found is None:
+        raise _in_flight()
+    if found.fingerprint != wanted.fingerprint:
+        raise Problem(
+            422, "idempotency_mismatch", "Idempotency-Key: was used with another body before"
+        )
+    if found.answer is None:
+        raise _in_flight()
+    return str(found.answer)
+
+
+def release(connection: Connection, held: Claim) -> None:
+    """What failed may be tried again under the same name."""
+    mine = (replays.c.key_id == held.key_id) & (replays.c.name == held.name)
+    mine &= (replays.c.request_id == held.request_id) & replays.c.answer.is_(None)
+    connection.execute(replays.delete().where(mine))
+
+
+def keep_all(connection: Connection, kept: Sequence[Replay]) -> None:
+    """Keep the answers of claims, in the transaction that settles them."""
+    for replay in kept:
+        claim = replay.claim
+        mine = (replays.c.key_id == claim.key_id) & (replays.c.name == claim.name)
+        mine &= replays.c.request_id == claim.request_id
+        values = {"answer": replay.answer(), "expires_us": database_now(connection) + KEPT_US}
+        connection.execute(replays.update().where(mine).values(values))
+
+
+def beat(connection: Connection, owner: str, expires_us: int) -> None:
+    """A living gateway keeps its claims."""
+    mine = (replays.c.owner == owner) & replays.c.answer.is_(None)
+    connection.execute(replays.update().where(mine).values(expires_us=expires_us))
+
+
+def purge(connection: Connection, *, all_of: str | None = None) -> int:
+    """Delete what has expired, and everything of one API key where one is named; how many."""
+    old = replays.c.expires_us <= database_now(connection)
+    if all_of is not None:
+        old |= replays.c.key_id == all_of
+    return connection.execute(replays.delete().where(old)).rowcount
+
+
+def _in_flight() -> Problem:
+    detail = "Idempotency-Key: the first request with it is being answered"
+    return Problem(409, "idempotency_in_flight", detail, retryable=True)

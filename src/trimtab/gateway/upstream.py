@@ -1,0 +1,69 @@
+"""What went wrong with an engine, and what may be done about it."""
+
+from dataclasses import dataclass, field
+from time import monotonic
+
+from trimtab.errors import (
+    EngineError,
+    EngineOverloaded,
+    IdentityError,
+    RequestRefused,
+    TrimtabError,
+)
+from trimtab.gateway.breaker import Breaker
+from trimtab.gateway.catalogue import Served
+from trimtab.gateway.retry import RetryBudget
+
+
+@dataclass(slots=True)
+class Upstreams:
+    """A gateway's breakers, one for each tier and version, and its one retry budget."""
+
+    budget: RetryBudget = field(default_factory=RetryBudget)
+    _breakers: dict[tuple[str, str], Breaker] = field(default_factory=dict)
+
+    def breaker(self, served: Served) -> Breaker:
+        place = (served.tier, served.hash)
+        if place not in self._breakers:
+            self._breakers[place] = Breaker(monotonic)
+        return self._breakers[place]
+
+    def states(self) -> dict[tuple[str, str], str]:
+        return {place: breaker.state for place, breaker in self._breakers.items()}
+
+
+def is_failure(error: BaseException) -> bool:
+    """Whether it is the upstream's: another attempt or another tier may help.
+
+    A request that can never work is the caller's; a full queue is nobody's fault, and is not held
+    against the engine.
+    """
+    if isinstance(error, RequestRefused):
+        return False
+    return isinstance(error, EngineError | IdentityError | TimeoutError)
+
+
+def counts(error: BaseException) -> bool:
+    """Whether the breaker hears of it."""
+    return is_failure(error) and not isinstance(error, EngineOverloaded)
+
+
+def may_repeat(error: BaseException) -> bool:
+    """Whether the same tier may do better a moment later."""
+    return isinstance(error, EngineError) and not isinstance(error, EngineOverloaded)
+
+
+def same_engine_is_useless(error: BaseException) -> bool:
+    """A full queue is as full for another version in the same engine."""
+    return isinstance(error, EngineOverloaded)
+
+
+def reason(error: BaseException) -> str:
+    """Why a tier did not answer, for clients: no paths, no hosts."""
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    if isinstance(error, EngineOverloaded):
+        return "overloaded"
+    if isinstance(error, IdentityError):
+        return "identity_mismatch"
+    return "engine_unavailable" if isinstance(error, TrimtabError) else "internal_error"

@@ -1,0 +1,109 @@
+"""What a hold is and how its row reads. The rules of reserving and settling are the `till`'s."""
+
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from trimtab.errors import LedgerError
+from trimtab.ledger.tables import NOTE_HOLD, READ_HOLDS, holds
+from trimtab.store.database import Connection
+
+_COLUMNS = tuple(column.name for column in holds.columns)
+
+Charged = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """In nano-dollars. `floor_nano` is what the request costs at least, once it was admitted; it
+    grows with what the journal hears was generated.
+
+    A hold is settled once. One that nobody settled before `expires_us` was left by a crash: it
+    settles to its floor and is marked `estimated`. `charged` names the budgets it counts in.
+    """
+
+    id: str
+    key_id: str
+    request_id: str
+    amount_nano: int
+    floor_nano: int
+    state: Literal["open", "settled", "expired"]
+    settled_nano: int | None
+    estimated: bool
+    created_us: int
+    expires_us: int
+    owner: str
+    charged: Charged
+
+    @property
+    def accounts(self) -> frozenset[str]:
+        return frozenset(account for account, _ in self.charged)
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A reservation: `fixed` nano-dollars, and `unit` for each of up to `units` more, of which
+    `least` must be covered. `accounts` are those that pay; the first is the key's own."""
+
+    key_id: str
+    request_id: str
+    accounts: tuple[str, ...]
+    fixed: int
+    floor: int
+    expires_us: int
+    owner: str = ""
+    unit: int = 0
+    units: int = 0
+    least: int = 0
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+def find(connection: Connection, request_id: str) -> Hold | None:
+    """The hold of a request, whatever became of it."""
+    row = connection.execute(holds.select().where(holds.c.request_id == request_id)).first()
+    return None if row is None else of_row(row)
+
+
+def get(connection: Connection, hold_id: str) -> Hold:
+    """Raises LedgerError for a hold that was never made."""
+    for found in of_ids(connection, [hold_id]):
+        return found
+    raise LedgerError(f"no hold {hold_id}")
+
+
+def of_ids(connection: Connection, ids: Iterable[str]) -> Sequence[Hold]:
+    rows = connection.execute(READ_HOLDS, {"ids": sorted(set(ids))})
+    return tuple(of_row(row) for row in rows)
+
+
+def expired(connection: Connection, now: int) -> Sequence[Hold]:
+    """The open holds whose gateway has not been heard of since before `now`."""
+    query = holds.select().where((holds.c.state == "open") & (holds.c.expires_us <= now))
+    return tuple(of_row(row) for row in connection.execute(query.order_by(holds.c.id)))
+
+
+def beat(connection: Connection, owner: str, expires_us: int) -> None:
+    """A living gateway keeps its holds open."""
+    mine = (holds.c.owner == owner) & (holds.c.state == "open")
+    connection.execute(holds.update().where(mine).values(expires_us=expires_us))
+
+
+def note(connection: Connection, floors: Sequence[tuple[str, int]]) -> None:
+    """Journal what open holds (by id) cost so far: what they settle to after a crash."""
+    if floors:
+        values = [{"at_id": hold_id, "to_nano": floor} for hold_id, floor in floors]
+        connection.execute(NOTE_HOLD, values)
+
+
+def of_row(row: Any) -> Hold:
+    charged = tuple(
+        (account, period)
+        for account, _, period in (part.rpartition("|") for part in row.charged.split("\n"))
+    )
+    return Hold(**{**row._mapping, "charged": charged})
+
+
+def to_row(hold: Hold) -> dict[str, Any]:
+    charged = "\n".join(f"{account}|{period}" for account, period in hold.charged)
+    return {**{name: getattr(hold, name) for name in _COLUMNS}, "charged": charged}

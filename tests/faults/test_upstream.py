@@ -1,0 +1,249 @@
+"""The table of faults: what the client gets, from which tier, how soon, for how much.
+
+A real gateway, the real client of the engine, the real server of it, and a proxy between that
+breaks the connection. In every row the deadline holds, nothing is charged that was not generated,
+and nothing is left open behind.
+"""
+
+import asyncio
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.faults.engine import engine_at
+from tests.faults.proxy import Fault, Proxy
+from tests.gateway.echo import Echo
+from tests.gateway.test_stream import events
+from tests.gateway.world import PRICE, PROMPT, World, app_with, build_world, listening, until
+from trimtab.engine.remote import RemoteEngine
+from trimtab.gateway import breaker, retry, tables
+from trimtab.store.rows import insert_or_update
+
+DEADLINE_S = 1.6
+# What the machine may take on top of a deadline when it is busy.
+GRACE_S = 1.5
+ASK = {"model": "desk", "prompt": PROMPT, "max_tokens": 5}
+
+# fault -> (tier of a whole answer with a template, status without one, attempts at most)
+# A fault of the connection hits both tiers, since they share an engine.
+TABLE: list[tuple[Fault, str, int, int]] = [
+    ("none", "adapter", 200, 1),
+    ("refuse", "safe_template", 503, 4),
+    ("silent", "safe_template", 504, 2),
+    ("dribble", "safe_template", 504, 2),
+    ("half close", "safe_template", 503, 4),
+    ("reset mid-stream", "safe_template", 503, 4),
+    ("garbage", "safe_template", 503, 4),
+    ("truncated", "safe_template", 503, 4),
+    ("html", "safe_template", 503, 4),
+    ("error storm", "safe_template", 503, 4),
+    ("overloaded", "safe_template", 503, 1),
+    ("foreign frame", "safe_template", 503, 4),
+    ("duplicate end", "adapter", 200, 1),
+]
+
+
+class Way:
+    """From a client to an engine, with everything real between them."""
+
+    def __init__(self, world: World, proxy: Proxy, echo: Echo, client: httpx.Client) -> None:
+        self.world = world
+        self.proxy = proxy
+        self.echo = echo
+        self.client = client
+
+    def declare(self, template: str | None, deadline_s: float = DEADLINE_S) -> None:
+        row = {"deployment": "desk", "safe_template": template, "deadline_s": deadline_s}
+        with self.world.database.transaction() as connection:
+            insert_or_update(connection, tables.policies, row, key=["deployment"])
+
+    def rest(self) -> None:
+        """Nothing is held, nothing runs, no connection stands."""
+        until(lambda: self.world.account().held_nano == 0)
+        until(lambda: self.echo.running == 0)
+        until(lambda: self.proxy.open == 0)
+
+
+@pytest.fixture(scope="module")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tests.tiny import build_base
+
+    return build_base(tmp_path_factory.mktemp("base"))
+
+
+@contextmanager
+def built(folder: Path, base_folder: Path) -> Iterator[Way]:
+    echo, loop = Echo(), asyncio.new_event_loop()
+    proxy = Proxy(folder / "proxy.sock", folder / "engine.sock")
+    started, stopped = threading.Event(), asyncio.Event()
+
+    async def serve() -> None:
+        async with engine_at(proxy.engine, echo), proxy.running():
+            started.set()
+            await stopped.wait()
+
+    thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
+    thread.start()
+    started.wait(10)
+    world = build_world(folder, base_folder)
+    try:
+        with listening(app_with(world, RemoteEngine(proxy.listen)), world.key.key) as client:
+            assert client.get("/readyz").status_code == 200
+            yield Way(world, proxy, echo, client)
+    finally:
+        loop.call_soon_threadsafe(stopped.set)
+        thread.join()
+        loop.close()
+        world.database.close()
+
+
+@pytest.fixture
+def between(tmp_path: Path, base_folder: Path) -> Iterator[Way]:
+    with built(tmp_path, base_folder) as made:
+        made.proxy.byte_s = 0.02
+        yield made
+
+
+def ask(between: Way, streamed: bool) -> tuple[int, dict[str, Any], float]:
+    """Status (the one in the error event of a stream), the answer or problem, and seconds."""
+    started = time.monotonic()
+    response = between.client.post("/v1/generate", json={**ASK, "stream": streamed})
+    took = time.monotonic() - started
+    if not streamed or response.status_code != 200:
+        return response.status_code, response.json(), took
+    event, data = events(response.text)[-1]
+    return (200 if event == "done" else data["status"]), data, took
+
+
+@pytest.mark.parametrize(("fault", "tier", "status", "attempts"), TABLE)
+def test_every_fault_has_its_answer(
+    between: Way, fault: Fault, tier: str, status: int, attempts: int
+) -> None:
+    world, proxy = between.world, between.proxy
+    between.declare("Later.")
+    assert between.client.get("/readyz").status_code == 200
+    ask(between, streamed=False)
+    proxy.fault, before = fault, world.account().spent_nano
+    proxy.calls = 0
+    got, answer, took = ask(between, streamed=False)
+    assert took < DEADLINE_S + GRACE_S
+    assert (got, answer["tier"]) == (200, tier), answer
+    assert answer["degraded"] == (tier != "adapter")
+    assert proxy.calls <= attempts + (1 if fault == "refuse" else 0)
+    generated = tier == "adapter"
+    paid = PRICE.of(world.prompt_tokens, 5) if generated else 0
+    assert world.account().spent_nano - before == round(answer["cost_usd"] * 1e9) == paid
+    assert world.log()[-1].attempts <= attempts
+    between.declare(None)
+    time.sleep(0.3)
+    got, problem, took = ask(between, streamed=False)
+    assert took < DEADLINE_S + GRACE_S
+    assert got == status, problem
+    if status != 200:
+        assert problem["retryable"]
+        assert str(proxy.engine) not in json.dumps(problem)
+    proxy.fault = "none"
+    between.rest()
+    check_books(between)
+
+
+@pytest.mark.parametrize(
+    ("fault", "status"),
+    [("reset mid-stream", 503), ("dribble", 504), ("garbage", 503), ("silent", 504)],
+)
+def test_a_stream_that_breaks_says_so_within_the_deadline(
+    between: Way, fault: Fault, status: int
+) -> None:
+    between.declare(None)
+    assert between.client.get("/readyz").status_code == 200
+    between.proxy.fault = fault
+    got, problem, took = ask(between, streamed=True)
+    assert (got, problem["status"]) == (status, status), problem
+    assert took < DEADLINE_S + GRACE_S
+    [logged] = between.world.log()
+    seen = logged.completion_tokens
+    assert seen <= 2
+    assert logged.cost_nano == (PRICE.of(between.world.prompt_tokens, seen) if seen else 0)
+    between.proxy.fault = "none"
+    between.rest()
+    check_books(between)
+
+
+def test_when_everything_fails_the_engine_is_hardly_asked(between: Way) -> None:
+    """100 requests, all refused by the engine: 1.2 attempts a request at most, all told."""
+    between.declare(None, deadline_s=5.0)
+    assert between.client.get("/readyz").status_code == 200
+    between.proxy.fault = "error storm"
+    statuses = {ask(between, streamed=False)[0] for _ in range(100)}
+    assert statuses == {503}
+    assert between.proxy.calls <= 1.2 * 100
+    assert between.proxy.calls <= 2 * breaker.FAILURES + retry.STORE
+    assert between.world.account().spent_nano == 0
+    check_books(between)
+
+
+def test_an_engine_that_comes_back_is_used_again(
+    between: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(breaker, "OPEN_S", 0.3)
+    between.declare("Later.")
+    assert between.client.get("/readyz").status_code == 200
+    between.proxy.fault = "refuse"
+    for _ in range(8):
+        assert ask(between, streamed=False)[1]["tier"] == "safe_template"
+    between.proxy.fault = "none"
+    until(lambda: ask(between, streamed=False)[1]["tier"] == "adapter")
+
+
+def test_clients_that_vanish_at_random_leave_nothing(between: Way) -> None:
+    """The short form of the campaign: no hold, no slot, no connection, no descriptor is left."""
+    between.declare(None, deadline_s=30.0)
+    assert between.client.get("/readyz").status_code == 200
+    between.echo.words, between.echo.pause_s = 100, 0.005
+    vanish(between, 40)  # so that the pool of database connections has the size it will have
+    until(lambda: len(between.world.log()) == 40, seconds=30)
+    between.rest()
+    files = len(os.listdir("/proc/self/fd"))
+    logged = len(between.world.log())
+    vanish(between, 60)
+    until(lambda: len(between.world.log()) == logged + 60, seconds=30)
+    between.rest()
+    check_books(between)
+    until(lambda: len(os.listdir("/proc/self/fd")) <= files + 2)
+
+
+def vanish(between: Way, clients: int) -> None:
+    """So many clients that leave after a while that differs from one to the next."""
+    body = {**ASK, "max_tokens": 100, "stream": True}
+    address, headers = between.client.base_url, between.client.headers
+
+    async def one(number: int) -> None:
+        async with (
+            httpx.AsyncClient(base_url=address, headers=headers, timeout=30) as client,
+            client.stream("POST", "/v1/generate", json=body) as response,
+        ):
+            pieces = response.aiter_text()
+            for _ in range(number % 7):
+                await anext(pieces)
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(one(number) for number in range(clients)))
+
+    asyncio.run(all_of_them())
+
+
+def check_books(between: Way) -> None:
+    """The ledger is the sum of the log, to the nano-dollar."""
+    world = between.world
+    account = world.account()
+    assert account.spent_nano == sum(logged.cost_nano for logged in world.log())
+    for logged in world.log():
+        assert logged.cost_nano <= PRICE.of(logged.prompt_tokens, logged.completion_tokens)

@@ -1,0 +1,182 @@
+"""OpenAI's own client against the compatible routes, streams and errors included."""
+
+from collections.abc import Iterator
+
+import httpx
+import openai
+import pytest
+from openai import OpenAI
+
+from tests.gateway.echo import Echo
+from tests.gateway.world import PRICE, PROMPT, World
+from trimtab.gateway import policies, tables
+from trimtab.inference import GenerateRequest
+from trimtab.store.rows import insert_or_update
+
+USER = {"role": "user", "content": PROMPT}
+
+
+@pytest.fixture
+def theirs(world: World, client: httpx.Client) -> Iterator[OpenAI]:
+    made = OpenAI(api_key=world.key.key, base_url=f"{client.base_url}/v1", max_retries=0)
+    yield made
+    made.close()
+
+
+def asked(echo: Echo) -> GenerateRequest:
+    request = echo.asked[-1]
+    assert isinstance(request, GenerateRequest)
+    return request
+
+
+def test_a_chat_is_answered_and_says_who_answered_at_what_cost(
+    world: World, theirs: OpenAI, echo: Echo
+) -> None:
+    answer = theirs.chat.completions.create(model="desk", messages=[USER], user="u-1")  # type: ignore[list-item]
+    [choice] = answer.choices
+    assert (choice.message.role, choice.message.content) == ("assistant", "yes " * 5)
+    assert (choice.finish_reason, answer.object, answer.model) == (
+        "stop",
+        "chat.completion",
+        "desk",
+    )
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == world.prompt_tokens + 5
+    assert answer.system_fingerprint == world.adapter.hash
+    told = answer.model_extra["trimtab"]  # type: ignore[index]
+    assert (told["tier"], told["degraded"], told["user_id"]) == ("adapter", False, "u-1")
+    [logged] = world.log()
+    assert (logged.id, logged.route, logged.user_id) == (answer.id, "chat.completions", "u-1")
+    assert round(told["cost_usd"] * 1e9) == logged.cost_nano == PRICE.of(world.prompt_tokens, 5)
+    assert asked(echo).sampling.temperature == 1.0
+
+
+def test_sampling_and_parts_reach_the_engine(theirs: OpenAI, echo: Echo) -> None:
+    theirs.chat.completions.create(model="desk", messages=[USER])  # type: ignore[list-item]
+    plain = asked(echo).prompt
+    parts = [{"type": "text", "text": PROMPT[:5]}, {"type": "text", "text": PROMPT[5:]}]
+    answer = theirs.chat.completions.create(
+        model="desk",
+        messages=[{"role": "user", "content": parts}],  # type: ignore[list-item]
+        max_completion_tokens=3,
+        temperature=0.5,
+        top_p=0.9,
+        seed=7,
+        stop="\n",
+    )
+    assert asked(echo).prompt == plain
+    got = asked(echo).sampling
+    assert (got.max_tokens, got.temperature, got.top_p, got.seed) == (3, 0.5, 0.9, 7)
+    assert got.stop == ("\n",)
+    assert answer.choices[0].finish_reason == "length"
+
+
+def test_a_chat_comes_in_pieces(world: World, theirs: OpenAI) -> None:
+    pieces = list(
+        theirs.chat.completions.create(
+            model="desk",
+            messages=[USER],  # type: ignore[list-item]
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    deltas = [piece.choices[0].delta for piece in pieces if piece.choices]
+    assert deltas[0].role == "assistant"
+    assert "".join(delta.content or "" for delta in deltas) == "yes " * 5
+    assert [p.choices[0].finish_reason for p in pieces if p.choices][-2:] == [None, "stop"]
+    last = pieces[-1]
+    assert (last.choices, last.usage is not None) == ([], True)
+    assert last.usage is not None
+    assert last.usage.completion_tokens == 5
+    assert len({piece.id for piece in pieces}) == 1
+    assert world.account().spent_nano == PRICE.of(world.prompt_tokens, 5)
+
+
+def test_a_text_is_continued_without_a_template(world: World, theirs: OpenAI, echo: Echo) -> None:
+    answer = theirs.completions.create(model="desk", prompt="Once", max_tokens=2)
+    assert (answer.object, answer.choices[0].text) == ("text_completion", "yes " * 2)
+    assert answer.choices[0].finish_reason == "length"
+    assert len(asked(echo).prompt) < world.prompt_tokens
+    pieces = list(theirs.completions.create(model="desk", prompt=["Once"], stream=True))
+    assert "".join(piece.choices[0].text for piece in pieces) == "yes " * 5
+
+
+def test_models_are_listed_and_found(theirs: OpenAI) -> None:
+    assert [model.id for model in theirs.models.list()] == ["desk"]
+    found = theirs.models.retrieve("desk")
+    assert (found.object, found.owned_by) == ("model", "support-desk")
+    with pytest.raises(openai.NotFoundError):
+        theirs.models.retrieve("nobody")
+
+
+def test_their_errors_are_what_their_client_expects(world: World, theirs: OpenAI) -> None:
+    chat = theirs.chat.completions
+    with pytest.raises(openai.NotFoundError) as missing:
+        chat.create(model="nobody", messages=[USER])  # type: ignore[list-item]
+    assert (missing.value.code, missing.value.type) == ("model_not_found", "invalid_request_error")
+    with pytest.raises(openai.BadRequestError) as unfit:
+        chat.create(model="desk", messages=[USER], temperature=3)  # type: ignore[list-item]
+    assert (unfit.value.param, unfit.value.code) == ("temperature", "invalid_request")
+    with pytest.raises(openai.BadRequestError) as more:
+        chat.create(model="desk", messages=[USER], n=2)  # type: ignore[list-item]
+    assert more.value.param == "n"
+    with pytest.raises(openai.BadRequestError) as penalty:
+        chat.create(model="desk", messages=[USER], presence_penalty=1)  # type: ignore[list-item]
+    assert "not offered" in penalty.value.message
+    with pytest.raises(openai.AuthenticationError):
+        theirs.with_options(api_key="tt_wrong").chat.completions.create(
+            model="desk",
+            messages=[USER],  # type: ignore[list-item]
+        )
+    poor = world.new_key(1)
+    with pytest.raises(openai.APIStatusError) as broke:
+        theirs.with_options(api_key=poor.key).chat.completions.create(
+            model="desk",
+            messages=[USER],  # type: ignore[list-item]
+        )
+    assert (broke.value.status_code, broke.value.code) == (402, "budget_exceeded")
+
+
+def test_an_engine_that_dies_in_a_stream_raises_in_their_client(theirs: OpenAI, echo: Echo) -> None:
+    echo.die_after = 2
+    stream = theirs.chat.completions.create(
+        model="desk",
+        messages=[USER],  # type: ignore[list-item]
+        stream=True,
+    )
+    seen = []
+    with pytest.raises(openai.APIError, match="cannot be reached") as broken:
+        seen += list(stream)
+    assert broken.value.code == "engine_unavailable"
+
+
+def test_the_safe_template_speaks_their_language_too(
+    world: World, theirs: OpenAI, echo: Echo
+) -> None:
+    row = {"deployment": "desk", "safe_template": "Later.", "deadline_s": 9.0}
+    with world.database.transaction() as connection:
+        insert_or_update(connection, tables.policies, row, key=["deployment"])
+        assert policies.list(connection)["desk"].safe_template == "Later."
+    echo.die_after = 0
+    answer = theirs.chat.completions.create(model="desk", messages=[USER])  # type: ignore[list-item]
+    assert answer.choices[0].message.content == "Later."
+    assert answer.model_extra["trimtab"]["tier"] == "safe_template"  # type: ignore[index]
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == 0
+
+
+def test_a_whole_answer_is_replayed(world: World, theirs: OpenAI, echo: Echo) -> None:
+    named = {"Idempotency-Key": "a"}
+    first, again = (
+        theirs.chat.completions.create(model="desk", messages=[USER], extra_headers=named)  # type: ignore[list-item]
+        for _ in range(2)
+    )
+    assert first == again
+    assert len(echo.asked) == 1
+    with pytest.raises(openai.BadRequestError, match="whole answers"):
+        theirs.chat.completions.create(
+            model="desk",
+            messages=[USER],  # type: ignore[list-item]
+            stream=True,
+            extra_headers=named,
+        )
