@@ -15,7 +15,7 @@ demo: $(VENV)/.runtime ## Fine-tune, prove, ship and ask a model, end to end
 	@$(BIN)/python examples/support-desk/demo.py
 
 test: $(VENV)/.dev lint ## Lint, type-check, check the imports, and run the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff format --check -q . && $(BIN)/ruff check -q .

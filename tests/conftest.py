@@ -1,5 +1,11 @@
+import os
+
 import pytest
 from hypothesis import settings
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Each worker has a core to itself; threads of several would only take turns on them.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 pytest_plugins = ["tests.databases", "tests.disks", "tests.honesty"]
 
@@ -10,6 +16,9 @@ settings.load_profile("trimtab")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests that fork come first: a process that has computed in threads forks into one that
-    waits for threads it does not have.
+    waits for threads it does not have. Then those of whole loops, so that none is alone at the end.
     """
-    items.sort(key=lambda item: "tests/crash/" not in item.nodeid)
+    first = ("tests/crash/", "tests/loop/")
+    items.sort(
+        key=lambda item: next((i for i, f in enumerate(first) if f in item.nodeid), len(first))
+    )

@@ -72,4 +72,6 @@ def _whole(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(Honesty(), "honesty")
+    # Of a run in several processes, the one that gathers their reports judges them.
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Honesty(), "honesty")
