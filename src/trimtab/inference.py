@@ -25,9 +25,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How tokens are drawn. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 cut nothing.
+    """How tokens are drawn. `temperature` 0 is greedy; `top_k` 0, `top_p` 1 and `min_p` 0 cut
+    nothing; penalties of 0, and a `repetition_penalty` of 1, change nothing.
 
-    With a `seed`, the random stream depends on the seed and the position alone.
+    With a `seed`, the random stream depends on the seed and the position alone. `stop_tokens` end
+    an answer beside the version's own. For each token the `top_logprobs` most likely are told.
     """
 
     max_tokens: int = 48
@@ -36,6 +38,12 @@ class Sampling:
     top_k: int = 0
     seed: int | None = None
     stop: tuple[str, ...] = ()
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    stop_tokens: tuple[int, ...] = ()
+    top_logprobs: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +83,16 @@ class Usage:
     cached: int = 0
 
 
+Top = tuple[tuple[int, float], ...]
+"""The most likely tokens at one place, best first, each with its log-probability."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """A piece of a stream. Only the last one has a `finish_reason` and a `usage`.
 
-    `logprobs` are natural logarithms under the model's raw distribution, one a token.
+    `logprobs` are natural logarithms under the model's raw distribution, one a token. So are those
+    in `top`: one list a token where `top_logprobs` was asked for, else nothing.
     """
 
     text: str
@@ -87,6 +100,7 @@ class Chunk:
     logprobs: tuple[float, ...]
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    top: tuple[Top, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +112,7 @@ class Completion:
     logprobs: tuple[float, ...]
     finish_reason: FinishReason
     usage: Usage
+    top: tuple[Top, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +184,19 @@ async def complete(engine: Engine, request: GenerateRequest) -> Completion:
     text: list[str] = []
     tokens: list[int] = []
     logprobs: list[float] = []
+    top: list[Top] = []
     async for chunk in engine.generate(request):
         text.append(chunk.text)
         tokens += chunk.tokens
         logprobs += chunk.logprobs
+        top += chunk.top
         if chunk.finish_reason is not None and chunk.usage is not None:
             return Completion(
-                "".join(text), tuple(tokens), tuple(logprobs), chunk.finish_reason, chunk.usage
+                "".join(text),
+                tuple(tokens),
+                tuple(logprobs),
+                chunk.finish_reason,
+                chunk.usage,
+                tuple(top),
             )
     raise EngineError(f"request {request.id}: the stream ended without a finish reason")

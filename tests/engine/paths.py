@@ -114,6 +114,7 @@ def gathered(stream: Sequence[Chunk]) -> Completion:
         tuple(x for c in stream for x in c.logprobs),
         last.finish_reason,
         last.usage,
+        tuple(top for c in stream for top in c.top),
     )
 
 

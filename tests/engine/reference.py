@@ -25,7 +25,9 @@ class Reference:
             model = PeftModel.from_pretrained(model, adapter)
         self._model = model.eval()
 
-    def greedy(self, prompt: Sequence[int], count: int, stop: int = 2) -> Said:
+    def greedy(
+        self, prompt: Sequence[int], count: int, stop: int = 2, repetition_penalty: float = 1.0
+    ) -> Said:
         """`generate` of transformers; the logarithms are of its unprocessed logits."""
         ids = torch.tensor([prompt])
         with torch.no_grad():
@@ -34,6 +36,7 @@ class Reference:
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=count,
                 do_sample=False,
+                repetition_penalty=repetition_penalty,
                 eos_token_id=stop,
                 pad_token_id=stop,
                 return_dict_in_generate=True,

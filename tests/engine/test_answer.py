@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.engine.answer import Answer, longest_overlap
+from trimtab.engine.sampling import Drawn
 from trimtab.inference import Chunk, GenerateRequest, Sampling, Usage
 from trimtab.text.tokenizer import Tokenizer
 
@@ -21,7 +22,7 @@ def grow(tokenizer: Tokenizer, tokens: list[int], sampling: Sampling) -> list[Ch
     answer = Answer(GenerateRequest("v", (5, 6, 7), sampling, "1"), tokenizer, (END,), cached=2)
     chunks = []
     for token in tokens:
-        chunks.append(answer.push(token, -0.5))
+        chunks.append(answer.push(Drawn(token, -0.5)))
         if answer.finished:
             break
     return chunks
@@ -74,7 +75,7 @@ def test_text_that_only_began_like_a_stop_string_is_given(tokenizer: Tokenizer) 
 
 def test_a_cancelled_answer_counts_what_it_has(tokenizer: Tokenizer) -> None:
     answer = Answer(GenerateRequest("v", (5,), Sampling(), "1"), tokenizer, (END,))
-    answer.push(9, -1.0)
+    answer.push(Drawn(9, -1.0))
     last = answer.cancel()
     assert answer.finished
     assert last == Chunk("", (), (), "cancelled", Usage(1, 1, 0))

@@ -133,6 +133,52 @@ def test_a_stop_string_ends_the_answer_even_over_token_borders(
     assert len(answer.tokens) < len(whole.tokens)
 
 
+def test_a_penalty_is_each_rows_own(path: AnyPath, references: dict[str, Reference]) -> None:
+    asked = prompts([12, 30, 5, 21], seed=17)
+    penalties = (1.0, 1.4, 1.0, 0.8)
+    jobs = [
+        GenerateJob(
+            GenerateRequest(
+                "red", prompt, Sampling(max_tokens=10, repetition_penalty=penalty), str(i)
+            ),
+            Kept(),
+        )
+        for i, (prompt, penalty) in enumerate(zip(asked, penalties, strict=True))
+    ]
+    for job in jobs:
+        path.add(job)
+    run(path)
+    for prompt, penalty, job in zip(asked, penalties, jobs, strict=True):
+        said = references["red"].greedy(prompt, 10, repetition_penalty=penalty)
+        assert same(answer(job), said)
+
+
+def test_the_likeliest_tokens_are_told_beside_the_chosen(
+    path: AnyPath, references: dict[str, Reference]
+) -> None:
+    [prompt] = prompts([18], seed=2)
+    [told] = ask(path, "blue", [prompt], Sampling(max_tokens=4, top_logprobs=3))
+    for at, top in enumerate(told.top):
+        before = (*prompt, *told.tokens[:at])
+        assert top[0] == (told.tokens[at], told.logprobs[at])
+        assert list(top) == sorted(top, key=lambda pair: -pair[1])
+        for token, logprob in top:
+            [expected] = references["blue"].score(before, (token,))
+            assert logprob == pytest.approx(expected, abs=NATS)
+    assert [len(top) for top in told.top] == [3] * len(told.tokens)
+
+
+def test_a_stop_token_of_the_request_ends_it_beside_those_of_the_version(
+    path: AnyPath, references: dict[str, Reference]
+) -> None:
+    [prompt] = prompts([10], seed=21)
+    said = references["base"].greedy(prompt, 8).tokens
+    until = said.index(said[2])
+    [told] = ask(path, "base", [prompt], Sampling(max_tokens=8, stop_tokens=(said[2], 399)))
+    assert told.finish_reason == "stop"
+    assert told.tokens == said[: until + 1]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_scores_equal_a_plain_forward_pass(
     path: AnyPath, references: dict[str, Reference], name: str

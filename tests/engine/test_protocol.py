@@ -29,6 +29,12 @@ samplings = st.builds(
     st.integers(0, 99),
     st.none() | st.integers(0, 2**63),
     st.lists(text).map(tuple),
+    st.floats(0, 1),
+    st.floats(0.1, 2),
+    st.floats(-2, 2),
+    st.floats(-2, 2),
+    tokens,
+    st.integers(0, 20),
 )
 files = VersionFiles("v", Path("/base"), None, Path("/base"), (2,), merged=True)
 calls = st.one_of(
@@ -45,9 +51,14 @@ calls = st.one_of(
 )
 usages = st.none() | st.builds(Usage, st.integers(0), st.integers(0), st.integers(0))
 reasons = st.none() | st.sampled_from(["stop", "length", "cancelled"])
+tops = st.lists(st.lists(st.tuples(st.integers(0, 2**31), st.floats(-1e6, 0))).map(tuple)).map(
+    tuple
+)
 told = Capabilities(Runtime("trimtab", "0", "cpu", "float32"), 512, 16, ("lora",))
 replies = st.one_of(
-    st.builds(protocol.Generated, text, st.builds(Chunk, text, tokens, logprobs, reasons, usages)),
+    st.builds(
+        protocol.Generated, text, st.builds(Chunk, text, tokens, logprobs, reasons, usages, tops)
+    ),
     st.builds(protocol.Scored, text, st.lists(st.builds(Score, logprobs)).map(tuple)),
     st.builds(protocol.Described, text, st.just(told)),
     st.builds(protocol.Done, text),

@@ -1,27 +1,59 @@
+"""Drawing tokens: by hand on six logits, and against the processors of transformers row by row."""
+
 import math
 from collections import Counter
+from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import (
+    LogitsProcessorList,
+    MinPLogitsWarper,
+    RepetitionPenaltyLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
-from trimtab.engine.sampling import choose, uniform
-from trimtab.inference import Sampling
+from trimtab.engine.sampling import Drawn, Sampler, choose, uniform
+from trimtab.errors import EngineError
+from trimtab.inference import GenerateRequest, Sampling
 
 LOGITS = torch.tensor([0.0, 2.0, 1.0, -1.0, 1.9, -math.inf])
 
 
+def sampler(
+    sampling: Sampling,
+    position: int = 0,
+    prompt: tuple[int, ...] = (),
+    answer: tuple[int, ...] = (),
+) -> Sampler:
+    """Of a request whose `answer` has come already; `position` goes before what follows of it."""
+    made = Sampler(GenerateRequest("v", prompt, sampling, "1"))
+    for token in answer:
+        made.took(token)
+    made.position = position
+    return made
+
+
+def chosen(logits: torch.Tensor, samplers: list[Sampler]) -> list[Drawn]:
+    drawn = choose(logits, samplers)
+    assert all(isinstance(one, Drawn) for one in drawn)
+    return drawn  # type: ignore[return-value]
+
+
 def draw(sampling: Sampling, position: int = 0) -> int:
-    [token], _ = choose(LOGITS.unsqueeze(0), [sampling], [position])
-    return token
+    [drawn] = chosen(LOGITS.unsqueeze(0), [sampler(sampling, position)])
+    return drawn.token
 
 
 def frequencies(sampling: Sampling, draws: int = 4000) -> dict[int, float]:
     """How often each token is drawn, one draw a position."""
     rows = LOGITS.expand(draws, -1)
-    tokens, _ = choose(rows, [sampling] * draws, range(draws))
-    return {token: count / draws for token, count in Counter(tokens).items()}
+    drawn = chosen(rows, [sampler(sampling, at) for at in range(draws)])
+    return {token: n / draws for token, n in Counter(one.token for one in drawn).items()}
 
 
 def test_without_temperature_the_best_token_is_taken() -> None:
@@ -29,10 +61,14 @@ def test_without_temperature_the_best_token_is_taken() -> None:
 
 
 def test_logprobs_are_of_the_raw_distribution() -> None:
-    hot = Sampling(temperature=5.0, top_k=2, seed=3)
-    tokens, logprobs = choose(LOGITS.expand(2, -1), [hot, Sampling()], [0, 0])
+    hot = Sampling(temperature=5.0, top_k=2, seed=3, presence_penalty=1.0, top_logprobs=3)
+    drawn = chosen(LOGITS.expand(2, -1), [sampler(hot, answer=(1,)), sampler(Sampling())])
     raw = LOGITS.log_softmax(-1)
-    assert logprobs == pytest.approx([float(raw[token]) for token in tokens], abs=1e-6)
+    for one in drawn:
+        assert one.logprob == pytest.approx(float(raw[one.token]), abs=1e-6)
+    assert [token for token, _ in drawn[0].top] == [1, 4, 2]
+    assert [logprob for _, logprob in drawn[0].top] == pytest.approx(raw[[1, 4, 2]].tolist())
+    assert drawn[1].top == ()
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -61,13 +97,112 @@ def test_top_p_cuts_what_top_k_left() -> None:
     assert set(frequencies(both, 400)) == {1}
 
 
+def test_min_p_keeps_what_is_likely_beside_the_best() -> None:
+    # The ratios to the best are 1, 0.90, 0.37, 0.14, 0.05.
+    assert set(frequencies(Sampling(temperature=1.0, min_p=0.3, seed=5), 400)) == {1, 2, 4}
+    assert set(frequencies(Sampling(temperature=1.0, min_p=1.0, seed=5), 400)) == {1}
+
+
+samplings = st.builds(
+    Sampling,
+    temperature=st.floats(0.1, 5),
+    top_k=st.sampled_from([0, 1, 3, 50, 1000]),
+    top_p=st.sampled_from([1.0, 0.05, 0.5, 0.9, 0.999]),
+    min_p=st.sampled_from([0.0, 0.01, 0.3]),
+    repetition_penalty=st.sampled_from([1.0, 0.7, 1.3, 2.0]),
+    presence_penalty=st.sampled_from([0.0, -1.0, 0.5, 2.0]),
+    frequency_penalty=st.sampled_from([0.0, -0.5, 0.2, 2.0]),
+    seed=st.integers(0, 2**63 - 1),
+)
+histories = st.lists(st.integers(0, 599), max_size=30).map(tuple)
+
+
+def reference(
+    logits: torch.Tensor, sampling: Sampling, prompt: tuple[int, ...], answer: tuple[int, ...]
+) -> torch.Tensor:
+    """The distribution (vocabulary,) that transformers draws from. Presence and frequency are by
+    OpenAI's formula, which transformers has not."""
+    repetition: Any = RepetitionPenaltyLogitsProcessor(sampling.repetition_penalty)
+    scores = logits.double().unsqueeze(0)
+    if prompt or answer:
+        scores = repetition(torch.tensor([[*prompt, *answer]]), scores)
+    for token, times in Counter(answer).items():
+        scores[0, token] -= sampling.frequency_penalty * times + sampling.presence_penalty
+    if sampling.temperature == 0:
+        return scores[0]
+    warpers: list[Any] = [TemperatureLogitsWarper(sampling.temperature)]
+    if sampling.top_k:
+        warpers.append(TopKLogitsWarper(sampling.top_k))
+    if sampling.top_p < 1:
+        warpers.append(TopPLogitsWarper(sampling.top_p))
+    if sampling.min_p:
+        warpers.append(MinPLogitsWarper(sampling.min_p))
+    processed: Any = LogitsProcessorList(warpers)(torch.tensor([[0]]), scores)
+    return processed[0].softmax(-1)  # type: ignore[no-any-return]
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(st.tuples(samplings, histories, histories), min_size=1, max_size=4))
+def test_each_row_of_a_mixed_batch_draws_as_transformers_would(
+    rows: list[tuple[Sampling, tuple[int, ...], tuple[int, ...]]],
+) -> None:
+    """The token is where the reference's cumulative distribution passes the seed's point."""
+    generator = torch.Generator().manual_seed(len(rows))
+    logits = torch.randn(len(rows) + 1, 600, generator=generator) * 3
+    samplers = [sampler(sampling, 7, prompt, answer) for sampling, prompt, answer in rows]
+    drawn = chosen(logits, [*samplers, sampler(Sampling())])
+    for one, row, (sampling, prompt, answer) in zip(drawn, logits, rows, strict=False):
+        expected = reference(row, sampling, prompt, answer)
+        cumulative = expected.cumsum(-1)
+        point = uniform(sampling.seed or 0, 7)
+        before = cumulative[one.token] - expected[one.token]
+        assert expected[one.token] > 0
+        assert before - 1e-6 <= point <= cumulative[one.token] + 1e-6
+        assert one.logprob == pytest.approx(float(row.log_softmax(-1)[one.token]), abs=1e-4)
+    assert drawn[-1].token == int(logits[-1].argmax())
+
+
+@given(sampling=samplings, prompt=histories, answer=histories)
+def test_penalties_decide_a_greedy_answer_too(
+    sampling: Sampling, prompt: tuple[int, ...], answer: tuple[int, ...]
+) -> None:
+    greedy = Sampling(
+        repetition_penalty=sampling.repetition_penalty,
+        presence_penalty=sampling.presence_penalty,
+        frequency_penalty=sampling.frequency_penalty,
+    )
+    logits = torch.randn(600, generator=torch.Generator().manual_seed(2))
+    [drawn] = chosen(logits.unsqueeze(0), [sampler(greedy, 0, prompt, answer)])
+    best = reference(logits, greedy, prompt, answer)
+    assert float(best[drawn.token]) == pytest.approx(float(best.max()), abs=1e-6)
+
+
+@given(
+    weights=st.lists(st.floats(-30, 5, width=32), min_size=1, max_size=700),
+    top_p=st.floats(0.001, 0.999),
+    point=st.integers(0, 2**40),
+)
+def test_a_nucleus_found_among_the_best_is_that_of_a_whole_sort(
+    weights: list[float], top_p: float, point: int
+) -> None:
+    logits = torch.tensor(weights)
+    sampling = Sampling(temperature=1.0, top_p=top_p, seed=point)
+    [drawn] = chosen(logits.unsqueeze(0), [sampler(sampling)])
+    probabilities, order = logits.double().softmax(-1).sort(descending=True, stable=True)
+    kept = order[probabilities.cumsum(-1) - probabilities < top_p + 1e-9]
+    assert drawn.token in kept.tolist()
+
+
 @given(seed=st.integers(0, 2**63), position=st.integers(0, 10**6))
 def test_a_draw_is_a_function_of_seed_and_position(seed: int, position: int) -> None:
     sampling = Sampling(temperature=1.5, seed=seed)
     alone = draw(sampling, position)
-    others = [Sampling(temperature=0.7, seed=9), sampling, Sampling()]
-    tokens, _ = choose(LOGITS.expand(3, -1), others, [1, position, 5])
-    assert tokens[1] == alone
+    others = [
+        sampler(Sampling(temperature=0.7, seed=9), 1),
+        sampler(sampling, position),
+        sampler(Sampling(), 5),
+    ]
+    assert chosen(LOGITS.expand(3, -1), others)[1].token == alone
     assert 0 <= uniform(seed, position) < 1
 
 
@@ -76,21 +211,34 @@ def test_a_draw_is_a_function_of_seed_and_position(seed: int, position: int) -> 
     temperature=st.floats(0.01, 100),
     top_p=st.floats(0.001, 1),
     top_k=st.integers(0, 15),
+    min_p=st.floats(0, 1),
     seed=st.integers(0, 2**32),
 )
 def test_only_tokens_that_can_come_are_drawn(
-    logits: list[float], temperature: float, top_p: float, top_k: int, seed: int
+    logits: list[float], temperature: float, top_p: float, top_k: int, min_p: float, seed: int
 ) -> None:
-    sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, seed=seed)
-    [token], [logprob] = choose(torch.tensor([[*logits, -math.inf]]), [sampling], [0])
-    assert token < len(logits)
-    assert math.isfinite(logprob)
+    sampling = Sampling(temperature=temperature, top_p=top_p, top_k=top_k, min_p=min_p, seed=seed)
+    [drawn] = chosen(torch.tensor([[*logits, -math.inf]]), [sampler(sampling)])
+    assert drawn.token < len(logits)
+    assert math.isfinite(drawn.logprob)
 
 
 @pytest.mark.parametrize("broken", [math.nan, math.inf])
 def test_a_row_that_is_not_finite_spoils_no_other(broken: float) -> None:
     logits = torch.tensor([[0.0, broken], [0.0, 3.0]])
-    tokens, logprobs = choose(logits, [Sampling(temperature=1.0, seed=1), Sampling()], [0, 0])
-    assert not math.isfinite(logprobs[0])
-    assert tokens[1] == 1
-    assert math.isfinite(logprobs[1])
+    [first, second] = choose(
+        logits, [sampler(Sampling(temperature=1.0, seed=1)), sampler(Sampling())]
+    )
+    assert isinstance(first, EngineError)
+    assert isinstance(second, Drawn)
+    assert second.token == 1
+    assert math.isfinite(second.logprob)
+
+
+def test_rows_that_ask_for_nothing_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    def looked_at(*_: object) -> int:
+        raise AssertionError("a plain row was drawn by itself")
+
+    plain = [sampler(Sampling(seed=3)), sampler(Sampling(top_p=0.5, top_k=3, min_p=0.2))]
+    monkeypatch.setattr(Sampler, "pick", looked_at)
+    assert [one.token for one in chosen(LOGITS.expand(2, -1), plain)] == [1, 1]

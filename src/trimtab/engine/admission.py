@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from trimtab.errors import RequestRefused
 from trimtab.inference import GenerateRequest, Sampling, ScoreRequest
 
+MOST_TOP = 20
+"""Alternatives to one token."""
+
 
 def check_generate(request: GenerateRequest, context: int, vocabulary: int) -> None:
     """Raises RequestRefused and says why; `context` counts prompt and answer together."""
     _check_prompt(request.prompt, vocabulary)
     _check_sampling(request.sampling)
+    _check_tokens(request.sampling.stop_tokens, vocabulary)
     _check_length(len(request.prompt) + request.sampling.max_tokens, context)
 
 
@@ -51,6 +55,13 @@ def _check_sampling(sampling: Sampling) -> None:
         "temperature must be 0 or more": 0 <= sampling.temperature < math.inf,
         "top_p must be over 0 and at most 1": 0 < sampling.top_p <= 1,
         "top_k must be 0 or more": sampling.top_k >= 0,
+        "min_p must be at least 0 and at most 1": 0 <= sampling.min_p <= 1,
+        "repetition_penalty must be over 0": 0 < sampling.repetition_penalty < math.inf,
+        "presence_penalty must be finite": math.isfinite(sampling.presence_penalty),
+        "frequency_penalty must be finite": math.isfinite(sampling.frequency_penalty),
+        f"top_logprobs must be at least 0 and at most {MOST_TOP}": (
+            0 <= sampling.top_logprobs <= MOST_TOP
+        ),
         "a stop string must not be empty": all(sampling.stop),
     }
     for rule, kept in rules.items():

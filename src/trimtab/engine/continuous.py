@@ -23,7 +23,7 @@ from trimtab.engine.llama import Llama
 from trimtab.engine.lora import read_config
 from trimtab.engine.ops import pick_ops
 from trimtab.engine.rope import frequencies
-from trimtab.engine.sampling import choose, not_finite
+from trimtab.engine.sampling import Drawn, choose, not_finite
 from trimtab.engine.schedule import Schedule, Share
 from trimtab.engine.sequence import Generation, Scoring, Sequence, sequences
 from trimtab.engine.weights import load_weights
@@ -184,16 +184,12 @@ class ContinuousPath:
             self._draw([sequence for sequence, _ in drawn], logits[[at for _, at in drawn]])
 
     def _draw(self, generations: Row[Generation], logits: torch.Tensor) -> None:
-        tokens, logprobs = choose(
-            logits,
-            [generation.sampling for generation in generations],
-            [len(generation.tokens) for generation in generations],
-        )
-        for generation, token, logprob in zip(generations, tokens, logprobs, strict=True):
-            if math.isfinite(logprob):
-                generation.push(token, logprob)
+        tokens = choose(logits, [generation.sampler for generation in generations])
+        for generation, drawn in zip(generations, tokens, strict=True):
+            if isinstance(drawn, Drawn):
+                generation.push(drawn)
             else:
-                generation.fail(not_finite())
+                generation.fail(drawn)
 
     def _score(self, sequence: Scoring, logits: torch.Tensor) -> None:
         logits = logits.float()

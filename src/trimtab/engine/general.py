@@ -3,11 +3,9 @@
 Static batches of one version each, in one thread. Knows nothing of queues and sockets.
 """
 
-import math
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +16,10 @@ from transformers import PreTrainedModel
 from trimtab.engine.answer import Answer
 from trimtab.engine.decode import Decoder, score_rows
 from trimtab.engine.load import attach_adapter, detach_adapter, load_base, load_merged
-from trimtab.engine.sampling import choose, not_finite
+from trimtab.engine.sampling import Drawn, Sampler, choose
 from trimtab.inference import (
     Chunk,
     GenerateRequest,
-    Sampling,
     Score,
     VersionFiles,
 )
@@ -111,7 +108,7 @@ class GeneralPath:
         A request that `wanted` disowns is left at the next step, with a chunk that says so.
         """
         held = self._versions[version]
-        samplings = [_seeded(request.sampling) for request in requests]
+        samplers = [Sampler(request) for request in requests]
         with self._active(held):
             decoder = Decoder(held.model, [request.prompt for request in requests])
         # The first row computed what the others share with it.
@@ -121,13 +118,16 @@ class GeneralPath:
         ]
         batch = list(range(len(requests)))
         while True:
-            places = [len(requests[i].prompt) + len(answers[i].tokens) for i in batch]
-            tokens, logprobs = choose(decoder.logits, [samplings[i] for i in batch], places)
-            if not all(map(math.isfinite, logprobs)):
-                raise not_finite()
-            for i, token, logprob in zip(batch, tokens, logprobs, strict=True):
+            tokens = []
+            for i, drawn in zip(
+                batch, choose(decoder.logits, [samplers[i] for i in batch]), strict=True
+            ):
+                if not isinstance(drawn, Drawn):
+                    raise drawn
+                tokens.append(drawn.token)
                 if not answers[i].finished:
-                    give(i, answers[i].push(token, logprob))
+                    samplers[i].took(drawn.token)
+                    give(i, answers[i].push(drawn))
                 if not answers[i].finished and not wanted(i):
                     give(i, answers[i].cancel())
             rows = [row for row, i in enumerate(batch) if not answers[i].finished]
@@ -171,11 +171,6 @@ class GeneralPath:
             else:
                 self._adapted.set_adapter(version.adapter, inference_mode=True)
                 yield
-
-
-def _seeded(sampling: Sampling) -> Sampling:
-    """Without a seed of its own an answer takes one that nobody knows."""
-    return sampling if sampling.seed is not None else replace(sampling, seed=secrets.randbits(63))
 
 
 def _pieces(rows: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> Iterator[list[int]]:

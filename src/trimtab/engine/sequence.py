@@ -1,12 +1,11 @@
 """One row of tokens on its way through the engine: an answer that grows, or a completion scored."""
 
-import secrets
 from collections.abc import Sequence as Row
-from dataclasses import replace
 
 from trimtab.engine.answer import Answer
 from trimtab.engine.blocks import BLOCK, chain
 from trimtab.engine.jobs import GenerateJob, Job, ScoreJob
+from trimtab.engine.sampling import Drawn, Sampler
 from trimtab.errors import TrimtabError
 from trimtab.inference import Score, VersionFiles
 from trimtab.text.tokenizer import Tokenizer
@@ -68,11 +67,7 @@ class Generation(Sequence):
 
     def __init__(self, job: GenerateJob, files: VersionFiles, tokenizer: Tokenizer) -> None:
         super().__init__(job, job.request.prompt)
-        sampling = job.request.sampling
-        if sampling.seed is None:
-            # A stream that nobody knows.
-            sampling = replace(sampling, seed=secrets.randbits(63))
-        self.sampling = sampling
+        self.sampler = Sampler(job.request)
         self.answer = Answer(job.request, tokenizer, files.stop_tokens)
 
     def found(self, blocks: list[int]) -> None:
@@ -88,12 +83,13 @@ class Generation(Sequence):
     def wanted(self, count: int) -> int:
         return 1 if count == self.left else 0
 
-    def push(self, token: int, logprob: float) -> None:
+    def push(self, drawn: Drawn) -> None:
         """Take the next token of the answer."""
-        self.job.mailbox.put(self.answer.push(token, logprob))
+        self.sampler.took(drawn.token)
+        self.job.mailbox.put(self.answer.push(drawn))
         self.finished = self.answer.finished
         if not self.finished:
-            self.append(token)
+            self.append(drawn.token)
 
     def cancel(self) -> None:
         self.finished = True
