@@ -64,7 +64,14 @@ _NOT_MATHEMATICAL_OF_ADAPTER = frozenset(
 # Fields that mean something only beside another one, which is empty where they mean nothing.
 _ONLY_WITH = {"qalora_group_size": "use_qalora"}
 # Lists of names whose order means nothing.
-_SETS = ("exclude_modules", "modules_to_save", "target_modules", "target_parameters")
+_SETS = (
+    "exclude_modules",
+    "feedforward_modules",
+    "modules_to_save",
+    "places",
+    "target_modules",
+    "target_parameters",
+)
 
 
 def base_fields(config: dict[str, Any]) -> dict[str, Any]:
