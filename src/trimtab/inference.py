@@ -13,6 +13,8 @@ from trimtab.errors import EngineError
 
 FinishReason = Literal["stop", "length", "cancelled"]
 Priority = Literal["interactive", "batch", "shadow"]
+Service = Literal["mixed", "alone"]
+"""How versions of a method are computed: mixed with others in one batch, or one version a batch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +145,22 @@ class Runtime:
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """What an engine can do. `context` counts tokens; `methods` are those it can serve."""
+    """What an engine can do. `context` counts tokens.
+
+    `methods` are those whose adapters it serves ("full": bases alone), each with how; all of them
+    are loaded and unloaded while it serves. `prefix_cache`: what prompts begin with is not computed
+    again. `priority`: it is heeded among those that wait. `grammar`: answers are held to a schema.
+    `merged`: a float32 copy with the adapter folded in can be loaded, for verification.
+    """
 
     runtime: Runtime
     context: int
     max_batch: int
-    methods: tuple[str, ...]
+    methods: dict[str, Service]
+    prefix_cache: bool = False
+    priority: bool = False
+    grammar: bool = False
+    merged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

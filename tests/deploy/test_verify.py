@@ -8,12 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.deploy.world import World, build_world, copy_of, edit_json, engine_in, spec_of
+from tests.deploy.world import (
+    DIALOGUES,
+    SYSTEM,
+    World,
+    build_world,
+    copy_of,
+    edit_json,
+    engine_in,
+    spec_of,
+)
+from tests.engine.kinds import KindReference, build_kind
 from tests.tiny import build_adapter, build_base
 from trimtab.deploy.package import Package, files_of
 from trimtab.deploy.verify import Verification, verify
 from trimtab.errors import IdentityError, VersionNotLoaded
 from trimtab.inference import Engine, ScoreRequest, VersionFiles
+from trimtab.text.chat import ChatFormat
 
 
 def run(engine: Engine, package: Package, files: VersionFiles, world: World) -> Verification:
@@ -50,6 +61,34 @@ def test_an_honest_version_is_verified(
     assert found.base_difference > 5 * found.tolerance
     assert found.runtime.endswith("/cpu/float32/none")
     assert json.loads(json.dumps(found.to_json()))["ok"]
+
+
+@pytest.mark.parametrize("method", ["ia3", "prompt_tuning", "prefix_tuning", "bottleneck"])
+def test_a_version_of_any_method_is_verified_and_not_mistaken_for_another(
+    engine: Engine, base: Path, tmp_path: Path, method: str
+) -> None:
+    worlds = [world_of_method(base, tmp_path / str(seed), method, seed) for seed in (1, 2)]
+    packages = [world.package(tmp_path / str(i)) for i, world in enumerate(worlds)]
+    for world, package in zip(worlds, packages, strict=True):
+        found = run(engine, package, files_of(world.spec, base, package), world)
+        assert found.ok, found.reason
+    swapped = replace(packages[0], probes=packages[1].probes)
+    found = run(engine, swapped, files_of(worlds[0].spec, base, packages[0]), worlds[0])
+    assert "nat off" in found.reason
+
+
+def world_of_method(base: Path, folder: Path, method: str, seed: int) -> World:
+    """Its probes are what PEFT says, or transformers with our bottlenecks."""
+    adapter = build_kind(folder / "adapter", base, method, seed)
+    chat_format = ChatFormat.from_folder(base, system=SYSTEM)
+    reference = KindReference(base, adapter)
+    probes = []
+    for dialogue in DIALOGUES[:6]:
+        prompt = chat_format.prompt_tokens(dialogue[:-1])
+        answer = tuple(chat_format.tokenizer.encode(dialogue[-1].content))
+        probes.append([prompt, answer, reference.score(prompt, answer)])
+    trained = json.dumps({"tolerance": 1e-3, "dtype": "float32", "probes": probes}).encode()
+    return World(base, adapter, trained, spec_of(base, adapter), chat_format)
 
 
 def test_the_rounding_of_bfloat16_is_not_held_against_the_merged_copy(

@@ -185,29 +185,6 @@ def test_a_truncated_adapter_is_refused(
         path.load(VersionFiles("broken", base, broken, base, (2,)))
 
 
-def test_a_prompt_tuning_adapter_is_refused_where_it_would_be_ignored(
-    tmp_path: Path, base: Path, path: Engine
-) -> None:
-    """It lives outside the layers: a path that runs the layers alone would answer as the base."""
-    folder = tmp_path / "prompt tuning"
-    folder.mkdir()
-    config = {
-        "peft_type": "PROMPT_TUNING",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": str(base),
-        "num_virtual_tokens": 3,
-        "token_dim": 64,
-        "num_transformer_submodules": 1,
-        "num_attention_heads": 4,
-        "num_layers": 3,
-        "inference_mode": True,
-    }
-    (folder / "adapter_config.json").write_text(json.dumps(config))
-    save_file({"prompt_embeddings": torch.ones(3, 64)}, folder / "adapter_model.safetensors")
-    with pytest.raises(IdentityError):
-        path.load(VersionFiles("tuned", base, folder, base, (2,)))
-
-
 @pytest.mark.parametrize("start", ["pissa", "olora"])
 def test_how_an_adapter_was_initialised_does_not_touch_the_base(
     open_path: Open, tmp_path: Path, base: Path, adapters: dict[str, Path], start: str

@@ -161,4 +161,4 @@ def test_capabilities_name_what_computes(engine: LocalEngine) -> None:
     told = asyncio.run(engine.capabilities())
     assert told.runtime.name.endswith("/cpu/float32/none")
     assert told.context == 512
-    assert "lora" in told.methods
+    assert (told.methods["lora"], told.methods["bottleneck"]) == ("mixed", "alone")

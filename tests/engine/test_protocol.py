@@ -54,7 +54,7 @@ reasons = st.none() | st.sampled_from(["stop", "length", "cancelled"])
 tops = st.lists(st.lists(st.tuples(st.integers(0, 2**31), st.floats(-1e6, 0))).map(tuple)).map(
     tuple
 )
-told = Capabilities(Runtime("trimtab", "0", "cpu", "float32"), 512, 16, ("lora",))
+told = Capabilities(Runtime("trimtab", "0", "cpu", "float32"), 512, 16, {"lora": "mixed"})
 replies = st.one_of(
     st.builds(
         protocol.Generated, text, st.builds(Chunk, text, tokens, logprobs, reasons, usages, tops)

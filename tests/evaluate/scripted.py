@@ -33,7 +33,7 @@ class Scripted:
     busiest: int = 0
 
     async def capabilities(self) -> Capabilities:
-        return Capabilities(Runtime("scripted", "1", "cpu", "float32"), 4096, self.max_batch, ())
+        return Capabilities(Runtime("scripted", "1", "cpu", "float32"), 4096, self.max_batch, {})
 
     async def load(self, files: VersionFiles) -> None:
         raise AssertionError("a suite is handed versions that are loaded")

@@ -36,7 +36,7 @@ class Echo:
     asked: list[GenerateRequest | ScoreRequest] = field(default_factory=list)
 
     async def capabilities(self) -> Capabilities:
-        return Capabilities(RUNTIME, self.context, max_batch=1, methods=("lora",))
+        return Capabilities(RUNTIME, self.context, max_batch=1, methods={"lora": "mixed"})
 
     async def load(self, files: VersionFiles) -> None:
         self.loaded.add(files.version)

@@ -24,7 +24,16 @@ def test_a_deployment_says_what_is_live_and_what_it_costs(
                 "prompt_usd_per_million_tokens": 1.0,
                 "completion_usd_per_million_tokens": 7.0,
             },
-            "capabilities": ["generate", "score"],
+            "capabilities": {
+                "generate": True,
+                "score": True,
+                "lora_mixed": True,
+                "lora_hot": True,
+                "prefix_cache": False,
+                "priority": False,
+                "grammar": False,
+                "methods": {"lora": "mixed"},
+            },
         }
     ]
 

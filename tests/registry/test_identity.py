@@ -15,6 +15,7 @@ from trimtab.errors import BaseError
 from trimtab.registry import identity
 from trimtab.registry.fields import adapter_fields
 from trimtab.registry.identity import VersionSpec
+from trimtab.registry.methods import method_of
 
 Arrays = dict[str, np.ndarray[Any, Any]]
 CONFIG = {"model_type": "llama", "hidden_size": 4, "rms_norm_eps": 1e-5, "rope_theta": 10000.0}
@@ -214,6 +215,43 @@ def test_every_field_of_a_lora_config_is_mathematics_or_known_not_to_be(tmp_path
     LoraConfig(**LORA | {"target_modules": ["q_proj", "v_proj"]}).save_pretrained(tmp_path)
     written = json.loads((tmp_path / "adapter_config.json").read_text())
     assert adapter_fields(written) == adapter_fields(LORA | {"bias": "none"})
+
+
+@pytest.mark.parametrize(
+    ("peft_type", "mathematics", "beside"),
+    [
+        ("IA3", {"target_modules": ["k"]}, {"init_ia3_weights": True, "fan_in_fan_out": False}),
+        ("PROMPT_TUNING", {"num_virtual_tokens": 4}, {"prompt_tuning_init": "TEXT"}),
+        ("PREFIX_TUNING", {"num_virtual_tokens": 4}, {"inference_mode": True}),
+        ("BOTTLENECK", {"size": 8, "places": ["mlp", "attention"]}, {"task_type": "CAUSAL_LM"}),
+    ],
+)
+def test_of_every_method_the_mathematics_counts(
+    peft_type: str, mathematics: dict[str, Any], beside: dict[str, Any]
+) -> None:
+    fields = adapter_fields({"peft_type": peft_type, **mathematics})
+    assert adapter_fields({"peft_type": peft_type, **mathematics, **beside}) == fields
+    for name, value in mathematics.items():
+        other = value[1:] if isinstance(value, list) else value + 1
+        changed = adapter_fields({"peft_type": peft_type, **mathematics, name: other})
+        assert changed != fields
+        if isinstance(value, list):
+            turned = {"peft_type": peft_type, **mathematics, name: value[::-1]}
+            assert adapter_fields(turned) == fields
+
+
+@pytest.mark.parametrize(
+    ("config", "method"),
+    [
+        ({"peft_type": "LORA"}, "lora"),
+        ({"peft_type": "LORA", "use_dora": True}, "dora"),
+        ({"peft_type": "IA3"}, "ia3"),
+        ({"peft_type": "BOTTLENECK"}, "bottleneck"),
+        ({"peft_type": "VERA"}, "vera"),
+    ],
+)
+def test_an_adapter_tells_its_method(config: dict[str, Any], method: str) -> None:
+    assert method_of(config) == method
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"a": ' + "[" * 100_000])

@@ -3,14 +3,17 @@
 Knows nothing of requests, sampling or text.
 """
 
-from collections.abc import Sequence
+import functools
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from trimtab.engine.layout import Layout, lay_out
-from trimtab.engine.roomy import new_cache
+from trimtab.engine.overlay import Lead, Overlay
+from trimtab.engine.roomy import new_cache, slides
 from trimtab.engine.sampling import not_finite
 
 
@@ -21,29 +24,22 @@ class Decoder:
     number of leading tokens that were computed once for all rows.
     """
 
-    def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> None:
-        shareable = min(len(prompt) for prompt in prompts) - 1
-        layout = lay_out(prompts, shareable, model.device)
-        self._model = model
-        self._mask = layout.mask
-        self._next = layout.positions[:, -1:] + 1
-        self._cache = new_cache(model.config)
+    def __init__(self, overlay: Overlay, prompts: Sequence[Sequence[int]]) -> None:
+        self._model = overlay.model
+        self._cache = new_cache(overlay.model.config)
+        shareable = _shareable(self._cache, prompts)
+        layout = lay_out(prompts, shareable, overlay.model.device)
         self.cached = len(layout.prefix)
-        self.logits = forward(model, layout, self._cache, keep=1)[:, -1]
+        self.logits = forward(overlay, layout, self._cache, keep=1)[:, -1]
+        self._mask = led(layout.mask, overlay.lead)
+        self._next = layout.positions[:, -1:] + 1 + self._mask.shape[1] - layout.mask.shape[1]
 
     def step(self, tokens: Sequence[int]) -> None:
         """Append one token to each row, in the order of the rows."""
         ids = torch.tensor(tokens, device=self._mask.device).unsqueeze(1)
         self._mask = torch.cat([self._mask, torch.ones_like(ids)], dim=1)
-        output: Any = self._model(
-            input_ids=ids,
-            attention_mask=self._mask,
-            position_ids=self._next,
-            past_key_values=self._cache,
-            logits_to_keep=1,
-        )
+        self.logits = _compute(self._model, ids, self._mask, self._next, self._cache, keep=1)[:, -1]
         self._next = self._next + 1
-        self.logits = output.logits[:, -1]
 
     def keep(self, rows: Sequence[int]) -> None:
         """Go on with these rows alone."""
@@ -54,15 +50,16 @@ class Decoder:
 
 
 def score_rows(
-    model: PreTrainedModel, rows: Sequence[tuple[Sequence[int], Sequence[int]]]
+    overlay: Overlay, rows: Sequence[tuple[Sequence[int], Sequence[int]]]
 ) -> list[tuple[float, ...]]:
     """The natural log-probability of every token of each row's completion after its prompt."""
     # The last token predicts nothing that is asked for, the last of the prompt does.
     inputs = [[*prompt, *completion[:-1]] for prompt, completion in rows]
-    shareable = min(len(prompt) for prompt, _ in rows) - 1
-    layout = lay_out(inputs, shareable, model.device)
+    cache = new_cache(overlay.model.config)
+    shareable = _shareable(cache, [prompt for prompt, _ in rows])
+    layout = lay_out(inputs, shareable, overlay.model.device)
     longest = max(len(completion) for _, completion in rows)
-    logits = forward(model, layout, new_cache(model.config), keep=longest).float()
+    logits = forward(overlay, layout, cache, keep=longest).float()
     normaliser = logits.logsumexp(dim=-1)
     if not torch.isfinite(normaliser).all():
         raise not_finite()
@@ -75,17 +72,62 @@ def score_rows(
     return scores
 
 
-def forward(model: PreTrainedModel, layout: Layout, cache: DynamicCache, keep: int) -> torch.Tensor:
-    """Logits (rows, keep, vocabulary) of the last `keep` columns; fills the empty `cache`."""
+def _shareable(cache: DynamicCache, prompts: Sequence[Sequence[int]]) -> int:
+    """How many leading tokens may be computed once. Padding lies between them and a row's own
+    tokens, and a window that slides over the columns would count it.
+    """
+    return 0 if slides(cache) else min(len(prompt) for prompt in prompts) - 1
+
+
+def forward(overlay: Overlay, layout: Layout, cache: DynamicCache, keep: int) -> torch.Tensor:
+    """Logits (rows, keep, vocabulary) of the last `keep` columns; fills the empty `cache`.
+
+    What all rows share, an adapter's virtual tokens first, is computed once.
+    """
+    lead = 0
+    if overlay.lead is not None:
+        overlay.lead.fill(cache)
+        lead = overlay.lead.length
     if layout.prefix:
         prefix = torch.tensor([layout.prefix], device=layout.ids.device)
-        model(input_ids=prefix, past_key_values=cache, logits_to_keep=1)
+        places = lead + torch.arange(len(layout.prefix), device=prefix.device).unsqueeze(0)
+        mask = prefix.new_ones(1, lead + len(layout.prefix))
+        _compute(overlay.model, prefix, mask, places, cache, keep=1)
+    if lead or layout.prefix:
         cache.batch_repeat_interleave(len(layout.ids))
+    mask, places = led(layout.mask, overlay.lead), lead + layout.positions
+    return _compute(overlay.model, layout.ids, mask, places, cache, keep)
+
+
+def led(mask: torch.Tensor, lead: Lead | None) -> torch.Tensor:
+    """A mask, (rows, columns), with the places of an adapter's virtual tokens before it."""
+    if lead is None:
+        return mask
+    return torch.cat([mask.new_ones(len(mask), lead.length), mask], dim=1)
+
+
+def _compute(
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    mask: torch.Tensor,
+    places: torch.Tensor,
+    cache: DynamicCache,
+    keep: int,
+) -> torch.Tensor:
+    """Logits (rows, keep, vocabulary). Architectures differ in what they want to be told."""
+    known = _parameters(type(model).forward)
+    told: dict[str, Any] = {}
+    if "position_ids" in known:
+        told["position_ids"] = places
+    if "logits_to_keep" in known:
+        told["logits_to_keep"] = keep
     output: Any = model(
-        input_ids=layout.ids,
-        attention_mask=layout.mask,
-        position_ids=layout.positions,
-        past_key_values=cache,
-        logits_to_keep=keep,
+        input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, **told
     )
-    return output.logits  # type: ignore[no-any-return]
+    logits: torch.Tensor = output.logits
+    return logits[:, -keep:]
+
+
+@functools.cache
+def _parameters(forward: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(forward).parameters)

@@ -1,22 +1,22 @@
-"""The general path: any causal language model of transformers, with adapters of PEFT over it.
+"""The general path: any causal language model of transformers, with any adapter of `overlay`.
 
 Static batches of one version each, in one thread. Knows nothing of queues and sockets.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import PreTrainedModel
 
 from trimtab.engine.answer import Answer
 from trimtab.engine.decode import Decoder, score_rows
-from trimtab.engine.load import attach_adapter, detach_adapter, load_base, load_merged
+from trimtab.engine.load import load_base
+from trimtab.engine.overlay import Overlay, lay_over, merged
 from trimtab.engine.sampling import Drawn, Sampler, choose
+from trimtab.errors import BaseError
 from trimtab.inference import (
     Chunk,
     GenerateRequest,
@@ -38,11 +38,10 @@ IDLE_SHARE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """A version in memory. `adapter` is its name on the shared base, None for the base itself."""
+    """A version in memory."""
 
     files: VersionFiles
-    model: PreTrainedModel
-    adapter: str | None
+    overlay: Overlay
     tokenizer: Tokenizer
 
 
@@ -54,9 +53,7 @@ class GeneralPath:
         self._device = device
         self._dtype = dtype
         self._shared: PreTrainedModel | None = None
-        self._adapted: PeftModel | None = None
         self._versions: dict[str, Version] = {}
-        self._adapters = 0
 
     @property
     def _model(self) -> PreTrainedModel:
@@ -68,7 +65,13 @@ class GeneralPath:
     @property
     def context(self) -> int:
         config: Any = self._model.config.get_text_config()
-        return int(config.max_position_embeddings)
+        for name in ("max_position_embeddings", "seq_length", "max_seq_len"):
+            if length := getattr(config, name, None):
+                return int(length)
+        raise BaseError(
+            f"{self._base}: its config names no context length",
+            hint="add max_position_embeddings to its config.json",
+        )
 
     @property
     def vocabulary(self) -> int:
@@ -82,18 +85,16 @@ class GeneralPath:
         files are damaged.
         """
         tokenizer = Tokenizer(files.tokenizer)
-        if files.merged:
-            merged = load_merged(files.base, files.adapter, self._device)
-            self._versions[files.version] = Version(files, merged, None, tokenizer)
-            return
-        adapter = None if files.adapter is None else self._attach(files.adapter)
-        self._versions[files.version] = Version(files, self._model, adapter, tokenizer)
+        self._versions[files.version] = Version(files, self._overlay(files), tokenizer)
 
     def unload(self, version: str) -> None:
         """Forget a version; one that is not held is forgotten already."""
-        held = self._versions.pop(version, None)
-        if held is not None and held.adapter is not None and self._adapted is not None:
-            self._adapted = detach_adapter(self._adapted, held.adapter)
+        self._versions.pop(version, None)
+
+    def virtual_tokens(self, version: str) -> int:
+        """Places of the context that a version's own virtual tokens take."""
+        lead = self._versions[version].overlay.lead
+        return 0 if lead is None else lead.length
 
     def generate(
         self,
@@ -109,8 +110,8 @@ class GeneralPath:
         """
         held = self._versions[version]
         samplers = [Sampler(request) for request in requests]
-        with self._active(held):
-            decoder = Decoder(held.model, [request.prompt for request in requests])
+        with torch.inference_mode():
+            decoder = Decoder(held.overlay, [request.prompt for request in requests])
         # The first row computed what the others share with it.
         answers = [
             Answer(request, held.tokenizer, held.files.stop_tokens, decoder.cached if i else 0)
@@ -134,7 +135,7 @@ class GeneralPath:
             if not rows:
                 return
             yield
-            with self._active(held):
+            with torch.inference_mode():
                 if len(rows) <= (1 - IDLE_SHARE) * len(batch):
                     decoder.keep(rows)
                     batch, tokens = [batch[row] for row in rows], [tokens[row] for row in rows]
@@ -146,31 +147,20 @@ class GeneralPath:
         """The score of each (prompt, completion), in the order given."""
         held = self._versions[version]
         scores = [Score(())] * len(rows)
-        with self._active(held):
+        with torch.inference_mode():
             for piece in _pieces(rows):
-                logprobs = score_rows(held.model, [rows[i] for i in piece])
+                logprobs = score_rows(held.overlay, [rows[i] for i in piece])
                 for i, values in zip(piece, logprobs, strict=True):
                     scores[i] = Score(values)
         return scores
 
-    def _attach(self, folder: Path) -> str:
-        self._adapters += 1
-        name = f"adapter{self._adapters}"
-        self._adapted = attach_adapter(self._adapted or self._model, name, folder)
-        return name
-
-    @contextmanager
-    def _active(self, version: Version) -> Iterator[None]:
-        """Only the version's own adapter works on the base within."""
-        with torch.inference_mode():
-            if version.model is not self._shared or self._adapted is None:
-                yield
-            elif version.adapter is None:
-                with self._adapted.disable_adapter():
-                    yield
-            else:
-                self._adapted.set_adapter(version.adapter, inference_mode=True)
-                yield
+    def _overlay(self, files: VersionFiles) -> Overlay:
+        if files.merged:
+            base = load_base(files.base, torch.float32, self._device)
+            return Overlay(base) if files.adapter is None else merged(base, files.adapter)
+        if files.adapter is None:
+            return Overlay(self._model)
+        return lay_over(self._model, files.adapter)
 
 
 def _pieces(rows: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]) -> Iterator[list[int]]:

@@ -17,7 +17,7 @@ from trimtab.engine.continuous import ContinuousPath
 from trimtab.engine.dtype import dtype_name, pick_device, pick_dtype
 from trimtab.engine.family import read_shape
 from trimtab.engine.faults import unexpected
-from trimtab.engine.general import GeneralPath
+from trimtab.engine.general import MAX_BATCH, GeneralPath
 from trimtab.engine.jobs import Command, GenerateJob, Job, ScoreJob
 from trimtab.engine.schedule import MAX_RUNNING
 from trimtab.engine.static import StaticPath
@@ -39,6 +39,9 @@ from trimtab.inference import (
 )
 
 MAX_WAITING = 256
+MIXED = ("full", "lora", "dora")
+"""Methods that the fast path computes, where the base is of a family that it knows."""
+ALONE = ("ia3", "prompt_tuning", "prefix_tuning", "bottleneck")
 POLL_S = 0.05
 
 AnyPath = ContinuousPath | StaticPath
@@ -76,7 +79,16 @@ class LocalEngine:
         runtime = Runtime(
             "trimtab", trimtab.__version__, self._device.type, dtype_name(self._dtype)
         )
-        return Capabilities(runtime, self.context, MAX_RUNNING, ("lora", "dora"))
+        fast = self._fast is not None
+        return Capabilities(
+            runtime,
+            self.context,
+            MAX_RUNNING if fast else MAX_BATCH,
+            dict.fromkeys(MIXED, "mixed" if fast else "alone") | dict.fromkeys(ALONE, "alone"),
+            prefix_cache=fast,
+            priority=True,
+            merged=True,
+        )
 
     async def load(self, files: VersionFiles) -> None:
         await self._order(Command(files.version, lambda: self._load(files), leaves=False))
@@ -85,8 +97,7 @@ class LocalEngine:
         await self._order(Command(version, lambda: self._unload(version), leaves=True))
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
-        self._check(request.version)
-        check_generate(request, self.context, self.vocabulary)
+        check_generate(request, self._context_of(request.version), self.vocabulary)
         job = GenerateJob(request)
         self._add(job)
         try:
@@ -99,8 +110,7 @@ class LocalEngine:
             job.cancelled = True
 
     async def score(self, request: ScoreRequest) -> list[Score]:
-        self._check(request.version)
-        check_score(request, self.context, self.vocabulary)
+        check_score(request, self._context_of(request.version), self.vocabulary)
         job = ScoreJob(request)
         self._add(job)
         try:
@@ -128,11 +138,14 @@ class LocalEngine:
     def _paths(self) -> list[AnyPath]:
         return [path for path in (self._fast, self._general) if path is not None]
 
-    def _check(self, version: str) -> None:
-        if version not in self._held:
+    def _context_of(self, version: str) -> int:
+        """What an adapter's virtual tokens leave of the context. Raises VersionNotLoaded."""
+        if (held := self._held.get(version)) is None:
             raise VersionNotLoaded(
                 f"version {version} is not loaded", hint="load it, then ask again"
             )
+        path = held[1]
+        return self.context - (path.virtual_tokens(version) if path is self._general else 0)
 
     def _add(self, job: Job | Command) -> None:
         """Raises EngineOverloaded when too many wait, EngineUnavailable after `close`."""

@@ -23,6 +23,11 @@ def new_cache(config: PreTrainedConfig) -> DynamicCache:
     return cache
 
 
+def slides(cache: DynamicCache) -> bool:
+    """Whether a layer sees a window of the last columns alone."""
+    return any(getattr(layer, "is_sliding", False) for layer in cache.layers)
+
+
 class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """`keys` and `values` are views, (rows, heads, tokens, width), of buffers with more places."""
 

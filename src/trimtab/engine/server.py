@@ -9,7 +9,6 @@ import json
 import logging
 from contextlib import aclosing
 
-from trimtab.engine.local import LocalEngine
 from trimtab.engine.protocol import (
     MAX_FRAME,
     Call,
@@ -29,6 +28,7 @@ from trimtab.engine.protocol import (
     encode_reply,
 )
 from trimtab.errors import RequestRefused, TrimtabError
+from trimtab.inference import Engine
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class Connection:
     """One client: reads its calls, and answers each in a task of its own."""
 
     def __init__(
-        self, engine: LocalEngine, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+        self, engine: Engine, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         self._engine = engine
         self._reader = reader

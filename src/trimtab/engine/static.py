@@ -29,6 +29,9 @@ class StaticPath:
     def unload(self, version: str) -> None:
         self._path.unload(version)
 
+    def virtual_tokens(self, version: str) -> int:
+        return self._path.virtual_tokens(version)
+
     def uses(self, version: str) -> bool:
         return any(job.request.version == version for job in (*self._batch, *self._waiting))
 

@@ -147,6 +147,23 @@ class PriceBody(BaseModel):
     completion_usd_per_million_tokens: float
 
 
+class CapabilitiesBody(BaseModel):
+    """What the engine of a model can do, as it says itself.
+
+    `methods` are those whose versions it serves: mixed in one batch, or alone. `lora_mixed`: many
+    LoRA adapters share a batch; `lora_hot`: they come and go while it serves.
+    """
+
+    generate: bool = True
+    score: bool = True
+    lora_mixed: bool
+    lora_hot: bool
+    prefix_cache: bool
+    priority: bool
+    grammar: bool
+    methods: dict[str, Literal["mixed", "alone"]]
+
+
 class ModelBody(BaseModel):
     """A deployment: what is live, what waits, what it costs and can do.
 
@@ -161,7 +178,7 @@ class ModelBody(BaseModel):
     adapters: list[str]
     context: int | None
     price: PriceBody | None
-    capabilities: list[str] | None
+    capabilities: CapabilitiesBody | None
 
 
 class ModelCard(BaseModel):

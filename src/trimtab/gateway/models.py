@@ -3,7 +3,14 @@
 from fastapi import APIRouter
 
 from trimtab.errors import EngineError, LedgerError, NotFound
-from trimtab.gateway.bodies import ModelBody, ModelCard, ModelList, Name, PriceBody
+from trimtab.gateway.bodies import (
+    CapabilitiesBody,
+    ModelBody,
+    ModelCard,
+    ModelList,
+    Name,
+    PriceBody,
+)
 from trimtab.gateway.catalogue import Served
 from trimtab.gateway.desk import AtDesk, Desk
 from trimtab.inference import Capabilities
@@ -57,7 +64,18 @@ async def _model(desk: Desk, deployment: Deployment, served: Served) -> ModelBod
         adapters=adapters,
         context=able.context if able else None,
         price=price,
-        capabilities=["generate", "score"] if able else None,
+        capabilities=_told(able) if able else None,
+    )
+
+
+def _told(able: Capabilities) -> CapabilitiesBody:
+    return CapabilitiesBody(
+        lora_mixed=able.methods.get("lora") == "mixed",
+        lora_hot="lora" in able.methods,
+        prefix_cache=able.prefix_cache,
+        priority=able.priority,
+        grammar=able.grammar,
+        methods=able.methods,
     )
 
 

@@ -50,6 +50,7 @@ _NOT_MATHEMATICAL_OF_ADAPTER = frozenset(
         "corda_config",
         "eva_config",
         "inference_mode",
+        "init_ia3_weights",
         "init_lora_weights",
         "loftq_config",
         "lora_dropout",
@@ -57,8 +58,12 @@ _NOT_MATHEMATICAL_OF_ADAPTER = frozenset(
         "megatron_config",
         "megatron_core",
         "peft_version",
+        "prompt_tuning_init",
+        "prompt_tuning_init_text",
         "revision",
         "task_type",
+        "tokenizer_kwargs",
+        "tokenizer_name_or_path",
     }
 )
 # Fields that mean something only beside another one, which is empty where they mean nothing.
