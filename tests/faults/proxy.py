@@ -1,7 +1,8 @@
 """A proxy between a gateway and its engine that breaks the connection in every way a network can.
 
 `fault` may change at any time; it holds for what comes from then on. Loads and descriptions pass
-unharmed unless the fault says that nothing does, so that a fault hits the answers themselves.
+unharmed but where nothing does ("refuse", and "mute", which accepts and never says a word), so that
+a fault hits the answers themselves.
 """
 
 import asyncio
@@ -18,6 +19,7 @@ from trimtab.engine.protocol import MAX_FRAME
 Fault = Literal[
     "none",
     "refuse",
+    "mute",
     "silent",
     "dribble",
     "half close",
@@ -93,6 +95,8 @@ class Proxy:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, generating: set[str]
     ) -> None:
         while line := await reader.readline():
+            if self.fault == "mute":
+                continue
             call = json.loads(line)
             if call["kind"] in ("generate", "score"):
                 self.calls += 1

@@ -1,5 +1,7 @@
 """Who answers when something fails, and what the client hears of it."""
 
+import asyncio
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,7 +11,7 @@ import pytest
 
 from tests.gateway.echo import Echo
 from tests.gateway.test_stream import events
-from tests.gateway.world import PRICE, PROMPT, World, app_with, listening
+from tests.gateway.world import PRICE, PROMPT, World, app_with, listening, until
 from trimtab.errors import (
     EngineOverloaded,
     EngineUnavailable,
@@ -17,9 +19,9 @@ from trimtab.errors import (
     RequestRefused,
     TrimtabError,
 )
-from trimtab.gateway import breaker, retry, tables
+from trimtab.gateway import answering, breaker, catalogue, retry, tables
 from trimtab.gateway.policies import Policy
-from trimtab.inference import Chunk, GenerateRequest, VersionFiles
+from trimtab.inference import Capabilities, Chunk, GenerateRequest, VersionFiles
 from trimtab.ledger.money import Price
 from trimtab.ledger.prices import set_price
 from trimtab.store.rows import insert_or_update
@@ -300,3 +302,72 @@ def test_a_breaker_closes_again_after_a_good_probe(
             tiers.append(client.post("/v1/generate", json=ASK).json()["tier"])
             assert len(tiers) < 1000
         assert client.post("/v1/generate", json=ASK).json()["degraded"] is False
+
+
+def test_a_silence_up_to_the_deadline_opens_the_breaker(
+    world: World, client: httpx.Client, echo: Moody
+) -> None:
+    """Where nobody else could answer, the deadline alone ends it; it is the engine's all the
+    same."""
+    declared(world, None, deadline_s=0.2)
+    echo.silent.add(world.adapter.hash)
+    codes = [
+        client.post("/v1/generate", json={**ASK, "fallback": False}).json()["code"]
+        for _ in range(breaker.FAILURES + 1)
+    ]
+    assert codes == ["deadline_exceeded"] * breaker.FAILURES + ["engine_unavailable"]
+    assert len(echo.attempts) == breaker.FAILURES
+
+
+def test_a_timeout_without_leave_to_go_on_is_the_deadlines_and_no_fault_of_ours(
+    world: World, client: httpx.Client, echo: Moody, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retry.RetryBudget, "spend", lambda _: False)
+    declared(world, None, deadline_s=0.4)
+    echo.silent.add(world.adapter.hash)
+    answer = client.post("/v1/generate", json=ASK)
+    assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
+
+
+def test_an_engine_that_never_says_what_it_can_is_given_up_at_the_deadline(
+    world: World, client: httpx.Client, echo: Moody, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Admission is a part of the way: its deadline is the same."""
+
+    async def mute() -> Capabilities:
+        await asyncio.sleep(60)
+        raise AssertionError("nobody waits so long")
+
+    monkeypatch.setattr(echo, "capabilities", mute)
+    for template, status in ((None, 504), ("Later.", 200)):
+        declared(world, template, deadline_s=0.4)
+        time.sleep(catalogue.FRESH_S)
+        for streamed in (False, True):
+            answer = client.post("/v1/generate", json={**ASK, "stream": streamed})
+            assert answer.status_code == status
+    score = {"model": "desk", "prompt": PROMPT, "completions": ["yes"]}
+    assert client.post("/v1/score", json=score).status_code == 504
+    assert world.account().held_nano == world.account().spent_nano == 0
+
+
+def test_a_client_that_leaves_between_two_attempts_leaves_no_probe_behind(
+    world: World, echo: Moody, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A probe that nobody speaks for any more would shut the tier for ever."""
+    permits: list[breaker.Permit] = []
+    original = breaker.Breaker.allow
+
+    def allow(self: breaker.Breaker) -> breaker.Permit | None:
+        permit = original(self)
+        permits.extend([permit] if permit else [])
+        return permit
+
+    monkeypatch.setattr(breaker.Breaker, "allow", allow)
+    monkeypatch.setattr(answering, "backoff_s", lambda _: 5.0)
+    echo.errors[world.adapter.hash] = [GONE]
+    with listening(app_with(world, echo), world.key.key) as client:
+        with pytest.raises(httpx.ReadTimeout):
+            client.post("/v1/generate", json={**ASK, "fallback": False}, timeout=0.5)
+        until(lambda: len(world.log()) == 1)
+    assert len(permits) == 2
+    assert all(permit.told for permit in permits)

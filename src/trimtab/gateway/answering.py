@@ -25,6 +25,8 @@ from trimtab.inference import Usage
 # An answer that nobody has seen yet gives way to the next tier, while there is time left for it.
 FIRST_TOKEN_SHARE = 0.5
 WHOLE_SHARE = 0.9
+# A timer of uvloop may fire so much too early.
+TIMER_S = 0.005
 
 Answer = TypeVar("Answer")
 Given = TypeVar("Given", covariant=True)
@@ -99,11 +101,17 @@ class Answering(Generic[Answer]):
     async def admit(self) -> None:
         """Find the first tier that can answer, and hold its price.
 
-        Raises the caller's own faults, and the upstream's where no tier is left.
+        Raises the caller's own faults, the upstream's where no tier is left, and Problem where the
+        deadline passes first.
         """
         self._desk.upstreams.budget.note_request()
-        while self._prepared is None and not self._visit.templated:
-            await self._enter()
+        try:
+            async with asyncio.timeout(self.left_s) as limit:
+                await self._enter_one()
+        except TimeoutError:
+            if limit.expired():
+                raise stream.too_late() from None
+            raise
 
     async def run(self) -> Answer | None:
         """The answer; None where the safe template has to stand in for it."""
@@ -117,6 +125,10 @@ class Answering(Generic[Answer]):
                 self._failed(error)
                 await self._go_on(error)
         return None
+
+    async def _enter_one(self) -> None:
+        while self._prepared is None and not self._visit.templated:
+            await self._enter()
 
     async def _enter(self) -> None:
         """Prepare the tier at hand, or give it up for the next one."""
@@ -151,8 +163,8 @@ class Answering(Generic[Answer]):
                 raise
             self._failed(error)
             self._next(error)
-        except BaseException:
-            self._permit.left()
+        except BaseException as error:
+            self._give_up(error)
             raise
 
     async def _prepare(self, served: Served) -> None:
@@ -178,13 +190,19 @@ class Answering(Generic[Answer]):
 
                 answer = await self._work.ask(prepared, self._visit, started)
         except BaseException as error:
-            if upstream.counts(error):
-                self._permit.failed()
-            else:
-                self._permit.left()
+            self._give_up(error)
             raise
         self._permit.succeeded()
         return answer
+
+    def _give_up(self, error: BaseException) -> None:
+        """Tell the breaker of an end that was no answer."""
+        assert self._permit is not None
+        silent = self._visit.ttft_ms is None and self.left_s < TIMER_S
+        if upstream.counts(error) or (silent and isinstance(error, asyncio.CancelledError)):
+            self._permit.failed()  # a silence up to the deadline is the upstream's as well
+        else:
+            self._permit.left()
 
     def _allowed(self, share: float) -> float | None:
         """Seconds for a part of the way, where somebody else could still answer after it."""
@@ -198,12 +216,8 @@ class Answering(Generic[Answer]):
         return asyncio.get_running_loop().time() + max(0.0, self.left_s * WHOLE_SHARE)
 
     def _failed(self, error: BaseException) -> None:
-        assert self._permit is not None
         self._desk.catalogue.forget(self._tiers[0])
-        if upstream.counts(error):
-            self._permit.failed()
-        else:
-            self._permit.left()
+        self._give_up(error)
         self._error = error
 
     async def _go_on(self, error: BaseException) -> None:
@@ -214,14 +228,17 @@ class Answering(Generic[Answer]):
             permit = self._desk.upstreams.breaker(self._tiers[0]).allow()
             if permit is not None and wait_s < self.left_s and budget.spend():
                 self._repeats += 1
+                try:
+                    await asyncio.sleep(wait_s)
+                except BaseException:
+                    permit.left()
+                    raise
                 self._permit = permit
-                await asyncio.sleep(wait_s)
                 return
             if permit is not None:
                 permit.left()
         self._next(error)
-        while self._prepared is None and not self._visit.templated:
-            await self._enter()
+        await self._enter_one()
 
     def _next(self, error: BaseException) -> None:
         """Give up the tier at hand, and those below that would not fare better."""
@@ -247,6 +264,8 @@ class Answering(Generic[Answer]):
         if self._template is None:
             # The log shows the version that was asked for, not the last one that was tried.
             visit.served = visit.asked
+            if isinstance(self._error, TimeoutError):
+                raise stream.too_late()
             raise self._error or EngineUnavailable("no tier could answer")
         visit.templated = visit.degraded = True
         visit.degraded_reason = "; ".join(self._why) or None
