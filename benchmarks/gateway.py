@@ -35,7 +35,7 @@ import httpx
 import psutil
 import uvloop
 from tests.gateway.world import build_world
-from tests.tiny import build_base
+from tests.tiny import build_tokenizer
 
 from benchmarks.gateway_load import Result, Target, closed, opened, request
 from benchmarks.machine import ROOT, head
@@ -183,7 +183,7 @@ def upstream(port: int, path: Path) -> Iterator[None]:
 
 @contextmanager
 def trimtab(folder: Path) -> Iterator[System]:
-    world = build_world(folder, build_base(folder))
+    world = build_world(folder, build_tokenizer(folder))
     with world.database.transaction() as connection:
         from trimtab.ledger.accounts import set_budget
 

@@ -4,6 +4,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,8 @@ from trimtab.store.database import Database
 Maker = Callable[[bool], URL]
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[URL]:
+@contextmanager
+def postgres_server() -> Iterator[URL]:
     """A PostgreSQL server of our own."""
     # Run as root, the server is another user, who cannot enter pytest's folders: every session that
     # starts closes them again. So it gets a folder apart.
@@ -32,6 +33,13 @@ def postgres() -> Iterator[URL]:
         _administer(url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
         yield url
         server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[URL]:
+    """One for the session."""
+    with postgres_server() as url:
+        yield url
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
@@ -76,16 +84,20 @@ def _sqlite_maker(folder: Path) -> Maker:
 
 
 def _postgres_maker(server: URL) -> Maker:
-    def create(name: str, template: str) -> URL:
-        _administer(server, f"CREATE DATABASE {name} TEMPLATE {template}")
-        return server.set(database=name)
-
-    _migrate(create("migrated", "template0"))
+    # pytest makes this fixture anew where other tests came between those that use it.
+    name = f"migrated_{uuid.uuid4().hex}"
+    _migrate(create_database(server, name))
 
     def make(migrated: bool) -> URL:
-        return create(f"t{uuid.uuid4().hex}", "migrated" if migrated else "template0")
+        template = name if migrated else "template0"
+        return create_database(server, f"t{uuid.uuid4().hex}", template)
 
     return make
+
+
+def create_database(server: URL, name: str, template: str = "template0") -> URL:
+    _administer(server, f"CREATE DATABASE {name} TEMPLATE {template}")
+    return server.set(database=name)
 
 
 def _administer(server: URL, *statements: str) -> None:

@@ -139,6 +139,13 @@ def linear_shapes(hidden: int, heads: int, kv_heads: int) -> dict[str, tuple[int
     }
 
 
+def build_tokenizer(folder: Path, context: int = 512) -> Path:
+    """The base without its weights, for those who never compute with it; needs no torch."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_tokenizer(folder, context)
+    return folder
+
+
 def _write_tokenizer(folder: Path, context: int) -> int:
     """Write tokenizer and chat template; returns the size of the vocabulary."""
     from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers

@@ -74,9 +74,9 @@ class Way:
 
 @pytest.fixture(scope="module")
 def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from tests.tiny import build_base
+    from tests.tiny import build_tokenizer
 
-    return build_base(tmp_path_factory.mktemp("base"))
+    return build_tokenizer(tmp_path_factory.mktemp("base"))
 
 
 @contextmanager

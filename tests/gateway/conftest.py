@@ -6,12 +6,12 @@ import pytest
 
 from tests.gateway.echo import Echo
 from tests.gateway.world import World, app_with, build_world, listening
-from tests.tiny import build_base
+from tests.tiny import build_tokenizer
 
 
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_base(tmp_path_factory.mktemp("base"))
+    return build_tokenizer(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture

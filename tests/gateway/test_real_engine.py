@@ -11,10 +11,16 @@ import pytest
 
 from tests.engine.processes import engine_process
 from tests.gateway.world import PRICE, PROMPT, World, app_with, listening, until
-from tests.tiny import build_adapter
+from tests.tiny import build_adapter, build_base
 from trimtab.engine.remote import RemoteEngine
 
 ASK = {"model": "desk", "prompt": PROMPT, "max_tokens": 12}
+
+
+@pytest.fixture(scope="module")
+def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """With weights, unlike the other tests' base."""
+    return build_base(tmp_path_factory.mktemp("base"))
 
 
 @pytest.fixture(scope="module")
