@@ -10,6 +10,7 @@
     - StorageFull               no room on the device
   + IdentityError               what was loaded is not what was registered
   + StoreError                  the database or the blob store
+    - StoreRefused              the database takes these rows never, whoever asks when
   + EngineError
     - EngineUnavailable         the engine process is gone or cannot be reached; retrying may help
     - EngineOverloaded          the queue is full; retrying later helps
@@ -64,6 +65,10 @@ class IdentityError(TrimtabError):
 
 
 class StoreError(TrimtabError):
+    pass
+
+
+class StoreRefused(StoreError):
     pass
 
 

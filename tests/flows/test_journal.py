@@ -1,7 +1,10 @@
+import pytest
+
 from trimtab.flows.controller import Controller
 from trimtab.flows.journal import StepJournal
 from trimtab.flows.tables import take_lease
 from trimtab.gateway import keys
+from trimtab.ledger import recovery
 from trimtab.ledger.accounts import account
 from trimtab.ledger.holds import reserve
 from trimtab.store.clock import now_us
@@ -28,7 +31,10 @@ def test_a_lease_has_one_owner_until_it_expires(database: Database) -> None:
         assert take_lease(connection, "c", "two", now=26, expires=30)
 
 
-def test_the_controller_settles_what_a_crash_left(database: Database) -> None:
+def test_the_controller_settles_what_a_crash_left(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery, "PATIENCE_S", 0.0)
     with database.transaction() as connection:
         key = keys.create(connection, "k", "k", "1").id
         reserve(connection, key, "r", amount=100, floor=30, expires_us=now_us() - 1)

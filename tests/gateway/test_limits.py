@@ -82,6 +82,22 @@ def test_what_a_budget_refuses_uses_up_no_limit(
         assert client.post("/v1/generate", json=ASK, headers=headers).status_code == 402
 
 
+def test_what_a_budget_refuses_leaves_a_dry_run_as_it_was(
+    world: World, client: httpx.Client, clock: list[int]
+) -> None:
+    """The bucket counts on past its brim in a dry run, and what came to nothing is not counted."""
+    limits = Limits(requests_per_minute=10, tokens_per_minute=world.prompt_tokens + 6, dry_run=True)
+    key = limited(world, limits, f"{PRICE.of(world.prompt_tokens, 5) / 1e9:.9f}")
+    headers = {"Authorization": f"Bearer {key.key}"}
+    assert client.post("/v1/generate", json=ASK, headers=headers).status_code == 200
+    with world.database.read() as connection:
+        before = connection.exec_driver_sql("SELECT * FROM meters ORDER BY kind").fetchall()
+    assert client.post("/v1/generate", json=ASK, headers=headers).status_code == 402
+    with world.database.read() as connection:
+        after = connection.exec_driver_sql("SELECT * FROM meters ORDER BY kind").fetchall()
+    assert after == before
+
+
 def test_a_dry_run_tells_what_it_would_refuse(
     world: World, client: httpx.Client, clock: list[int]
 ) -> None:

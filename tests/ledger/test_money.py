@@ -10,13 +10,22 @@ from trimtab.ledger.money import NANO, Price, nano, show, usd
 
 @pytest.mark.parametrize(
     ("dollars", "expected"),
-    [("0", 0), ("2.50", 2_500_000_000), (5, 5 * NANO), ("0.0000000001", 1), (Decimal("1e-9"), 1)],
+    [
+        ("0", 0),
+        ("2.50", 2_500_000_000),
+        (5, 5 * NANO),
+        ("0.0000000001", 1),
+        (Decimal("1e-9"), 1),
+        ("1.0000000000000000000000000000000001", NANO + 1),
+        ("1e-999999", 1),
+        ("9e9", 9 * 10**18),
+    ],
 )
 def test_dollars_become_nano_dollars(dollars: str | int | Decimal, expected: int) -> None:
     assert nano(dollars) == expected
 
 
-@pytest.mark.parametrize("dollars", ["", "five", "-1", "nan", "inf"])
+@pytest.mark.parametrize("dollars", ["", "five", "-1", "nan", "inf", "9000000001", "1e999999"])
 def test_what_is_no_amount_is_refused(dollars: str) -> None:
     with pytest.raises(UserError):
         nano(dollars)

@@ -23,8 +23,7 @@ from trimtab.ledger.accounts import (
     window_of,
 )
 from trimtab.ledger.holds import recover, reserve, settle
-from trimtab.ledger.reservation import Wanted
-from trimtab.ledger.reservation import note as note_floors
+from trimtab.ledger.reservation import Wanted, beat
 from trimtab.ledger.till import Till
 from trimtab.store.database import Database
 
@@ -38,7 +37,7 @@ ACCOUNTS = ("key:k", "owner:o", "project:p")
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The database's time, which a test may change."""
     now = [NOON]
-    for module in ("till", "accounts", "holds"):
+    for module in ("till", "accounts", "holds", "recovery"):
         monkeypatch.setattr(f"trimtab.ledger.{module}.database_now", lambda connection: now[0])
     return now
 
@@ -85,8 +84,8 @@ def test_a_crash_settles_to_what_the_journal_heard_last(database: Database) -> N
     with database.transaction() as connection:
         open_account(connection, "k", 100)
         hold = reserve(connection, "k", "r1", 80, 10, expires_us=1)
-        note_floors(connection, [(hold.id, 35)])
-        note_floors(connection, [(hold.id, 20), (hold.id, 81)])  # never back, never above the hold
+        for floor in (35, 20, 81):  # never back, never above the hold
+            beat(connection, {hold.id: floor}, expires_us=1)
         (closed,) = recover(connection)
         check(connection)
     assert (closed.settled_nano, closed.estimated) == (35, True)

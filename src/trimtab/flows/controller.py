@@ -16,7 +16,7 @@ from pathlib import Path
 from trimtab.child import leave_with_parent
 from trimtab.errors import TrimtabError
 from trimtab.flows.tables import take_lease
-from trimtab.ledger.holds import recover
+from trimtab.ledger.recovery import Recovery
 from trimtab.store.clock import now_us
 from trimtab.store.database import Database
 from trimtab.store.home import Home
@@ -32,6 +32,7 @@ class Controller:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._recovery = Recovery()
         self._owner = f"{socket.gethostname()[:30]}-{os.getpid()}-{secrets.token_hex(4)}"
 
     def tick(self) -> bool:
@@ -40,7 +41,7 @@ class Controller:
         with self._database.transaction(durable=False) as connection:
             if not take_lease(connection, "controller", self._owner, now, now + LEASE_US):
                 return False
-            for hold in recover(connection, now):
+            for hold in self._recovery.settle(connection):
                 log.warning("settled the hold of request %s by estimate", hold.request_id)
         return True
 

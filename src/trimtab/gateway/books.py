@@ -6,39 +6,30 @@ Many requests share a transaction: see `group`.
 """
 
 import asyncio
-import logging
 import os
 import secrets
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, replace
 from typing import Any
 
-from trimtab.errors import BudgetExceeded, LedgerError, StorageFull, StoreError, TrimtabError
+from trimtab.errors import StorageFull, StoreError, StoreRefused, TrimtabError
 from trimtab.gateway import keys, problems
 from trimtab.gateway.group import GroupCommit
+from trimtab.gateway.heartbeat import LIFE_US, Heartbeat
 from trimtab.gateway.keys import Key
 from trimtab.gateway.limits import Meters, Verdict
 from trimtab.gateway.metrics import Metrics
 from trimtab.gateway.problems import ClientGone, Problem
-from trimtab.gateway.replays import Replay, keep_all
-from trimtab.gateway.replays import beat as beat_replays
+from trimtab.gateway.replays import Claim, Replay, keep_all
 from trimtab.gateway.visit import Reserved, Visit
 from trimtab.journal import requests
-from trimtab.ledger import reservation
 from trimtab.ledger.accounts import account_of
 from trimtab.ledger.money import Price
 from trimtab.ledger.prices import no_price, prices_of
 from trimtab.ledger.reservation import Wanted
-from trimtab.ledger.tables import database_now
 from trimtab.ledger.till import Till
 from trimtab.store.database import Connection, Database
-
-# A hold lives as long as its gateway beats; after a crash it is settled when it expires.
-HOLD_US = 60 * 1_000_000
-BEAT_S = 5.0
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +66,15 @@ class Books:
     def __init__(self, database: Database) -> None:
         self.owner = f"gateway {os.getpid()}-{secrets.token_hex(4)}"
         self.metrics = Metrics(str(os.getpid()))
-        self._database = database
         self._group: GroupCommit[Opening | Closing] = GroupCommit(database, self._do)
-        self._open: dict[str, Visit] = {}
-        self._beating: asyncio.Task[None] | None = None
+        self._life = Heartbeat(database, self._pay)
+        self._owed: dict[str, Closing] = {}
+        self._closing: dict[str, asyncio.Future[None]] = {}
 
     @property
     def in_flight(self) -> int:
         """Requests whose price is held."""
-        return len(self._open)
+        return len(self._life.visits)
 
     async def reserve(self, visit: Visit, prompt: int, completion: int, least: int) -> None:
         """Hold the price of `prompt` and `completion` tokens, or of as many tokens of completion
@@ -99,13 +90,15 @@ class Books:
             account_of("project", version.project),
         )
         opening = Opening(visit, visit.served.hash, accounts, prompt, completion, least)
-        self._beat()
+        self._life.start()
         # Once asked for, a hold is made, and a client that leaves meanwhile must not leave it open.
         doing = asyncio.ensure_future(self._group.do(opening))
         try:
             admitted: Admitted = await asyncio.shield(doing)
         except asyncio.CancelledError:
-            await asyncio.wait([doing])
+            while not doing.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([doing])
             if doing.exception() is None:
                 self._take(visit, doing.result())
             raise
@@ -118,11 +111,21 @@ class Books:
 
     def _take(self, visit: Visit, admitted: Admitted) -> None:
         visit.reserved = admitted.reserved
-        self._open[visit.id] = visit
+        self._life.visits[visit.id] = visit
         if admitted.verdict is not None:
             visit.headers.update(admitted.verdict.headers())
             if admitted.verdict.refused is not None:
                 self.metrics.note_refusal(dry_run=True)
+
+    @contextmanager
+    def claiming(self, claim: Claim) -> Iterator[None]:
+        """A claim stays while its work goes on."""
+        self._life.claims.add(claim.request_id)
+        self._life.start()
+        try:
+            yield
+        finally:
+            self._life.claims.discard(claim.request_id)
 
     @asynccontextmanager
     async def accounted(self, visit: Visit) -> AsyncIterator[None]:
@@ -148,18 +151,51 @@ class Books:
         error_code: str | None = None,
         replay: Replay | None = None,
     ) -> None:
-        """Settle what was used and log the request; `visit` has its latency and cost after it."""
+        """Settle what was used and log the request; `visit` has its latency and cost after it.
+
+        Once is enough: who is cancelled while it is written may close again. What the store would
+        not take is settled later, without the replay that nobody was told.
+        """
         visit.latency_ms = visit.elapsed_ms()
-        self._open.pop(visit.id, None)
-        closing = asyncio.ensure_future(self._group.do(Closing(visit, status, error_code, replay)))
-        visit.cost_nano = await asyncio.shield(closing)
-        self.metrics.note(visit, status, error_code)
+        await self._written(Closing(visit, status, error_code, replay))
+
+    async def _written(self, closing: Closing) -> None:
+        """A closing, when it is committed; the one of the same visit that is under way instead."""
+        visit = closing.visit
+        doing = self._closing.get(visit.id)
+        if doing is None:
+            doing = self._closing[visit.id] = asyncio.ensure_future(self._write(closing))
+            doing.add_done_callback(lambda _: self._closing.pop(visit.id, None))
+        await asyncio.shield(doing)
+
+    async def _write(self, closing: Closing) -> None:
+        visit, owes = closing.visit, False
+        try:
+            visit.cost_nano = await self._group.do(closing)
+            self.metrics.note(visit, closing.status, closing.error_code)
+        except (StoreError, StorageFull) as error:
+            owes = visit.reserved is not None and not isinstance(error, StoreRefused)
+            raise
+        finally:
+            if owes:
+                self._owed[visit.id] = replace(closing, replay=None)
+                self._life.start()
+            else:
+                self._owed.pop(visit.id, None)
+                self._life.visits.pop(visit.id, None)
+
+    async def _pay(self) -> bool:
+        """Settle what the store would not take before; whether something is owed still."""
+        for closing in list(self._owed.values()):
+            with suppress(StoreError, StorageFull):
+                await self._written(closing)
+        return bool(self._owed)
 
     async def settled(self) -> None:
         """Wait until everything that was asked for is written."""
         await self._group.settled()
-        if self._beating is not None:
-            self._beating.cancel()
+        await self._pay()
+        self._life.stop()
 
     def _do(self, connection: Connection, items: Sequence[Opening | Closing]) -> Sequence[Any]:
         openings = [item for item in items if isinstance(item, Opening)]
@@ -204,7 +240,7 @@ class Books:
             accounts=item.accounts,
             fixed=price.of(item.prompt, 0),
             floor=price.of(item.prompt, 0),
-            expires_us=till.now_us + HOLD_US,
+            expires_us=till.now_us + LIFE_US,
             owner=self.owner,
             unit=price.completion_nano,
             units=item.completion,
@@ -213,14 +249,11 @@ class Books:
         if before is not None:
             hold, units = till.exchange(before.hold.id, wanted)
             return Admitted(Reserved(hold, price, units, before.metered), None)
-        verdict = meters.take(key, tokens)
+        verdict = meters.ask(key, tokens)
         if verdict.enforced:
             raise _limited(verdict, tokens)
-        try:
-            hold, units = till.reserve(wanted)
-        except (BudgetExceeded, LedgerError):
-            meters.undo(key, tokens)
-            raise
+        hold, units = till.reserve(wanted)
+        meters.take(key, verdict)
         return Admitted(Reserved(hold, price, units, tokens), verdict)
 
     def _close(self, till: Till, meters: Meters, item: Closing) -> int:
@@ -229,39 +262,12 @@ class Books:
             return 0
         usage = visit.usage
         used = reserved.price.of(usage.prompt, usage.completion)
-        # Whatever an engine counts, nobody pays more than was held.
-        hold = till.settle(reserved.hold.id, min(used, reserved.hold.amount_nano))
+        # Whatever an engine counts, nobody pays more than was held, or is paid.
+        hold = till.settle(reserved.hold.id, max(0, min(used, reserved.hold.amount_nano)))
         meters.give_back(visit.key, reserved.metered - usage.prompt - usage.completion)
         # The answer that is kept for a replay names it.
         visit.cost_nano = hold.settled_nano or 0
         return visit.cost_nano
-
-    def _beat(self) -> None:
-        if self._beating is None or self._beating.done():
-            self._beating = asyncio.create_task(self._keep_open())
-
-    async def _keep_open(self) -> None:
-        """Say, while work is under way, that this gateway lives, and what the work cost so far."""
-        await asyncio.sleep(BEAT_S)
-        while self._open:
-            floors = [
-                (reserved.hold.id, reserved.price.of(visit.usage.prompt, visit.usage.completion))
-                for visit in self._open.values()
-                if (reserved := visit.reserved) is not None and visit.usage.completion
-            ]
-            try:
-                await asyncio.to_thread(self._note, floors)
-            except TrimtabError as error:
-                # The next beat comes soon, and a hold outlives several.
-                log.warning("holds could not be extended: %s", error)
-            await asyncio.sleep(BEAT_S)
-
-    def _note(self, floors: Sequence[tuple[str, int]]) -> None:
-        with self._database.transaction(durable=False) as connection:
-            expires_us = database_now(connection) + HOLD_US
-            reservation.beat(connection, self.owner, expires_us)
-            beat_replays(connection, self.owner, expires_us)
-            reservation.note(connection, floors)
 
 
 def _limited(verdict: Verdict, tokens: int) -> Problem:

@@ -1,7 +1,8 @@
 """Group commit: many small pieces of work in one transaction, so that each pays for a part of it.
 
 While one transaction runs in its thread, the next one's work gathers. Work that makes its
-transaction fail is tried again alone, so that it costs nobody else.
+transaction fail is tried again alone, so that it costs nobody else; where the store itself cannot
+be written, all of it fails at once: nobody waits for a lock as often as there is work.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ from typing import Any, Generic, TypeVar
 
 import anyio.to_thread
 
+from trimtab.errors import StorageFull, StoreError, StoreRefused
 from trimtab.store.database import Connection, Database
 
 Item = TypeVar("Item")
@@ -49,8 +51,11 @@ class GroupCommit(Generic[Item]):
         while self._waiting:
             batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
             items = [item for item, _ in batch]
-            committing = anyio.to_thread.run_sync(self._commit, items, limiter=self._thread)
-            for (_, done), result in zip(batch, await committing, strict=True):
+            try:
+                results = await anyio.to_thread.run_sync(self._commit, items, limiter=self._thread)
+            except Exception as error:  # no thread could be had
+                results = [error] * len(batch)
+            for (_, done), result in zip(batch, results, strict=True):
                 if done.done():
                     continue
                 if isinstance(result, BaseException):
@@ -64,6 +69,11 @@ class GroupCommit(Generic[Item]):
             with self._database.transaction(durable=False) as connection:
                 return self._work(connection, items)
         except Exception as error:
-            if len(items) == 1:
-                return [error]
+            if len(items) == 1 or _of_the_store(error):
+                return [error] * len(items)
             return [self._commit([item])[0] for item in items]
+
+
+def _of_the_store(error: Exception) -> bool:
+    """Whether the same would be said of any other work."""
+    return isinstance(error, StoreError | StorageFull) and not isinstance(error, StoreRefused)

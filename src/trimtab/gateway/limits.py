@@ -5,7 +5,7 @@ nothing, and a dry run refuses nothing: it counts on, and tells.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from trimtab.gateway import gcra
@@ -19,11 +19,13 @@ Kind = Literal["requests", "tokens"]
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the limits of a key say to a request. `refused` names the kind that is used up."""
+    """What the limits of a key say to a request. `refused` names the kind that is used up; `after`
+    is how full the buckets are once it was served."""
 
     readings: Mapping[Kind, Reading]
     refused: Kind | None = None
     dry_run: bool = False
+    after: Mapping[Kind, Meter] = field(default_factory=dict)
 
     @property
     def enforced(self) -> bool:
@@ -69,32 +71,30 @@ class Meters:
                 self._meters[row.key_id, row.kind] = Meter(row.level, row.updated_us)
                 self._known.add((row.key_id, row.kind))
 
-    def take(self, key: Key, tokens: int) -> Verdict:
-        """Ask for one request of so many tokens."""
+    def ask(self, key: Key, tokens: int) -> Verdict:
+        """Whether one request of so many tokens may be served; takes nothing."""
         wanted: dict[Kind, int] = {"requests": 1, "tokens": tokens}
-        readings: dict[Kind, Reading] = {}
+        before: dict[Kind, Meter] = {}
         taken: dict[Kind, Meter] = {}
         refused: Kind | None = None
         for kind, quota in quotas(key).items():
-            before = self._meter(key, kind)
-            taken[kind], given = gcra.take(before, quota, wanted[kind], self._now_us)
+            before[kind] = gcra.drained(self._meter(key, kind), quota, self._now_us)
+            taken[kind], given = gcra.take(before[kind], quota, wanted[kind], self._now_us)
             if not given:
                 refused = refused or kind
                 # A dry run serves it, so the bucket stands as full as it can be.
                 taken[kind] = Meter(quota * gcra.PERIOD_US, taken[kind].at_us)
-        for kind, quota in quotas(key).items():
-            if refused is None or key.limits.dry_run:
-                self._put(key, kind, taken[kind])
-            now = gcra.drained(self._meter(key, kind), quota, self._now_us)
-            readings[kind] = gcra.read(now, quota, wanted[kind] if kind == refused else 0)
-        return Verdict(readings, refused, key.limits.dry_run)
+        now = taken if refused is None or key.limits.dry_run else before
+        readings = {
+            kind: gcra.read(now[kind], quota, wanted[kind] if kind == refused else 0)
+            for kind, quota in quotas(key).items()
+        }
+        return Verdict(readings, refused, key.limits.dry_run, taken)
 
-    def undo(self, key: Key, tokens: int) -> None:
-        """Give back a whole request that came to nothing."""
-        if (quota := quotas(key).get("requests")) is not None:
-            meter = self._meter(key, "requests")
-            self._put(key, "requests", gcra.give_back(meter, quota, 1, self._now_us))
-        self.give_back(key, tokens)
+    def take(self, key: Key, verdict: Verdict) -> None:
+        """Serve the request that was asked for last with this key."""
+        for kind, meter in verdict.after.items():
+            self._put(key, kind, meter)
 
     def give_back(self, key: Key, tokens: int) -> None:
         """Tokens that were taken and not used."""

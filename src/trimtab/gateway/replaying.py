@@ -50,13 +50,16 @@ async def begin(
 @asynccontextmanager
 async def released(desk: Desk, claim: Claim | None) -> AsyncIterator[None]:
     """Whatever fails inside may be asked again under the same name."""
-    try:
+    if claim is None:
         yield
+        return
+    try:
+        with desk.books.claiming(claim):
+            yield
     except BaseException:
-        if claim is not None:
-            # Where it cannot be written, it expires soon.
-            with suppress(TrimtabError):
-                await desk.database.write(lambda connection: replays.release(connection, claim))
+        # Where it cannot be written, it expires soon.
+        with suppress(TrimtabError):
+            await desk.database.write(lambda connection: replays.release(connection, claim))
         raise
 
 

@@ -105,10 +105,11 @@ def keep_all(connection: Connection, kept: Sequence[Replay]) -> None:
         connection.execute(replays.update().where(mine).values(values))
 
 
-def beat(connection: Connection, owner: str, expires_us: int) -> None:
-    """A living gateway keeps its claims."""
-    mine = (replays.c.owner == owner) & replays.c.answer.is_(None)
-    connection.execute(replays.update().where(mine).values(expires_us=expires_us))
+def beat(connection: Connection, requests: Sequence[str], expires_us: int) -> None:
+    """A living gateway keeps the claims of the requests that it works on."""
+    if requests:
+        mine = replays.c.request_id.in_(requests) & replays.c.answer.is_(None)
+        connection.execute(replays.update().where(mine).values(expires_us=expires_us))
 
 
 def purge(connection: Connection, *, all_of: str | None = None) -> int:

@@ -53,13 +53,17 @@ def settle(connection: Connection, hold_id: str, amount: int, kind: str = "reque
 def recover(connection: Connection, now: int | None = None) -> Sequence[Hold]:
     """Close the holds that expired by `now` (else by the database's clock)."""
     at = database_now(connection) if now is None else now
-    left = reservation.expired(connection, at)
-    if not left:
+    return close(connection, reservation.suspects(connection, at))
+
+
+def close(connection: Connection, dead: Sequence[Hold]) -> Sequence[Hold]:
+    """Settle holds to their floors, marked estimated; those that have changed since they were
+    looked at are left, as somebody lives who works for them."""
+    if not dead:
         return ()
-    accounts = {account for hold in left for account in hold.accounts}
-    till = Till(connection, accounts, [hold.id for hold in left])
-    # Only what is open still: between the first look and the lock its gateway may have settled it.
-    open_still = [hold.id for hold in left if till.is_open(hold.id, at)]
-    closed = tuple(till.expire(hold_id) for hold_id in open_still)
+    accounts = {account for hold in dead for account in hold.accounts}
+    till = Till(connection, accounts, [hold.id for hold in dead])
+    same = [hold.id for hold in dead if till.is_as(hold)]
+    closed = tuple(till.expire(hold_id) for hold_id in same)
     till.write()
     return closed

@@ -1,11 +1,15 @@
 """Money in integer nano-dollars: a sum of integers is exact, a sum of floats is not."""
 
 from dataclasses import dataclass
-from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from decimal import ROUND_CEILING, Context, Decimal, InvalidOperation
 
 from trimtab.errors import UserError
 
 NANO = 1_000_000_000
+# What a 64-bit column can add up without overflow: nine billion dollars.
+MOST_NANO = 9 * 10**18
+# Whatever digits are written beyond it round up too.
+_EXACT = Context(prec=40, rounding=ROUND_CEILING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,7 @@ class Price:
 def nano(dollars: str | int | Decimal) -> int:
     """Dollars in nano-dollars; a fraction of one rounds up.
 
-    Raises UserError for what is no amount.
+    Raises UserError for what is no amount, or more than a ledger can hold.
     """
     try:
         amount = Decimal(dollars)
@@ -31,7 +35,11 @@ def nano(dollars: str | int | Decimal) -> int:
             raise InvalidOperation
     except InvalidOperation:
         raise UserError(f"'{dollars}' is not an amount of dollars", hint="e.g. 2.50") from None
-    return int((amount * NANO).to_integral_value(rounding=ROUND_CEILING))
+    if amount > MOST_NANO // NANO:
+        raise UserError(
+            f"'{str(dollars)[:40]}' is more than {show(MOST_NANO)}", hint="leave the limit out"
+        )
+    return int(_EXACT.multiply(amount, Decimal(NANO)).to_integral_value(rounding=ROUND_CEILING))
 
 
 def usd(amount_nano: int) -> float:

@@ -1,12 +1,12 @@
 """What a hold is and how its row reads. The rules of reserving and settling are the `till`'s."""
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from trimtab.errors import LedgerError
-from trimtab.ledger.tables import NOTE_HOLD, READ_HOLDS, holds
+from trimtab.ledger.tables import KEEP_HOLDS, LOCK_HOLDS, NOTE_HOLD, READ_HOLDS, holds
 from trimtab.store.database import Connection
 
 _COLUMNS = tuple(column.name for column in holds.columns)
@@ -72,27 +72,32 @@ def get(connection: Connection, hold_id: str) -> Hold:
     raise LedgerError(f"no hold {hold_id}")
 
 
-def of_ids(connection: Connection, ids: Iterable[str]) -> Sequence[Hold]:
-    rows = connection.execute(READ_HOLDS, {"ids": sorted(set(ids))})
+def of_ids(connection: Connection, ids: Iterable[str], *, lock: bool = False) -> Sequence[Hold]:
+    """The holds of these ids; with `lock`, nobody else can change them until the transaction ends.
+
+    All lock them in the order of their ids, so that no two wait for each other.
+    """
+    rows = connection.execute(LOCK_HOLDS if lock else READ_HOLDS, {"ids": sorted(set(ids))})
     return tuple(of_row(row) for row in rows)
 
 
-def expired(connection: Connection, now: int) -> Sequence[Hold]:
-    """The open holds whose gateway has not been heard of since before `now`."""
-    query = holds.select().where((holds.c.state == "open") & (holds.c.expires_us <= now))
-    return tuple(of_row(row) for row in connection.execute(query.order_by(holds.c.id)))
+def suspects(connection: Connection, now: int, back_us: int = 2**61) -> Sequence[Hold]:
+    """The open holds whose gateway has not been heard of since before `now`, and those that were
+    made more than `back_us` after it."""
+    old = (holds.c.expires_us <= now) | (holds.c.created_us > now + back_us)
+    query = holds.select().where((holds.c.state == "open") & old).order_by(holds.c.id)
+    return tuple(of_row(row) for row in connection.execute(query))
 
 
-def beat(connection: Connection, owner: str, expires_us: int) -> None:
-    """A living gateway keeps its holds open."""
-    mine = (holds.c.owner == owner) & (holds.c.state == "open")
-    connection.execute(holds.update().where(mine).values(expires_us=expires_us))
-
-
-def note(connection: Connection, floors: Sequence[tuple[str, int]]) -> None:
-    """Journal what open holds (by id) cost so far: what they settle to after a crash."""
-    if floors:
-        values = [{"at_id": hold_id, "to_nano": floor} for hold_id, floor in floors]
+def beat(connection: Connection, floors: Mapping[str, int], expires_us: int) -> None:
+    """A living gateway keeps its holds (by id) open, and journals what each has cost so far: what
+    it settles to after a crash. A hold that it does not name is not kept: nobody works for it."""
+    if not floors:
+        return
+    of_ids(connection, floors, lock=True)
+    connection.execute(KEEP_HOLDS, {"ids": sorted(floors), "to_us": expires_us})
+    values = [{"at_id": hold_id, "to_nano": floor} for hold_id, floor in floors.items() if floor]
+    if values:
         connection.execute(NOTE_HOLD, values)
 
 

@@ -49,7 +49,7 @@ budgets = Table(
     CheckConstraint("period IN ('day', 'month', 'total')", name="period"),
 )
 
-# `charged` lists the budgets that a hold counts in, as JSON pairs of account and period.
+# `charged` lists the budgets that a hold counts in, one a line: account|period.
 holds = Table(
     "holds",
     metadata,
@@ -90,7 +90,15 @@ READ_BUDGETS = (
     .order_by(budgets.c.account, budgets.c.period)
 )
 LOCK_BUDGETS = READ_BUDGETS.with_for_update()
-READ_HOLDS = holds.select().where(holds.c.id.in_(bindparam("ids", expanding=True)))
+READ_HOLDS = (
+    holds.select().where(holds.c.id.in_(bindparam("ids", expanding=True))).order_by(holds.c.id)
+)
+LOCK_HOLDS = READ_HOLDS.with_for_update()
+KEEP_HOLDS = (
+    holds.update()
+    .where(holds.c.id.in_(bindparam("ids", expanding=True)) & (holds.c.state == "open"))
+    .values(expires_us=bindparam("to_us"))
+)
 READ_PRICES = (
     prices.select()
     .where(prices.c.version_hash.in_(bindparam("versions", expanding=True)))

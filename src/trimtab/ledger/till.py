@@ -30,9 +30,10 @@ class Till:
         for budget in budgets_of(connection, accounts, lock=True):
             budget.roll(self.now_us)
             self._budgets.setdefault(budget.account, []).append(budget)
-        # Read when the budgets are locked: whoever closes a hold has to lock them first.
+        # Locked after the budgets, as by everybody; a beat locks holds alone.
         ids = list(open_holds)
-        self._holds = {hold.id: hold for hold in reservation.of_ids(connection, ids)} if ids else {}
+        found = reservation.of_ids(connection, ids, lock=True) if ids else ()
+        self._holds = {hold.id: hold for hold in found}
         self._new: dict[str, Hold] = {}
         self._changed: set[str] = set()
         self._spends: list[dict[str, object]] = []
@@ -111,10 +112,10 @@ class Till:
         hold = self._find(hold_id)
         return self._close(hold, "expired", hold.floor_nano, True, "recovered")
 
-    def is_open(self, hold_id: str, at_us: int) -> bool:
-        """Whether a hold is open, and expired by a time."""
-        hold = self._holds.get(hold_id)
-        return hold is not None and hold.state == "open" and hold.expires_us <= at_us
+    def is_as(self, seen: Hold) -> bool:
+        """Whether a hold is open still, and nobody has extended it since it was `seen`."""
+        hold = self._holds.get(seen.id)
+        return hold is not None and hold.state == "open" and hold.expires_us == seen.expires_us
 
     def write(self) -> None:
         """Everything above, in four statements at most."""

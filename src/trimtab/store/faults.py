@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from trimtab.errors import StorageFull, StoreError, TrimtabError
+from trimtab.errors import StorageFull, StoreError, StoreRefused, TrimtabError
 
 # By SQLite's primary result code.
 _SQLITE_HINTS = {
@@ -39,6 +39,9 @@ def told(url: URL) -> Iterator[None]:
     """Turn the errors of the driver into StoreError and StorageFull, with what hint there is."""
     try:
         yield
+    except OverflowError as error:
+        # sqlite3 raises it by itself; SQLAlchemy wraps only what DB-API knows.
+        raise StoreRefused(f"{_name(url)}: a number that no column holds") from error
     except DBAPIError as error:
         raise _meaning(error, url) from error
     except PoolTimeout as error:
@@ -59,6 +62,8 @@ def _meaning(error: DBAPIError, url: URL) -> TrimtabError:
         full, hint = state == _POSTGRESQL_FULL, _POSTGRESQL_HINTS.get(state[:2], "")
     if full:
         return StorageFull(message, hint="free some space on its disk, then do the same again")
+    if isinstance(error, IntegrityError | DataError):
+        return StoreRefused(message, hint=hint)
     return StoreError(message, hint=hint)
 
 

@@ -1,0 +1,65 @@
+"""Group commit: what is one's own costs nobody else, and what is the store's is waited for once."""
+
+import asyncio
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from tests.gateway.world import World
+from trimtab.errors import StoreError, StoreRefused
+from trimtab.gateway.group import GroupCommit
+from trimtab.store.database import Connection, Database
+
+
+def insert(connection: Connection, items: Sequence[int]) -> Sequence[Any]:
+    for item in items:
+        row = {"level": item, "key": str(item)}
+        statement = "INSERT INTO meters VALUES (:key, 'tokens', :level, 0)"
+        connection.execute(text(statement), row)
+    return [item * 2 for item in items]
+
+
+async def all_at_once(database: Database, items: Sequence[int]) -> list[Any]:
+    group = GroupCommit(database, insert)
+    done = await asyncio.gather(*(group.do(item) for item in items), return_exceptions=True)
+    await group.settled()
+    return done
+
+
+def rows(world: World) -> int:
+    with world.database.read() as connection:
+        return int(connection.execute(text("SELECT count(*) FROM meters")).scalar_one())
+
+
+def test_what_the_database_refuses_for_one_costs_nobody_else(world: World) -> None:
+    first, refused, third = asyncio.run(all_at_once(world.database, [1, -1, 3]))
+    assert (first, third) == (2, 6)
+    assert isinstance(refused, StoreRefused)
+    assert rows(world) == 2
+
+
+def test_a_number_that_no_column_holds_costs_nobody_else(world: World) -> None:
+    _, refused, _ = asyncio.run(all_at_once(world.database, [1, 2**80, 3]))
+    assert isinstance(refused, StoreRefused)
+    assert rows(world) == 2
+
+
+def test_a_lock_is_waited_for_once_and_not_for_each(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trimtab.store.database.BUSY_S", 0.05)
+    database = Database(world.database.url)
+    begun = []
+    original = database.transaction
+    monkeypatch.setattr(database, "transaction", lambda **more: begun.append(1) or original(**more))
+    with closing(sqlite3.connect(str(database.url.database), isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        refused = asyncio.run(all_at_once(database, range(40)))
+    assert {type(error) for error in refused} == {StoreError}
+    assert len(begun) == 1
+    assert asyncio.run(all_at_once(database, [1])) == [2]
+    database.close()
