@@ -22,8 +22,9 @@ lint: $(VENV)/.dev
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 
-test-crash: $(VENV)/.dev ## Campaign: kill the loop everywhere, many times
+test-crash: $(VENV)/.dev ## Campaigns: kill the loop, and the ledger's writers, many times
 	@$(BIN)/python -m tests.crash.campaign
+	@$(BIN)/python -m tests.crash.ledger_campaign
 
 bench-demo: $(VENV)/.dev ## Measure the demo and write docs/benchmarks/demo.json
 	@$(BIN)/python -m benchmarks.demo
