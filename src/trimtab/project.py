@@ -72,7 +72,7 @@ class Data(Section):
 
 class Train(Section):
     objective: Literal["sft"] = "sft"
-    method: Literal["lora"] = "lora"
+    method: Literal["lora", "rslora", "dora", "full"] = "lora"
     rank: Annotated[int, Field(ge=1, le=512)] = 16
     alpha: Annotated[float, Field(gt=0)] = 32
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -16,11 +16,11 @@ def test_terms_add_up(smollm: ModelShape, work: Work) -> None:
 
 
 def test_methods_are_ordered_as_they_should_be(smollm: ModelShape, work: Work) -> None:
-    qlora, lora, full = (
+    lora, dora, full = (
         training_memory(smollm, work, method, "bfloat16").total
-        for method in ("qlora", "lora", "full")
+        for method in ("lora", "dora", "full")
     )
-    assert qlora < lora < full
+    assert lora < dora < full
 
 
 def test_full_fine_tuning_costs_sixteen_bytes_a_parameter(smollm: ModelShape, work: Work) -> None:

@@ -21,7 +21,7 @@ data:
 
 # train:
 #   objective: sft               # supervised fine-tuning, loss on the completion only
-#   method: lora
+#   method: lora               # or rslora, dora, full
 #   rank: 16
 #   alpha: 32
 #   dropout: 0.0

@@ -2,7 +2,7 @@
 
     version.json              what the version is (its hash is the version's name)
     probes.json               what it must say
-    adapter/                  adapter_config.json and adapter_model.safetensors
+    adapter/                  adapter_config.json and adapter_model.safetensors, if there is one
 
 The base is named by its hash and not copied: it is the same for every version on it. Tokenizer and
 template lie in the base's folder; `version.json` says which ones they must be.
@@ -37,28 +37,33 @@ class Package:
         return self.folder / "adapter"
 
 
-def package(blobs: Blobs, spec: VersionSpec, adapter: Path, probes: Probes) -> str:
+def package(blobs: Blobs, spec: VersionSpec, adapter: Path | None, probes: Probes) -> str:
     """Store the package of a version; its artifact. The same version gives the same one.
 
-    `adapter` is a folder in PEFT's layout. Raises IdentityError where it is not the adapter that
-    the spec names.
+    `adapter` is a folder in PEFT's layout, None for a base that was trained whole. Raises
+    IdentityError where it is not the adapter that the spec names.
     """
-    if adapter_hash(adapter, spec.base) != spec.adapter:
+    if (adapter and adapter_hash(adapter, spec.base)) != spec.adapter:
         raise IdentityError(
             f"{adapter}: not the adapter of version {short(spec.hash)}",
             hint="package the run that the version was registered from",
         )
-    config = json.loads((adapter / CONFIG).read_bytes())
     with TemporaryDirectory() as draft:
         folder = Path(draft)
-        (folder / "adapter").mkdir()
-        shutil.copyfile(adapter / WEIGHTS, folder / "adapter" / WEIGHTS)
-        # PEFT writes the path of the base on the training machine; its hash holds everywhere.
-        config["base_model_name_or_path"] = spec.base
-        (folder / "adapter" / CONFIG).write_bytes(canonical_json(config))
+        if adapter is not None:
+            _copy(adapter, folder / "adapter", spec.base)
         (folder / "probes.json").write_bytes(probes.to_json())
         (folder / "version.json").write_bytes(canonical_json(spec.to_dict()))
         return blobs.put_tree(folder)
+
+
+def _copy(adapter: Path, into: Path, base: str) -> None:
+    config = json.loads((adapter / CONFIG).read_bytes())
+    into.mkdir()
+    shutil.copyfile(adapter / WEIGHTS, into / WEIGHTS)
+    # PEFT writes the path of the base on the training machine; its hash holds everywhere.
+    config["base_model_name_or_path"] = base
+    (into / CONFIG).write_bytes(canonical_json(config))
 
 
 def materialise(blobs: Blobs, artifact: str, versions: Path) -> Package:
@@ -76,7 +81,7 @@ def files_of(spec: VersionSpec, base: Path, package: Package | None = None) -> V
     return VersionFiles(
         version=spec.hash,
         base=base,
-        adapter=package.adapter if package else None,
+        adapter=package.adapter if package and spec.adapter else None,
         tokenizer=base,
         stop_tokens=tuple(spec.defaults["stop_tokens"]),
     )

@@ -50,12 +50,18 @@ class Verification:
 
 
 async def verify(
-    engine: Engine, package: Package, files: VersionFiles, base_files: VersionFiles
+    engine: Engine,
+    package: Package,
+    files: VersionFiles,
+    base_files: VersionFiles,
+    base_engine: Engine | None = None,
 ) -> Verification:
     """Judge a version through the engine that will serve it.
 
-    `files` are the version's and `base_files` those of its base alone; both stay loaded. Raises
-    IdentityError before loading anything where a file is not what the package's version names.
+    `files` are the version's and `base_files` those of the base that it was trained from; both stay
+    loaded. A version that was trained whole stands on a base of its own, so the other one has
+    `base_engine`; it has nothing to fold in. Raises IdentityError before loading anything where a
+    file is not what the package's version names.
     """
     check_identity(package, files)
     probes, tolerance = package.probes.probes, package.probes.tolerance
@@ -63,11 +69,14 @@ async def verify(
     await engine.load(files)
     alone = await _one_by_one(engine, files.version, probes)
     batched = await _together(engine, files.version, probes)
-    await engine.load(base_files)
-    base = await _together(engine, base_files.version, probes)
-    rounding = 0.0
-    if runtime.dtype != "float32":
-        rounding = _difference(base, await _in_float32(engine, base_files, probes))
+    beside = base_engine or engine
+    await beside.load(base_files)
+    base = await _together(beside, base_files.version, probes)
+    rounding = merged = 0.0
+    if runtime.dtype != "float32" and files.adapter is not None:
+        rounding = _difference(base, await _in_float32(beside, base_files, probes))
+    if files.adapter is not None:
+        merged = _difference(batched, await _in_float32(engine, files, probes))
     trained = [probe.logprobs for probe in probes]
     return _judge(
         runtime=runtime.name,
@@ -75,7 +84,7 @@ async def verify(
         tolerance=tolerance,
         probe_difference=max(_difference(trained, alone), _difference(trained, batched)),
         base_difference=_difference(batched, base),
-        merged_difference=_difference(batched, await _in_float32(engine, files, probes)),
+        merged_difference=merged,
         merged_tolerance=max(tolerance, ROUNDING_FACTOR * rounding),
     )
 
@@ -103,7 +112,7 @@ def check_identity(package: Package, files: VersionFiles) -> None:
         raise _refused(files, f"the package is of version {short(spec.hash)}")
     if base_hash(files.base) != spec.base:
         raise _refused(files, f"wrong base: {files.base} is not base {short(spec.base)}")
-    if files.adapter is None or adapter_hash(files.adapter, spec.base) != spec.adapter:
+    if (files.adapter and adapter_hash(files.adapter, spec.base)) != spec.adapter:
         raise _refused(files, f"wrong adapter: {files.adapter} is another one")
     if tokenizer_hash(files.tokenizer) != spec.tokenizer:
         raise _refused(files, f"wrong tokenizer: {files.tokenizer} holds another one")

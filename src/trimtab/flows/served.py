@@ -67,7 +67,7 @@ class Engines:
                 return
             files = await asyncio.to_thread(self._files, version)
             await engine.load(files)
-            if version.spec.adapter is not None:
+            if version.trained:
                 package = await asyncio.to_thread(package_of, self._home, version)
                 await check_loaded(engine, package)
             self._loads[version.hash] += 1

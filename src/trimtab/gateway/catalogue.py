@@ -53,7 +53,7 @@ class Served:
 
     @property
     def tier(self) -> Literal["adapter", "base"]:
-        return "base" if self.version.spec.adapter is None else "adapter"
+        return "adapter" if self.version.trained else "base"
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,7 @@ class Catalogue:
         if above.spec.adapter is None:
             return
         for version in reversed(versions.list(connection, above.project)):
-            if version.spec.adapter is None and version.spec.base == above.spec.base:
+            if not version.trained and version.spec.base == above.spec.base:
                 self._version(connection, version.hash)
                 self._below[content] = version.hash
                 return
@@ -205,7 +205,7 @@ class Catalogue:
     def _version(self, connection: Connection, content: str) -> Served:
         if content not in self._known:
             version = versions.get(connection, content)
-            if version.state == "unverified" and version.spec.adapter is not None:
+            if version.state == "unverified" and version.trained:
                 detail = f"model: version {version.hash} was not verified yet"
                 raise Problem(409, "not_verified", detail)
             # Under the whole hash alone: what the first characters mean may change.

@@ -1,21 +1,20 @@
 """The plan: candidates in the order one should try them, and why the others were refused."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from trimtab.errors import ProjectError
 from trimtab.plan.cost import Cost, training_cost
 from trimtab.plan.machine import Machine
-from trimtab.plan.memory import Memory, training_memory
+from trimtab.plan.memory import METHODS, Memory, training_memory
 from trimtab.plan.shape import ModelShape
 from trimtab.plan.work import Work
 
-METHODS = ("lora", "qlora", "full")
-# What `train` can run today; the others are still weighed, so that the table tells what is missing.
-TRAINABLE = ("lora",)
 # A prediction may be wrong by this much before a machine runs out of memory.
 USABLE = 0.9
+OTHER_METHOD = "set train.method to one that fits: trimtab plan shows them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +95,14 @@ class Plan:
         ]
 
 
-def make_plan(shape: ModelShape, work: Work, machines: Sequence[Machine], limits: Limits) -> Plan:
-    """Weigh every method on every machine."""
+def make_plan(
+    shape: ModelShape,
+    work: Work,
+    machines: Sequence[Machine],
+    limits: Limits,
+    closed: Mapping[str, str] = MappingProxyType({}),
+) -> Plan:
+    """Weigh every method on every machine; `closed` tells why a method is not open at all."""
     fit: list[Candidate] = []
     refused: list[Refused] = []
     for machine in machines:
@@ -109,8 +114,11 @@ def make_plan(shape: ModelShape, work: Work, machines: Sequence[Machine], limits
                 training_cost(shape, work, method, machine),
             )
             reasons = _against(candidate, limits)
+            if method in closed:
+                reasons.append(closed[method])
             if reasons:
-                refused.append(Refused(candidate, tuple(reasons), _hint(candidate, limits)))
+                hint = OTHER_METHOD if method in closed else _hint(candidate, limits)
+                refused.append(Refused(candidate, tuple(reasons), hint))
             else:
                 fit.append(candidate)
     fit.sort(key=lambda candidate: (candidate.cost.usd, candidate.cost.seconds))
@@ -130,14 +138,10 @@ def _against(candidate: Candidate, limits: Limits) -> list[str]:
         )
     if limits.budget_usd is not None and cost.usd > limits.budget_usd:
         reasons.append(f"costs ${cost.usd:.2f}, over the budget of ${limits.budget_usd:.2f}")
-    if candidate.method not in TRAINABLE:
-        reasons.append(f"this release trains {', '.join(TRAINABLE)} only")
     return reasons
 
 
 def _hint(candidate: Candidate, limits: Limits) -> str:
-    if candidate.method not in TRAINABLE:
-        return f"set train.method to {TRAINABLE[0]}"
     if candidate.memory.total > USABLE * candidate.machine.memory:
         return "lower train.batch_size and raise train.accumulation, or lower train.max_length"
     if limits.deadline_s is not None and candidate.cost.seconds > limits.deadline_s:

@@ -15,6 +15,7 @@ ADAM_BYTES, GRADIENT_BYTES, TRAINED_BYTES = 8, 4, 4
 # Temporaries of the backward pass and what an allocator cannot give back, over what is saved for
 # it; 1.5 was fitted on a 135M model at 512 and 1990 tokens.
 SLACK = 1.5
+METHODS = ("lora", "rslora", "dora", "full")
 # Logits, their log-softmax and its gradient, in float32.
 LOGIT_COPIES = 3
 
@@ -40,7 +41,7 @@ class Memory:
 
 
 def training_memory(shape: ModelShape, work: Work, method: str, dtype: str) -> Memory:
-    """Peak memory of `lora`, `qlora` or `full` without activation checkpointing.
+    """Peak memory of a method without activation checkpointing.
 
     Full fine-tuning keeps float32 master weights, gradients and moments whatever the dtype.
     """
@@ -62,9 +63,11 @@ def training_memory(shape: ModelShape, work: Work, method: str, dtype: str) -> M
 
 
 def trained_parameters(shape: ModelShape, work: Work, method: str) -> int:
+    """How many numbers a method learns. Raises ProjectError for targets that name no layer."""
     if method == "full":
         return shape.parameters
-    return shape.lora_parameters(work.targets, work.rank)
+    pairs = shape.lora_parameters(work.targets, work.rank)
+    return pairs + (shape.target_outputs(work.targets) if method == "dora" else 0)
 
 
 def saved_elements(shape: ModelShape, rank: int) -> int:

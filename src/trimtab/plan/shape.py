@@ -39,6 +39,14 @@ class ModelShape:
 
         Raises ProjectError where they name no layer of this base.
         """
+        hit = self._hit(targets)
+        return sum(rank * (rows + columns) for rows, columns in hit)
+
+    def target_outputs(self, targets: str | Sequence[str]) -> int:
+        """Outputs of all targeted matrices: what DoRA learns beside its pairs."""
+        return sum(rows for rows, _ in self._hit(targets))
+
+    def _hit(self, targets: str | Sequence[str]) -> list[tuple[int, int]]:
         hit = [size for name, size in self.linears.items() if matches(name, targets)]
         if not hit:
             ends = sorted({name.rpartition(".")[2] for name in self.linears})
@@ -46,7 +54,7 @@ class ModelShape:
                 f"train.targets: {targets!r} names no layer of this base",
                 hint=f"all-linear, a regular expression, or some of: {', '.join(ends)}",
             )
-        return sum(rank * (rows + columns) for rows, columns in hit)
+        return hit
 
 
 def matches(module: str, targets: str | Sequence[str]) -> bool:

@@ -45,6 +45,11 @@ class ModelVersion:
     def hash(self) -> str:
         return self.spec.hash
 
+    @property
+    def trained(self) -> bool:
+        """Whether a run made it, as an adapter or as a base of its own; else it is a base."""
+        return self.spec.adapter is not None or self.run_id is not None
+
 
 def add(connection: Connection, version: ModelVersion) -> bool:
     """Register a version; False if it was known, which changes nothing. Its base must be known."""
@@ -86,7 +91,7 @@ def set_state(connection: Connection, content: str, state: State) -> None:
     if version.state == state:
         return
     # A base is what everything is proved against, so it may be live before anything was.
-    first_live = version.spec.adapter is None and state == "live"
+    first_live = not version.trained and state == "live"
     if state not in _NEXT[version.state] and not first_live:
         raise TrimtabError(
             f"version {short(version.hash)} is {version.state} and cannot become {state}",

@@ -49,6 +49,11 @@ class Home:
         """Where packages are materialised to be served."""
         return self._folder("versions")
 
+    @property
+    def bases(self) -> Path:
+        """Where bases lie that were trained here, every weight of them."""
+        return self._folder("bases")
+
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """Hold `name` alone among all processes; it is free again when the process dies.

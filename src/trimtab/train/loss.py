@@ -11,6 +11,9 @@ from typing import Any
 import torch.nn.functional as functional
 from peft import PeftModel
 from torch import Tensor
+from transformers import PreTrainedModel
+
+Model = PeftModel | PreTrainedModel
 
 # Plain causal attention in every layer and a bare linear head: what the identity above rests on.
 ARCHITECTURES = frozenset({"llama", "qwen2", "qwen3"})
@@ -19,18 +22,34 @@ SHORTEST = 16
 IGNORED = -100
 
 
-def shares_prefix(model: PeftModel) -> bool:
+def bare(model: Model) -> PreTrainedModel:
+    """The causal language model itself, with whatever an adapter put into its layers."""
+    causal: Any = model.get_base_model() if isinstance(model, PeftModel) else model
+    found: PreTrainedModel = causal
+    return found
+
+
+def learns_prompt(model: Model) -> bool:
+    """Whether an adapter puts something before the prompt, which `bare` would leave out."""
+    return isinstance(model, PeftModel) and any(
+        adapter.is_prompt_learning for adapter in model.peft_config.values()
+    )
+
+
+def shares_prefix(model: Model) -> bool:
     """Whether a prefix may be shared: known architecture, no sliding window, no dropout.
 
     With dropout a shared prefix would be masked alike in every row, which is another computation.
     """
-    config: Any = model.get_base_model().config
+    config: Any = bare(model).config
     layers = getattr(config, "layer_types", None) or ["full_attention"]
-    dropout = max(getattr(adapter, "lora_dropout", 0) for adapter in model.peft_config.values())
+    adapters = model.peft_config.values() if isinstance(model, PeftModel) else ()
+    dropout = max((getattr(adapter, "lora_dropout", 0) for adapter in adapters), default=0)
     attention = getattr(config, "attention_dropout", 0.0)
     plain = set(layers) == {"full_attention"} and dropout == 0 and attention == 0
     known = config.model_type in ARCHITECTURES
-    return known and plain and not model.get_base_model().is_activation_checkpointing
+    checkpointed = bare(model).is_activation_checkpointing
+    return known and plain and not checkpointed and not learns_prompt(model)
 
 
 def shared_prefix(tokens: Tensor, labels: Tensor) -> int:
@@ -44,13 +63,13 @@ def shared_prefix(tokens: Tensor, labels: Tensor) -> int:
     return length if length >= SHORTEST and tokens.shape[0] > 1 else 0
 
 
-def label_logprobs(model: PeftModel, tokens: Tensor, labels: Tensor) -> Tensor:
+def label_logprobs(model: Model, tokens: Tensor, labels: Tensor) -> Tensor:
     """Natural log-probabilities of the labels, row by row: one number for each label not ignored.
 
     `tokens` and `labels` are [batch, length], padded on the right. No attention mask is needed:
     padding stands after everything that counts, where causal attention cannot see it.
     """
-    causal: Any = model.get_base_model()
+    causal: Any = bare(model)
     if shares_prefix(model):
         prefix = shared_prefix(tokens, labels)
         targets = labels[:, prefix + 1 :]
@@ -58,7 +77,8 @@ def label_logprobs(model: PeftModel, tokens: Tensor, labels: Tensor) -> Tensor:
         logits = causal.get_output_embeddings()(hidden[targets != IGNORED])
     else:
         targets = labels[:, 1:]
-        logits = causal(input_ids=tokens).logits[:, :-1][targets != IGNORED]
+        # What is learnt before the prompt comes back before the columns that were asked for.
+        logits = model(input_ids=tokens).logits[:, -tokens.shape[1] : -1][targets != IGNORED]
     wanted = targets[targets != IGNORED]
     return -functional.cross_entropy(logits.float(), wanted, reduction="none")
 

@@ -1,9 +1,11 @@
-"""The base with an adapter attached, and the proof that only the adapter will change.
+"""The model as a run trains it: a base with its adapter, or the base itself, every weight of it.
 
-Imports torch, transformers and peft; import this module only where a run starts.
+Also the proof that only what should change will change. Imports torch, transformers and peft;
+import this module only where a run starts.
 """
 
 import hashlib
+import importlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,86 +15,102 @@ from typing import Any
 
 import torch
 import transformers
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import PreTrainedModel
 
 from trimtab.errors import BaseError, IdentityError, ProjectError
+from trimtab.train.methods import Method, method_of
 from trimtab.train.settings import TrainSettings
 from trimtab.train.speed import Device
+
+Trained = PeftModel | PreTrainedModel
 
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """A base with a fresh adapter. `trainable` and `total` count parameters."""
+    """A model ready to train. `modules` counts those that an adapter is attached to; `trainable`
+    and `total` count parameters; `base_fingerprint` is of the base before the first step.
+    """
 
-    model: PeftModel
+    model: Trained
+    method: Method
     modules: int
     trainable: int
     total: int
-
-    @property
-    def base_fingerprint(self) -> str:
-        """SHA-256 over every frozen parameter in memory, about a second a gigabyte.
-
-        All of them and not a sample: at that price there is no reason to trust a sample.
-        """
-        hasher = hashlib.sha256()
-        for name, parameter in sorted(self.model.named_parameters()):
-            if not parameter.requires_grad:
-                hasher.update(name.encode())
-                raw = parameter.detach().cpu().contiguous().view(torch.uint8)
-                hasher.update(raw.numpy().data)
-        return hasher.hexdigest()
+    base_fingerprint: str
 
     def must_still_be(self, fingerprint: str) -> None:
         """Raise IdentityError where a frozen parameter has changed."""
-        if self.base_fingerprint != fingerprint:
+        if self.method.frozen and _fingerprint(self.model, self.method) != fingerprint:
             raise IdentityError("training changed weights of the base, which must stay frozen")
 
 
 def attach(base: Path, settings: TrainSettings, device: Device) -> Attached:
-    """Load a base and attach a LoRA adapter drawn from the seed.
+    """Load a base and make it ready for the method, an adapter drawn from the seed.
 
     Raises BaseError for a folder that holds no model, ProjectError for targets that match nothing.
     """
     transformers.set_seed(settings.seed)
-    model = _load(base, device)
-    targets = settings.targets if isinstance(settings.targets, str) else list(settings.targets)
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=settings.rank,
-        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # PEFT divides it; floats are fine
-        lora_dropout=settings.dropout,
-        target_modules=targets,
+    method = method_of(settings.method)
+    loaded = load(base, device, method)
+    model: Trained = _adapted(loaded, base, settings) if method.frozen else loaded
+    modules = sum(isinstance(module, BaseTunerLayer) for module in model.modules())
+    sizes = [(item.numel(), item.requires_grad) for item in model.parameters()]
+    return Attached(
+        model=model,
+        method=method,
+        modules=modules,
+        trainable=sum(size for size, trained in sizes if trained),
+        total=sum(size for size, _ in sizes),
+        base_fingerprint=_fingerprint(model, method),
     )
-    try:
-        adapted = get_peft_model(model, config)
-    except ValueError as error:
-        if "arget module" not in str(error):
-            raise
-        raise ProjectError(
-            f"train.targets: no module of {base.name} matches {targets!r}",
-            hint='use "all-linear", or names such as q_proj and v_proj',
-        ) from None
-    assert isinstance(adapted, PeftModel)
-    modules = sum(isinstance(module, BaseTunerLayer) for module in adapted.modules())
-    sizes = [(item.numel(), item.requires_grad) for item in adapted.parameters()]
-    trainable = sum(size for size, trained in sizes if trained)
-    return Attached(adapted, modules, trainable, sum(size for size, _ in sizes))
 
 
-def _load(base: Path, device: Device) -> transformers.PreTrainedModel:
+def load(base: Path, device: Device, method: Method) -> PreTrainedModel:
+    """The base on its device; what is trained whole has its master weights in float32."""
+    dtype = getattr(torch, device.dtype) if method.frozen else torch.float32
     try:
         model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            base, dtype=getattr(torch, device.dtype), use_safetensors=True, local_files_only=True
+            base, dtype=dtype, use_safetensors=True, local_files_only=True
         )
     except (OSError, ValueError) as error:
         raise BaseError(
             f"{base}: cannot be loaded as a causal language model: {_first_line(error)}",
             hint="a base is a folder with config.json, tokenizer.json and *.safetensors",
         ) from error
-    placed: transformers.PreTrainedModel = model.to(device.name)
+    placed: PreTrainedModel = model.to(device.name)
     return placed
+
+
+def _adapted(model: PreTrainedModel, base: Path, settings: TrainSettings) -> PeftModel:
+    module = importlib.import_module(f"trimtab.train.methods.{settings.method}")
+    try:
+        adapted = get_peft_model(model, module.config(settings, "CAUSAL_LM"))
+    except ValueError as error:
+        if "arget module" not in str(error):
+            raise
+        targets = settings.targets if isinstance(settings.targets, str) else [*settings.targets]
+        raise ProjectError(
+            f"train.targets: no module of {base.name} matches {targets!r}",
+            hint='use "all-linear", or names such as q_proj and v_proj',
+        ) from None
+    assert isinstance(adapted, PeftModel)
+    return adapted
+
+
+def _fingerprint(model: Trained, method: Method) -> str:
+    """SHA-256 over every parameter of the base in memory, about a second a gigabyte.
+
+    All of them and not a sample: at that price there is no reason to trust a sample.
+    """
+    hasher = hashlib.sha256()
+    for name, parameter in sorted(model.named_parameters()):
+        if not (method.frozen and parameter.requires_grad):
+            hasher.update(name.encode())
+            raw = parameter.detach().cpu().contiguous().view(torch.uint8)
+            hasher.update(raw.numpy().data)
+    return hasher.hexdigest()
 
 
 def _first_line(error: Exception) -> str:

@@ -16,8 +16,9 @@ from trimtab.train.run import write_json
 
 if TYPE_CHECKING:
     import torch
-    from peft import PeftModel
     from torch import Tensor
+
+    from trimtab.train.loss import Model
 
 PROMPTS, TOKENS, BATCH = 32, 1000, 8
 # Two shapes may agree by luck of the kernels, and another engine need not: hence a floor.
@@ -78,7 +79,7 @@ def _spread(examples: Sequence[Example], count: int) -> list[Example]:
     return [examples[i * len(examples) // count] for i in range(count)]
 
 
-def measure(model: "PeftModel", examples: Sequence[Example], dtype: str) -> Probes:
+def measure(model: "Model", examples: Sequence[Example], dtype: str) -> Probes:
     """Score the chosen examples one by one, and again in padded batches with a shared prefix."""
     chosen = choose(examples)
     with _scoring(model):
@@ -98,7 +99,7 @@ def measure(model: "PeftModel", examples: Sequence[Example], dtype: str) -> Prob
     return Probes(probes, dtype, spread, tolerance(spread, dtype))
 
 
-def _score(model: "PeftModel", batch: Sequence[Example]) -> list[list[float]]:
+def _score(model: "Model", batch: Sequence[Example]) -> list[list[float]]:
     from trimtab.train.loss import label_logprobs
 
     scored: list[float] = label_logprobs(model, *_pad(batch, model.device)).tolist()
@@ -120,7 +121,7 @@ def _pad(batch: Sequence[Example], device: "torch.device") -> "tuple[Tensor, Ten
 
 
 @contextmanager
-def _scoring(model: "PeftModel") -> Iterator[None]:
+def _scoring(model: "Model") -> Iterator[None]:
     import torch
 
     model.eval()

@@ -3,7 +3,7 @@
     settings.json    what was asked, and the hash that says whether a rerun is the same run
     preflight.json   what was trained on
     checkpoints/     the last two whole ones, until the run is done
-    adapter/         the result in PEFT's layout
+    adapter/         the result in PEFT's layout; of full fine-tuning `model/`, a base of its own
     loss.json, loss.svg, probes.json
     run.json         the result; where it stands, the run is done
 
@@ -48,6 +48,10 @@ class RunFolder:
     @property
     def adapter(self) -> Path:
         return self.path / "adapter"
+
+    @property
+    def model(self) -> Path:
+        return self.path / "model"
 
     @property
     def curve(self) -> Path:

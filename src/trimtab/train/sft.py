@@ -23,10 +23,10 @@ from trimtab.train.run import (
     RunFolder,
     RunResult,
     StepProgress,
-    sync_folder,
     write_bytes,
     write_json,
 )
+from trimtab.train.saving import save_result
 from trimtab.train.settings import TrainSettings, check_extra
 
 if TYPE_CHECKING:
@@ -105,8 +105,8 @@ def _run(prepared: Prepared, files: RunFolder, identity: str, on_step: OnStep | 
 
 
 def _keep(prepared: Prepared, files: RunFolder, trainer: "SealedTrainer") -> list[curve.Point]:
-    """Write the adapter, the probes, and the curve, which comes back."""
-    _save_adapter(prepared, files.adapter)
+    """Write the result, the probes, and the curve, which comes back."""
+    save_result(prepared.attached, prepared.base, files)
     measured = probes.measure(
         prepared.attached.model, prepared.checked.examples, prepared.machine.dtype
     )
@@ -120,21 +120,6 @@ def _keep(prepared: Prepared, files: RunFolder, trainer: "SealedTrainer") -> lis
     title = f"{prepared.base.name}, {prepared.settings.method} rank {prepared.settings.rank}"
     write_bytes(files.picture, curve.to_svg(points, title).encode())
     return points
-
-
-def _save_adapter(prepared: Prepared, into: Path) -> None:
-    """PEFT's own layout, less its model card, under a temporary name and then renamed."""
-    draft = into.with_name("adapter.tmp")
-    shutil.rmtree(draft, ignore_errors=True)
-    model = prepared.attached.model
-    # A path of this machine has no business in a file that travels.
-    model.peft_config["default"].base_model_name_or_path = prepared.base.name
-    model.save_pretrained(str(draft), safe_serialization=True)
-    (draft / "README.md").unlink()
-    shutil.rmtree(into, ignore_errors=True)
-    draft.replace(into)
-    sync_folder(into)
-    sync_folder(into.parent)
 
 
 @contextmanager

@@ -8,14 +8,13 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from peft import PeftModel
 from torch import Tensor
 from transformers import AutoTokenizer, PrinterCallback
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from trimtab.train import checkpoint
-from trimtab.train.loss import IGNORED, label_logprobs, shares_prefix
+from trimtab.train.loss import IGNORED, Model, label_logprobs, shares_prefix
 from trimtab.train.prepare import Prepared
 from trimtab.train.watch import Watch
 
@@ -26,9 +25,9 @@ SAVES = 8
 class SealedTrainer(SFTTrainer):
     """Trains on rows that lie in their final order; `watch` keeps the time."""
 
-    def __init__(self, adapted: PeftModel, *, watch: Watch, **given: Any) -> None:
-        super().__init__(model=adapted, callbacks=[watch], **given)
-        self._adapted = adapted
+    def __init__(self, trained: Model, *, watch: Watch, **given: Any) -> None:
+        super().__init__(model=trained, callbacks=[watch], **given)
+        self._trained = trained
         self._watch = watch
 
     def compute_loss(
@@ -38,11 +37,11 @@ class SealedTrainer(SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        if return_outputs or not shares_prefix(self._adapted):
+        if return_outputs or not shares_prefix(self._trained):
             return super().compute_loss(  # type: ignore[no-untyped-call]
                 model, inputs, return_outputs, num_items_in_batch
             )
-        logprobs = label_logprobs(self._adapted, inputs["input_ids"], inputs["labels"])
+        logprobs = label_logprobs(self._trained, inputs["input_ids"], inputs["labels"])
         return -logprobs.sum() / (num_items_in_batch or len(logprobs))
 
     def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:

@@ -1,5 +1,7 @@
 """register: base and candidate become versions under their hashes, the candidate unverified.
 
+What full fine-tuning made is a base of its own, and the candidate is that base without an adapter.
+
 Where the deployment does not exist yet, it is made here with the base live: that is the incumbent
 of a first rollout. Who the incumbent is belongs to this step's output, so that the later steps do
 not change their mind about it when the candidate is live; and to its inputs, so that a candidate
@@ -19,7 +21,8 @@ from trimtab.flows.work import Outputs, Result, Work
 from trimtab.ledger.money import Price
 from trimtab.ledger.prices import set_price
 from trimtab.registry import bases, deployments, versions
-from trimtab.registry.identity import VersionSpec, tokenizer_hash
+from trimtab.registry.bases import Base
+from trimtab.registry.identity import VersionSpec, parameter_count, tokenizer_hash
 from trimtab.registry.versions import ModelVersion
 from trimtab.store.database import Connection
 
@@ -28,9 +31,10 @@ OWN_MACHINE = Price(prompt_nano=0, completion_nano=0)
 
 
 def inputs(work: Work, outputs: Outputs) -> dict[str, Any]:
-    candidate, base = _spec(work, outputs["train"]["adapter"]), _spec(work, adapter=None)
+    candidate, base = _candidate_spec(work, outputs), _spec(work, work.base.hash)
     return {
         "run": outputs["train"]["run"],
+        "base": outputs["train"]["base"],
         "adapter": outputs["train"]["adapter"],
         "max_tokens": work.project.evaluate.max_tokens,
         "deployment": work.project.deployment,
@@ -39,12 +43,15 @@ def inputs(work: Work, outputs: Outputs) -> dict[str, Any]:
 
 
 def work(work: Work, outputs: Outputs) -> Result:
-    base = ModelVersion(spec=_spec(work, adapter=None), project=work.project.name, state="verified")
-    spec = _spec(work, outputs["train"]["adapter"])
+    base = ModelVersion(
+        spec=_spec(work, work.base.hash), project=work.project.name, state="verified"
+    )
+    spec = _candidate_spec(work, outputs)
+    trained_base = _trained_base(work, outputs)
     candidate = ModelVersion(
         spec=spec,
         project=work.project.name,
-        adapter_artifact=outputs["train"]["artifact"],
+        adapter_artifact=None if trained_base else outputs["train"]["artifact"],
         package_artifact=_package(work, outputs, spec),
         run_id=outputs["train"]["run"],
         dataset_hash=outputs["data"]["dataset"],
@@ -57,11 +64,15 @@ def work(work: Work, outputs: Outputs) -> Result:
         "incumbent": incumbent,
     }
     line = f"version {short(candidate.hash)}, to be judged against {short(incumbent)}"
-    return Result(output, line, partial(_write, work, base, candidate))
+    return Result(output, line, partial(_write, work, trained_base, base, candidate))
 
 
-def _write(work: Work, base: ModelVersion, candidate: ModelVersion, to: Connection) -> None:
-    bases.add(to, work.base)
+def _write(
+    work: Work, trained: Base | None, base: ModelVersion, candidate: ModelVersion, to: Connection
+) -> None:
+    for each in (work.base, trained):
+        if each is not None:
+            bases.add(to, each)
     for version in (base, candidate):
         versions.add(to, version)
         set_price(to, version.hash, OWN_MACHINE)
@@ -69,9 +80,28 @@ def _write(work: Work, base: ModelVersion, candidate: ModelVersion, to: Connecti
     deployments.create(to, work.project.deployment, work.project.name, base.hash, why)
 
 
-def _spec(work: Work, adapter: str | None) -> VersionSpec:
+def _candidate_spec(work: Work, outputs: Outputs) -> VersionSpec:
+    return _spec(work, outputs["train"]["base"], outputs["train"]["adapter"])
+
+
+def _trained_base(work: Work, outputs: Outputs) -> Base | None:
+    """A model that was trained whole, laid out as a base of its own; None for an adapter."""
+    trained = outputs["train"]
+    if trained["adapter"] is not None:
+        return None
+    folder = work.home.blobs.materialise(trained["artifact"], work.home.bases / trained["base"])
+    return Base(
+        hash=trained["base"],
+        name=f"{work.project.name}-{short(trained['base'])}",
+        folder=folder,
+        source={"run": trained["run"], "base": work.base.hash},
+        parameters=parameter_count(folder),
+    )
+
+
+def _spec(work: Work, base: str, adapter: str | None = None) -> VersionSpec:
     return VersionSpec(
-        base=work.base.hash,
+        base=base,
         adapter=adapter,
         tokenizer=tokenizer_hash(work.base.folder),
         template={"chat_template": work.chat.template.source, "system": work.chat.system},
@@ -86,6 +116,8 @@ def _package(work: Work, outputs: Outputs, spec: VersionSpec) -> str:
     blobs, trained = work.home.blobs, outputs["train"]
     prompts = [work.chat.messages_of(r.prompt) for r in work.dataset(outputs).train]
     probes = with_messages(blobs.read_bytes(trained["probes"]), prompts, work.chat)
+    if trained["adapter"] is None:
+        return package(blobs, spec, None, probes)
     with TemporaryDirectory() as folder:
         adapter = blobs.materialise(trained["artifact"], Path(folder) / "adapter")
         return package(blobs, spec, adapter, probes)

@@ -6,7 +6,7 @@ from typing import Any
 from trimtab.canonical import content_hash, short
 from trimtab.flows.work import Outputs, Result, Work
 from trimtab.plan.candidates import duration
-from trimtab.registry.identity import adapter_hash
+from trimtab.registry.identity import adapter_hash, base_hash
 from trimtab.train.run import StepProgress
 from trimtab.train.settings import TrainSettings
 from trimtab.train.sft import train
@@ -37,11 +37,14 @@ def work(work: Work, outputs: Outputs) -> Result:
         on_step=lambda step: _show(work, step),
     )
     files, blobs = result.files, work.home.blobs
-    adapter = adapter_hash(files.adapter, work.base.hash)
+    whole = files.model.is_dir()
+    base = base_hash(files.model) if whole else work.base.hash
+    adapter = None if whole else adapter_hash(files.adapter, base)
     output = {
         "run": run,
+        "base": base,
         "adapter": adapter,
-        "artifact": blobs.put_tree(files.adapter),
+        "artifact": blobs.put_tree(files.model if whole else files.adapter),
         "probes": blobs.put_file(files.probes),
         "curve": blobs.put_file(files.curve),
         "picture": blobs.put_file(files.picture),
@@ -54,8 +57,9 @@ def work(work: Work, outputs: Outputs) -> Result:
         "stopped": result.stopped,
     }
     shutil.rmtree(files.checkpoints, ignore_errors=True)
+    made = f"adapter {short(adapter)}" if adapter else f"base {short(base)}"
     line = (
-        f"adapter {short(adapter)}: loss {result.loss:.3f} after {result.steps} steps in "
+        f"{made}: loss {result.loss:.3f} after {result.steps} steps in "
         f"{duration(result.seconds)}, {result.tokens / result.seconds:.0f} tokens/s, "
         f"{result.trainable_share:.2%} of the parameters trained"
     )

@@ -8,7 +8,7 @@ from trimtab.canonical import short
 from trimtab.deploy.promote import mark_verified
 from trimtab.deploy.verify import Verification, verify
 from trimtab.errors import IdentityError
-from trimtab.flows.serving import package_of, version_files
+from trimtab.flows.serving import package_of
 from trimtab.flows.work import Outputs, Result, Work
 from trimtab.registry import versions
 from trimtab.store.database import Connection
@@ -23,11 +23,10 @@ def work(work: Work, outputs: Outputs) -> Result:
     registered = outputs["register"]
     with work.database.read() as connection:
         candidate = versions.get(connection, registered["version"])
-        base = versions.get(connection, registered["base_version"])
     package = package_of(work.home, candidate)
-    files = version_files(work.home, candidate, work.base.folder)
-    base_files = version_files(work.home, base, work.base.folder)
-    found = asyncio.run(verify(work.engine(work.base), package, files, base_files))
+    version = work.contestant(registered["version"])
+    base = work.contestant(registered["base_version"])
+    found = asyncio.run(verify(version.engine, package, version.files, base.files, base.engine))
     if not found.ok:
         raise IdentityError(
             f"version {short(candidate.hash)} stays unverified: {found.reason}",

@@ -1,0 +1,48 @@
+"""Methods: how weights change. One file a method; this table says what is true of each.
+
+Importing the table imports no torch: the plan, the project and the command line read it too. The
+module of a method, `trimtab.train.methods.NAME`, gives PEFT's configuration of it.
+"""
+
+from dataclasses import dataclass
+
+from trimtab.errors import ProjectError
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """What is true of a method.
+
+    `frozen`: the base's weights stay as they are. `targeted`: it attaches to the modules that
+    `train.targets` names. `in_layers`: it changes what layers compute and not what comes before
+    the prompt, so that a prefix computed once serves every row. `mergeable`: it can be folded into
+    the base's weights. `quantised`: the frozen base lies in 4 bits.
+    """
+
+    name: str
+    about: str
+    frozen: bool = True
+    targeted: bool = True
+    in_layers: bool = True
+    mergeable: bool = True
+    quantised: bool = False
+
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method("lora", "a low-rank pair beside each target (Hu et al. 2021)"),
+        Method("rslora", "LoRA scaled by the root of its rank (Kalajdzievski 2023)"),
+        Method("dora", "LoRA of direction, and a magnitude learnt apart (Liu et al. 2024)"),
+        Method("full", "every weight of the base", frozen=False, targeted=False),
+    )
+}
+
+
+def method_of(name: str) -> Method:
+    """Raises ProjectError for a name that is no method."""
+    if name not in METHODS:
+        raise ProjectError(
+            f"train.method: no method {name!r}", hint=f"methods: {', '.join(METHODS)}"
+        )
+    return METHODS[name]

@@ -1,0 +1,115 @@
+"""Each method: what it leaves is what a plain PEFT or transformers loads, and only that changed."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from tests.train.conftest import Records
+from trimtab.errors import ProjectError
+from trimtab.project import Train
+from trimtab.text.chat import ChatFormat
+from trimtab.train.methods import METHODS, method_of
+from trimtab.train.probes import Probes
+from trimtab.train.run import RunResult
+from trimtab.train.settings import TrainSettings
+from trimtab.train.sft import train
+
+
+@pytest.fixture(scope="module")
+def runs(
+    base: Path, chat: ChatFormat, records: Records, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, RunResult]:
+    """Six steps by every method."""
+    folder = tmp_path_factory.mktemp("methods")
+    settings = TrainSettings(rank=4, alpha=8, batch_size=4, learning_rate=0.01)
+    return {
+        name: train(base, chat, records, dataclasses.replace(settings, method=name), folder / name)
+        for name in METHODS
+    }
+
+
+def plain(base: Path, run: RunResult, method: str) -> Any:
+    """The result as a stranger loads it."""
+    from peft import PeftModel
+
+    if not METHODS[method].frozen:
+        return AutoModelForCausalLM.from_pretrained(run.files.model, dtype=torch.float32).eval()
+    under = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    return PeftModel.from_pretrained(under, str(run.files.adapter)).eval()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_stranger_reproduces_the_probes(
+    runs: dict[str, RunResult], base: Path, method: str
+) -> None:
+    model, probes = plain(base, runs[method], method), Probes.load(runs[method].files.probes)
+    for probe in probes.probes[:6]:
+        tokens = torch.tensor([probe.prompt + probe.completion])
+        with torch.inference_mode():
+            logits = model(input_ids=tokens).logits[0, -tokens.shape[1] :]
+        table = torch.log_softmax(logits[len(probe.prompt) - 1 : -1], dim=-1)
+        found = table.gather(1, torch.tensor(probe.completion)[:, None])[:, 0]
+        assert float((found - torch.tensor(probe.logprobs)).abs().max()) <= probes.tolerance
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_learns(runs: dict[str, RunResult], method: str) -> None:
+    curve = json.loads(runs[method].files.curve.read_bytes())
+    assert curve[-1]["loss"] < curve[0]["loss"]
+    assert 0 < runs[method].trainable <= runs[method].total
+
+
+def test_all_methods_begin_at_the_base(runs: dict[str, RunResult]) -> None:
+    """A fresh adapter changes nothing, so every first loss is the same."""
+    firsts = {
+        name: json.loads(run.files.curve.read_bytes())[0]["loss"] for name, run in runs.items()
+    }
+    assert max(firsts.values()) - min(firsts.values()) < 1e-4, firsts
+
+
+def test_the_config_says_which_kin_of_lora_it_is(runs: dict[str, RunResult]) -> None:
+    told = {
+        name: json.loads((run.files.adapter / "adapter_config.json").read_bytes())
+        for name, run in runs.items()
+        if METHODS[name].frozen
+    }
+    assert (told["rslora"]["use_rslora"], told["lora"]["use_rslora"]) == (True, False)
+    assert (told["dora"]["use_dora"], told["lora"]["use_dora"]) == (True, False)
+
+
+def test_full_fine_tuning_leaves_a_base_that_is_another(
+    runs: dict[str, RunResult], base: Path
+) -> None:
+    model = runs["full"].files.model
+    assert not runs["full"].files.adapter.exists()
+    assert (model / "tokenizer.json").read_bytes() == (base / "tokenizer.json").read_bytes()
+    before, after = (load_file(folder / "model.safetensors") for folder in (base, model))
+    assert before.keys() == after.keys()
+    assert not any(torch.equal(before[name], after[name]) for name in before)
+    assert runs["full"].trainable == runs["full"].total
+
+
+def test_named_modules_alone_are_trained(
+    base: Path, chat: ChatFormat, records: Records, settings: TrainSettings, tmp_path: Path
+) -> None:
+    named = dataclasses.replace(settings, targets=("q_proj", "v_proj"), epochs=0.2)
+    result = train(base, chat, records, named, tmp_path)
+    assert result.modules == 2 * 2
+    tensors = load_file(result.files.adapter / "adapter_model.safetensors")
+    assert {name.split(".")[-3] for name in tensors} == {"q_proj", "v_proj"}
+
+
+def test_the_project_file_knows_the_same_methods() -> None:
+    assert set(get_args(Train.model_fields["method"].annotation)) == set(METHODS)
+
+
+def test_an_unknown_method_lists_the_known() -> None:
+    with pytest.raises(ProjectError, match="no method 'lore'") as caught:
+        method_of("lore")
+    assert "rslora" in caught.value.hint
