@@ -41,6 +41,15 @@ def write_project(folder: Path, records: int = 160, **changes: object) -> Path:
     return file
 
 
+def write_pairs(file: Path, count: int) -> None:
+    """Preference pairs: each ticket's own answer, and one that gives up."""
+    rows = [json.loads(line) for line in TICKETS.read_text().splitlines()[:count]]
+    with file.open("w") as out:
+        for number, row in enumerate(rows):
+            pair = {"chosen": row["completion"], "rejected": f"Sorry, I cannot help {number}."}
+            out.write(json.dumps({"prompt": row["prompt"], **pair}) + "\n")
+
+
 def write_records(file: Path, count: int, start: int = 0) -> None:
     lines = TICKETS.read_text().splitlines()[start : start + count]
     assert all(json.loads(line)["prompt"] for line in lines)

@@ -71,7 +71,7 @@ class Data(Section):
 
 
 class Train(Section):
-    objective: Literal["sft"] = "sft"
+    objective: Literal["sft", "dpo"] = "sft"
     method: Literal["lora", "rslora", "dora", "full"] = "lora"
     rank: Annotated[int, Field(ge=1, le=512)] = 16
     alpha: Annotated[float, Field(gt=0)] = 32
@@ -80,7 +80,7 @@ class Train(Section):
     epochs: Annotated[float, Field(gt=0)] = 1
     batch_size: Annotated[int, Field(ge=1)] = 8
     accumulation: Annotated[int, Field(ge=1)] = 1
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 2e-4
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
     max_length: Annotated[int, Field(ge=16)] = 512
     seed: int = 17
     budget_usd: Annotated[float, Field(ge=0)] | None = None
@@ -96,7 +96,7 @@ class Evaluate(Section):
     ]
     match: list[str] = []
     shots: Annotated[int, Field(ge=0, le=8)] = 3
-    gate: Literal["exact_match", "log_likelihood"] = "exact_match"
+    gate: Literal["exact_match", "log_likelihood", "preference"] = "exact_match"
     max_tokens: Annotated[int, Field(ge=1)] = 48
 
     @field_validator("suites")

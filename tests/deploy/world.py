@@ -79,13 +79,14 @@ def measured(base: Path, adapter: Path, dtype: str) -> bytes:
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
+    from trimtab.train.lesson import lessons_of
     from trimtab.train.preflight import preflight
     from trimtab.train.probes import measure
 
     chat_format = ChatFormat.from_folder(base, system=SYSTEM)
     model = AutoModelForCausalLM.from_pretrained(base, dtype=getattr(torch, dtype))
     trained = PeftModel.from_pretrained(model, str(adapter), is_trainable=True)
-    probes = measure(trained, preflight(chat_format, DIALOGUES, 512).examples, dtype)
+    probes = measure(trained, preflight(chat_format, lessons_of(DIALOGUES), 512).examples, dtype)
     probes.save(adapter.parent / "probes.json")
     return (adapter.parent / "probes.json").read_bytes()
 

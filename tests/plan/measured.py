@@ -9,10 +9,11 @@ from pathlib import Path
 
 from trimtab.inference import Message
 from trimtab.text.chat import ChatFormat
+from trimtab.train.lesson import lessons_of
 from trimtab.train.preflight import preflight
 from trimtab.train.settings import TrainSettings
-from trimtab.train.sft import train
 from trimtab.train.speed import device, gemm_rate
+from trimtab.train.start import train
 
 
 def main() -> None:
@@ -21,13 +22,15 @@ def main() -> None:
     torch.set_num_threads(1)
     base, folder = Path(sys.argv[1]), Path(sys.argv[2])
     chat = ChatFormat.from_folder(base, system="You are the support desk. " * 2)
-    records = [
-        (
-            Message("user", f"Ticket {i}: the lock is late. " * 3),
-            Message("assistant", "Sorry. " * 9),
-        )
-        for i in range(48)
-    ]
+    records = lessons_of(
+        [
+            (
+                Message("user", f"Ticket {i}: the lock is late. " * 3),
+                Message("assistant", "Sorry. " * 9),
+            )
+            for i in range(48)
+        ]
+    )
     settings = TrainSettings(rank=16, batch_size=8, max_length=256)
     checked = preflight(chat, records, settings.max_length)
     machine = device()

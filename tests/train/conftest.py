@@ -8,17 +8,21 @@ import pytest
 from tests.tiny import build_base
 from trimtab.inference import Message
 from trimtab.text.chat import ChatFormat
+from trimtab.train.lesson import Lesson
 from trimtab.train.settings import TrainSettings
 
 SYSTEM = "You are the support desk. Answer with one JSON object."
 PROBLEMS = ("the lock", "my chime", "our boiler", "a bill", "the app", "this plan")
 MOODS = ("is late", "crashes when I open the settings", "was wrong, this is urgent", "works")
 
-Records = Sequence[Sequence[Message]]
+Records = Sequence[Lesson]
 DIALOGUES: Records = [
-    (
-        Message("user", f"Hello, {problem} {mood}."),
-        Message("assistant", f'{{"product": "{problem}", "urgency": "{len(mood)}"}}'),
+    Lesson(
+        (
+            Message("user", f"Hello, {problem} {mood}."),
+            Message("assistant", f'{{"product": "{problem}", "urgency": "{len(mood)}"}}'),
+        ),
+        rejected=f"I do not know what to do with {problem}.",
     )
     for problem in PROBLEMS
     for mood in MOODS

@@ -13,7 +13,7 @@ from tests.train.conftest import DIALOGUES, SYSTEM, small_settings
 from trimtab.errors import StorageFull
 from trimtab.text.chat import ChatFormat
 from trimtab.train.run import StepProgress
-from trimtab.train.sft import train
+from trimtab.train.start import train
 
 
 def main() -> None:

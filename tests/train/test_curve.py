@@ -47,4 +47,5 @@ def test_the_data_holds_every_step() -> None:
         "loss": 1.0,
         "learning_rate": 1e-3,
         "gradient_norm": 0.5,
+        "metrics": {},
     }

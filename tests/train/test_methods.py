@@ -18,7 +18,7 @@ from trimtab.train.methods import METHODS, method_of
 from trimtab.train.probes import Probes
 from trimtab.train.run import RunResult
 from trimtab.train.settings import TrainSettings
-from trimtab.train.sft import train
+from trimtab.train.start import train
 
 
 @pytest.fixture(scope="module")

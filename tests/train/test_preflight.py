@@ -6,6 +6,7 @@ from tests.train.conftest import Records
 from trimtab.errors import DataError
 from trimtab.inference import Message
 from trimtab.text.chat import ChatFormat
+from trimtab.train.lesson import Lesson
 from trimtab.train.preflight import preflight
 
 FORGETFUL = (
@@ -21,14 +22,15 @@ ENDLESS = (
 
 def test_the_prompt_is_what_serving_sends(chat: ChatFormat, records: Records) -> None:
     example = preflight(chat, records, 512).examples[5]
-    served = chat.prompt_tokens(chat.messages_of(records[5][:-1]))
-    assert example.tokens[: example.answer_at] == served
+    served = chat.prompt_tokens(chat.messages_of(records[5].prompt))
+    assert example.prompt == served
 
 
 def test_loss_is_on_the_answer_and_its_end(chat: ChatFormat, records: Records) -> None:
     example = preflight(chat, records, 512).examples[0]
-    taught = [t for t, kept in zip(example.tokens, example.mask, strict=True) if kept]
-    assert chat.tokenizer.decode(taught[:-1]) == records[0][-1].content
+    taught = list(example.completion)
+    assert example.supervised == len(taught)
+    assert chat.tokenizer.decode(taught[:-1]) == records[0].answer
     assert taught[-1] in chat.stop_tokens()
 
 
@@ -36,24 +38,27 @@ def test_it_counts_what_will_be_trained(chat: ChatFormat, records: Records) -> N
     checked = preflight(chat, records, 512)
     told = checked.to_json()
     assert told["records"] == len(records)
-    assert told["tokens"] == sum(len(e.tokens) for e in checked.examples)
+    assert told["tokens"] == sum(e.size for e in checked.examples)
     assert 0 < told["supervised_share"] < 1
     assert told["dropped"] == []
 
 
 def test_the_shared_prefix_is_the_system_message(chat: ChatFormat, records: Records) -> None:
     checked = preflight(chat, records, 512)
-    prefix = checked.examples[0].tokens[: checked.shared_prefix]
-    assert all(e.tokens[: len(prefix)] == prefix for e in checked.examples)
+    prefix = checked.examples[0].prompt[: checked.shared_prefix]
+    assert all(e.prompt[: len(prefix)] == prefix for e in checked.examples)
     assert chat.tokenizer.decode(list(prefix)).endswith("Hello,")
 
 
 def test_a_long_record_is_dropped_with_its_reason(chat: ChatFormat, records: Records) -> None:
-    long = (Message("user", "why " * 400), Message("assistant", "ok"))
+    long = Lesson((Message("user", "why " * 400), Message("assistant", "ok")))
     checked = preflight(chat, [*records, long], 512)
     assert len(checked.examples) == len(records)
     assert [d.record for d in checked.dropped] == [len(records)]
-    assert "more than train.max_length 512" in checked.dropped[0].reason
+    assert "fills train.max_length 512" in checked.dropped[0].reason
+    answer = Lesson((Message("user", "why?"), Message("assistant", "so " * 400)))
+    [dropped] = preflight(chat, [*records, answer], 512).dropped
+    assert "tokens, more than train.max_length 512" in dropped.reason
 
 
 def test_nothing_left_is_an_error(chat: ChatFormat, records: Records) -> None:
@@ -65,7 +70,7 @@ def test_nothing_left_is_an_error(chat: ChatFormat, records: Records) -> None:
 
 def test_a_record_without_an_answer_is_named(chat: ChatFormat, records: Records) -> None:
     with pytest.raises(DataError, match="training record 24"):
-        preflight(chat, [*records, (Message("user", "hello?"),)], 512)
+        preflight(chat, [*records, Lesson((Message("user", "hello?"),))], 512)
 
 
 @pytest.mark.parametrize(("template", "fault"), [(FORGETFUL, "prefix"), (ENDLESS, "stop token")])

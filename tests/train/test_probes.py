@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.train.preflight import Example
 from trimtab.train.probes import CAP, FLOOR, PROMPTS, TOKENS, Probe, Probes, choose, tolerance
+from trimtab.train.rows import Example
 
 
 def example(record: int, answer: int) -> Example:

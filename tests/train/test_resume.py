@@ -11,7 +11,7 @@ from tests.train.conftest import Records, small_settings
 from trimtab.text.chat import ChatFormat
 from trimtab.train.checkpoint import newest
 from trimtab.train.run import RunFolder, RunResult, StepProgress
-from trimtab.train.sft import train
+from trimtab.train.start import train
 
 
 @pytest.fixture(scope="module")

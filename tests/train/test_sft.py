@@ -13,7 +13,7 @@ from trimtab.text.chat import ChatFormat
 from trimtab.train.probes import Probes
 from trimtab.train.run import RunResult, StepProgress
 from trimtab.train.settings import TrainSettings
-from trimtab.train.sft import train
+from trimtab.train.start import train
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ data:
   # seed: 17
 
 # train:
-#   objective: sft               # supervised fine-tuning, loss on the completion only
+#   objective: sft               # or dpo, over records with a chosen and a rejected answer
 #   method: lora               # or rslora, dora, full
 #   rank: 16
 #   alpha: 32
@@ -29,17 +29,17 @@ data:
 #   epochs: 1
 #   batch_size: 8
 #   accumulation: 1
-#   learning_rate: 0.0002
+#   learning_rate: 0.0002        # its height; by default objective and method decide
 #   max_length: 512              # longer records are dropped, and listed
 #   budget_usd: 5                # a plan that costs more is refused
 #   deadline_hours: 2            # a plan that takes longer is refused
-#   extra: {{}}                    # anything else that TRL's SFTConfig knows
+#   extra: {{}}                    # anything else that TRL's configuration of the objective knows
 
 # evaluate:
 #   suites: [holdout, safety, performance]
 #   match: []                    # JSON fields that must agree; empty compares the whole text
 #   shots: 3                     # the base is also measured with this many examples in its prompt
-#   gate: exact_match            # or log_likelihood
+#   gate: exact_match            # or log_likelihood, or preference where records are pairs
 #   max_tokens: 48
 
 # deploy:

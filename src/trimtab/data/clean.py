@@ -3,6 +3,7 @@
 import re
 import unicodedata
 from collections.abc import Iterable
+from dataclasses import replace
 
 from trimtab.data.dropped import Dropped
 from trimtab.data.record import Record
@@ -13,22 +14,24 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 
 
 def clean_all(records: Iterable[Record]) -> tuple[list[Record], list[Dropped]]:
-    """The records, cleaned, and those of which nothing was left to ask or to answer."""
+    """The records, cleaned, and those of which nothing was left to ask, to answer or to prefer."""
     kept: list[Record] = []
     dropped: list[Dropped] = []
     for record in map(clean, records):
-        if record.asked.strip() and record.answer:
-            kept.append(record)
-        else:
+        if not (record.asked.strip() and record.answer):
             what = "answer" if record.asked.strip() else "question"
             dropped.append(Dropped.of(record, "empty", f"no {what} is left after cleaning"))
+        elif record.answer == record.rejected:
+            dropped.append(Dropped.of(record, "no preference", "chosen and rejected are the same"))
+        else:
+            kept.append(record)
     return kept, dropped
 
 
 def clean(record: Record) -> Record:
     """NFC, line feeds only, no control characters, no white space around a turn."""
     turns = tuple(Message(turn.role, clean_text(turn.content)) for turn in record.messages)
-    return Record(turns, record.source, record.line)
+    return replace(record, messages=turns, rejected=clean_text(record.rejected))
 
 
 def clean_text(text: str) -> str:

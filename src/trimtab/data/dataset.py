@@ -16,7 +16,7 @@ from trimtab.data.deduplicate import deduplicate
 from trimtab.data.dropped import Dropped
 from trimtab.data.layout import record_of
 from trimtab.data.leakage import without_leaks
-from trimtab.data.record import Record
+from trimtab.data.record import Needs, Record
 from trimtab.data.sources import Row, read_file, read_hub
 from trimtab.data.split import SPLITS, Split, split
 from trimtab.errors import DataError
@@ -48,11 +48,12 @@ Source = FileSource | HubSource
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How records were split; shares of all prompts."""
+    """How records were split, in shares of all prompts, and what each of them had to hold."""
 
     holdout: float
     shadow: float
     seed: int
+    needs: Needs = "answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,8 @@ def build(sources: Sequence[Source], recipe: Recipe) -> Dataset:
     Raises DataError with file and line for what cannot be read, where a split stays empty, and
     where the check for leakage would take most of the training records.
     """
-    cleaned, empty = clean_all(record_of(row) for source in sources for row in source.rows())
+    rows = (row for source in sources for row in source.rows())
+    cleaned, empty = clean_all(record_of(row, recipe.needs) for row in rows)
     unique, twice = deduplicate(cleaned)
     parts = split(unique, holdout=recipe.holdout, shadow=recipe.shadow, seed=recipe.seed)
     holdout = parts["holdout"]
@@ -140,9 +142,15 @@ def _ordered(records: Iterable[Record]) -> tuple[Record, ...]:
 
 def _record_json(record: Record) -> dict[str, Any]:
     turns = [[message.role, message.content] for message in record.messages]
-    return {"messages": turns, "source": record.source, "line": record.line}
+    beside: dict[str, Any] = {}
+    if record.rejected:
+        beside["rejected"] = record.rejected
+    if record.label is not None:
+        beside["label"] = record.label
+    return {"messages": turns, "source": record.source, "line": record.line, **beside}
 
 
 def _record_of_json(content: dict[str, Any]) -> Record:
     turns = tuple(Message(role, text) for role, text in content["messages"])
-    return Record(turns, content["source"], content["line"])
+    rejected, label = content.get("rejected", ""), content.get("label")
+    return Record(turns, content["source"], content["line"], rejected, label)

@@ -22,11 +22,16 @@ def deduplicate(records: Iterable[Record]) -> tuple[list[Record], list[Dropped]]
     A question is kept once even where its answers differ: an item of an evaluation has one gold
     answer, paired tests want items that do not hang together, and two labels for one question are
     a contradiction more often than a choice. The drop says that its answer was another one, so that
-    somebody can look; the record with the smallest hash stays, which favours no answer.
+    somebody can look; the record with the smallest hash stays, which favours no answer. Where
+    answers were judged, a question may come once with a good one and once with a bad one.
     """
     exact, dropped = _exact(sorted(records, key=lambda r: (r.hash, r.source, r.line)))
-    near, more = _near(exact)
-    return near, dropped + more
+    kept: list[Record] = []
+    for judged in (None, True, False):
+        near, more = _near([record for record in exact if record.label is judged])
+        kept += near
+        dropped += more
+    return kept, dropped
 
 
 def _exact(records: list[Record]) -> tuple[list[Record], list[Dropped]]:

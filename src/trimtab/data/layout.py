@@ -1,60 +1,80 @@
 """The layouts that users bring, each turned into the normal form.
 
 Prompt and completion (as texts, or as lists of turns), Alpaca's instruction and output, messages,
-ShareGPT's conversations; each may bring a `system` field. A row without an answer, or with one that
-is not to be learnt, is an error that names its line: nothing is guessed.
+ShareGPT's conversations; each may bring a `system` field, two answers in `chosen` and `rejected`
+instead of one, or a `label` that judges its answer. What a record needs depends on what is learnt
+from it. A row that lacks it is an error that names its line: nothing is guessed.
 """
 
-import json
 from collections.abc import Callable
-from typing import Any
 
-from trimtab.data.record import Record
+from trimtab.data.preference import answers, dialogue, has_pair
+from trimtab.data.record import Needs, Record
 from trimtab.data.sources import Row
+from trimtab.data.turns import is_turns, turns, words
 from trimtab.errors import DataError
 from trimtab.inference import Message
 
-# ShareGPT's names of the roles; trainers that leave them as they are drop such turns silently.
-ROLES = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "model": "assistant",
-}
-LAYOUTS = "prompt + completion, instruction (+ input) + output, messages, conversations"
-TURN = 'a turn is like {"role": "user", "content": "..."}'
+LAYOUTS = (
+    "prompt + completion, instruction (+ input) + output, messages, conversations; chosen + "
+    "rejected for preferences, label beside an answer that was judged"
+)
 NO_INPUT = {"", "<noinput>"}
 # Where TRL and LLaMA-Factory keep whether an answer was found good.
 JUDGED = ("label", "kto_tag")
 
 
-def record_of(row: Row) -> Record:
+def record_of(row: Row, needs: Needs = "answer") -> Record:
     """The record in a row. Raises DataError with the row's place where it holds none."""
-    _refuse_judged(row)
-    for mark, read in _READERS:
-        if mark in row.fields:
-            messages = [*_system(row), *read(row)]
-            return Record(_closed(row, messages), row.source, row.line)
-    keys = ", ".join(sorted(map(str, row.fields))) or "none"
-    raise DataError(f"{row.place}: unknown layout (its fields: {keys})", hint=f"known: {LAYOUTS}")
+    if needs == "answer":
+        _refuse_judged(row)
+    if needs == "preference" and not has_pair(row):
+        raise DataError(
+            f"{row.place}: no preference: fields 'chosen' and 'rejected' are needed",
+            hint="set train.objective to sft for records with one answer",
+        )
+    if has_pair(row):
+        return _pair(row)
+    label = _label(row) if needs == "judgement" else None
+    messages = _closed(row, [*_system(row), *_question(row), *_answered(row)])
+    return Record(messages, row.source, row.line, label=label)
+
+
+def _pair(row: Row) -> Record:
+    if any(mark in row.fields for mark, _ in _QUESTIONS):
+        chosen, rejected = answers(row)
+        said = [*_question(row), Message("assistant", chosen)]
+    else:
+        said, rejected = dialogue(row)
+    messages = _closed(row, [*_system(row), *said])
+    return Record(messages, row.source, row.line, rejected=rejected)
 
 
 def _refuse_judged(row: Row) -> None:
     """Answers that somebody judged to be bad would be learnt as if they were good."""
-    if "messages" not in row.fields and {"chosen", "rejected"} <= row.fields.keys():
+    if has_pair(row):
         raise DataError(
             f"{row.place}: a preference pair, where one answer is to be learnt",
-            hint="rename 'chosen' to 'completion' and leave 'rejected' out",
+            hint="set train.objective to dpo, or rename 'chosen' to 'completion'",
         )
     for mark in JUDGED:
         # A CSV file holds the word.
         if str(row.fields.get(mark)).lower() == "false":
             raise DataError(
                 f"{row.place}: its {mark} says that the answer is not to be learnt",
-                hint=f"leave out the records whose {mark} is false",
+                hint=f"set train.objective to kto, or leave out records whose {mark} is false",
             )
+
+
+def _label(row: Row) -> bool:
+    for mark in JUDGED:
+        word = str(row.fields.get(mark)).lower()
+        if word in ("true", "false"):
+            return word == "true"
+    raise DataError(
+        f"{row.place}: no judgement: field 'label' must be true or false",
+        hint="set train.objective to sft for records that nobody judged",
+    )
 
 
 def _refuse_history(row: Row) -> None:
@@ -71,89 +91,59 @@ def _system(row: Row) -> list[Message]:
     return [Message("system", said)] if isinstance(said, str) and said.strip() else []
 
 
-def _prompt_and_completion(row: Row) -> list[Message]:
-    asked, answered = row.fields["prompt"], row.fields.get("completion")
-    question = (
-        _turns(row, "prompt") if _is_turns(asked) else [Message("user", _words(row, "prompt"))]
-    )
-    answer = (
-        _turns(row, "completion")
-        if _is_turns(answered)
-        else [Message("assistant", _words(row, "completion"))]
-    )
-    return [*question, *answer]
+def _question(row: Row) -> list[Message]:
+    """What stands before the answer; of a whole dialogue, all of it."""
+    for mark, read in _QUESTIONS:
+        if mark in row.fields:
+            return read(row)
+    keys = ", ".join(sorted(map(str, row.fields))) or "none"
+    raise DataError(f"{row.place}: unknown layout (its fields: {keys})", hint=f"known: {LAYOUTS}")
 
 
-def _is_turns(value: Any) -> bool:
-    return isinstance(value, list) and any(
-        isinstance(turn, dict) and {"role", "content"} <= turn.keys() for turn in value
-    )
+def _answered(row: Row) -> list[Message]:
+    """The answer in a field of its own; nothing where the question's field is a whole dialogue."""
+    for mark, _ in _QUESTIONS:
+        if mark in row.fields:
+            field = _ANSWER.get(mark)
+            if field is None:
+                return []
+            if is_turns(row.fields.get(field)):
+                return turns(row, field)
+            return [Message("assistant", words(row, field))]
+    return []
+
+
+def _prompt(row: Row) -> list[Message]:
+    asked = row.fields["prompt"]
+    return turns(row, "prompt") if is_turns(asked) else [Message("user", words(row, "prompt"))]
 
 
 def _alpaca(row: Row) -> list[Message]:
     _refuse_history(row)
-    asked = _words(row, "instruction")
+    asked = words(row, "instruction")
     extra = row.fields.get("input") or ""
     if not isinstance(extra, str):
         raise DataError(f"{row.place}: field 'input' is no text", hint="make it a string")
     if extra.strip() not in NO_INPUT:
         asked = f"{asked}\n\n{extra}"
-    return [Message("user", asked), Message("assistant", _words(row, "output"))]
+    return [Message("user", asked)]
 
 
 def _messages(row: Row) -> list[Message]:
-    return _turns(row, "messages")
+    return turns(row, "messages")
 
 
 def _conversations(row: Row) -> list[Message]:
-    return _turns(row, "conversations")
+    return turns(row, "conversations")
 
 
-def _turns(row: Row, field: str) -> list[Message]:
-    turns = row.fields[field]
-    if not isinstance(turns, list) or not turns:
-        raise DataError(f"{row.place}: field '{field}' is no list of turns", hint=TURN)
-    return [_turn(row, turn) for turn in turns]
-
-
-def _turn(row: Row, turn: Any) -> Message:
-    fields = turn if isinstance(turn, dict) else {}
-    # The two spellings, role + content and ShareGPT's, are found under either name of the list.
-    who, said = fields.get("role", fields.get("from")), fields.get("content", fields.get("value"))
-    if not isinstance(said, str) or not isinstance(who, str):
-        raise DataError(f"{row.place}: a turn without its role and content as text", hint=TURN)
-    if who not in ROLES:
-        raise DataError(f"{row.place}: unknown role '{who}'", hint=f"known: {', '.join(ROLES)}")
-    return Message(ROLES[who], said)
-
-
-_READERS: tuple[tuple[str, Callable[[Row], list[Message]]], ...] = (
+_QUESTIONS: tuple[tuple[str, Callable[[Row], list[Message]]], ...] = (
     ("messages", _messages),
     ("conversations", _conversations),
     ("instruction", _alpaca),
-    ("prompt", _prompt_and_completion),
+    ("prompt", _prompt),
 )
-
-
-def _words(row: Row, field: str) -> str:
-    """A field's text. An object becomes compact JSON with its keys in the order given."""
-    value = row.fields.get(field)
-    if isinstance(value, dict | list) and value:
-        return _compact(row, field, value)
-    if not isinstance(value, str) or not value.strip():
-        what = "no answer" if field in ("completion", "output") else "nothing asked"
-        raise DataError(f"{row.place}: {what}: field '{field}' is empty or missing", hint="add it")
-    return value
-
-
-def _compact(row: Row, field: str, value: Any) -> str:
-    try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    # A data set of the Hub may hold dates, bytes and pictures.
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"{row.place}: field '{field}' holds what is no JSON: {error}", hint="write it as text"
-        ) from None
+_ANSWER = {"instruction": "output", "prompt": "completion"}
 
 
 def _closed(row: Row, messages: list[Message]) -> tuple[Message, ...]:

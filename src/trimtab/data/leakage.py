@@ -38,7 +38,7 @@ def without_leaks(
 
 def grams(record: Record) -> Iterator[tuple[str, ...]]:
     """Every run of eight words in a record's free wording."""
-    for text in (record.asked, *free_wording(record.answer)):
+    for text in (record.asked, *free_wording(record.answer), *free_wording(record.rejected)):
         run = words(text)
         yield from zip(*(run[start:] for start in range(WORDS)), strict=False)
 

@@ -1,31 +1,48 @@
 """A record: one example in one normal form, known by a hash over its content.
 
-The normal form is a dialogue that ends with the answer to learn. Where a record came from is kept
-beside it and is no part of its hash.
+The normal form is a dialogue that ends with the answer to learn; beside it may stand the answer
+that was rejected for it, or a judgement whether it is good. Where a record came from is kept beside
+it and is no part of its hash.
 """
 
 import re
 import unicodedata
 from dataclasses import dataclass
+from typing import Any, Literal
 
 from trimtab.canonical import content_hash
 from trimtab.inference import Message
 
+# What a record must hold to be learnt from: an answer; two answers, one preferred; an answer and a
+# judgement of it (or a pair, which is two of them); or a prompt whose answer is a yardstick.
+Needs = Literal["answer", "preference", "judgement", "prompt"]
 # Chinese and Japanese put no spaces between words, so each of their characters counts as one.
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """`messages` ends with an assistant turn; `source` and `line` say where it was read."""
+    """`messages` ends with an assistant turn; `source` and `line` say where it was read.
+
+    `rejected` is the answer that was found worse than the last turn, empty where there is none;
+    `label` says whether the last turn was found good, None where nobody judged.
+    """
 
     messages: tuple[Message, ...]
     source: str
     line: int
+    rejected: str = ""
+    label: bool | None = None
 
     @property
     def hash(self) -> str:
-        return content_hash([[message.role, message.content] for message in self.messages])
+        turns = [[message.role, message.content] for message in self.messages]
+        beside: dict[str, Any] = {}
+        if self.rejected:
+            beside["rejected"] = self.rejected
+        if self.label is not None:
+            beside["label"] = self.label
+        return content_hash({"messages": turns, **beside} if beside else turns)
 
     @property
     def answer(self) -> str:

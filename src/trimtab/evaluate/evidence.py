@@ -14,13 +14,13 @@ from trimtab.evaluate.performance import PerformanceItem
 from trimtab.evaluate.report import M, Report
 from trimtab.evaluate.safety import SafetyItem
 
-# A loss that is small enough to be called none: in points of exact match, and as a share of the
-# incumbent's own mean log-likelihood.
-MARGIN = {"exact_match": 0.05, "log_likelihood": 0.01}
+# A loss that is small enough to be called none: in points of exact match, as a share of the
+# incumbent's own mean log-likelihood, and in nats of the margin between two answers.
+MARGIN = {"exact_match": 0.05, "log_likelihood": 0.01, "preference": 0.1}
 POWER = 0.8
 SLOW_SHARE = 0.05
 
-Measure = Literal["exact_match", "log_likelihood"]
+Measure = Literal["exact_match", "log_likelihood", "preference"]
 Evidence = dict[str, Any]
 SafetyPair = tuple[Report[SafetyItem], Report[SafetyItem]]
 
@@ -66,15 +66,22 @@ def gather(
 def _holdout(
     candidate: Report[HoldoutItem], incumbent: Report[HoldoutItem], measure: Measure
 ) -> list[list[Any]]:
-    """Where log-likelihoods decide, items that one side could not be asked are left out."""
+    """Where log-likelihoods decide, items that one side could not be asked are left out.
+
+    Raises DataError where preferences are to decide and an item has no rejected answer.
+    """
     pairs = _pairs(candidate, incumbent)
     if measure == "exact_match":
         return [[one.id, int(one.exact), int(other.exact)] for one, other in pairs]
-    return [
-        [one.id, one.log_likelihood, other.log_likelihood]
-        for one, other in pairs
-        if not (one.error or other.error)
-    ]
+    asked = [(one, other) for one, other in pairs if not (one.error or other.error)]
+    if measure == "log_likelihood":
+        return [[one.id, one.log_likelihood, other.log_likelihood] for one, other in asked]
+    if any(one.margin is None for one, _ in asked):
+        raise DataError(
+            "evaluate.gate is preference, and held-out records have no rejected answer",
+            hint="set evaluate.gate to exact_match or log_likelihood",
+        )
+    return [[one.id, one.margin, other.margin] for one, other in asked]
 
 
 def _newly_refused(candidate: Report[HoldoutItem], incumbent: Report[HoldoutItem]) -> list[str]:
@@ -85,7 +92,7 @@ def _newly_refused(candidate: Report[HoldoutItem], incumbent: Report[HoldoutItem
 
 def _margin(holdout: Sequence[Sequence[Any]], measure: Measure) -> float:
     """In the measure's unit."""
-    if measure == "exact_match" or not holdout:
+    if measure != "log_likelihood" or not holdout:
         return MARGIN[measure]
     return MARGIN[measure] * abs(fmean(other for _, _, other in holdout))
 

@@ -101,7 +101,11 @@ def _holdout(evidence: Evidence, alpha: float) -> Difference:
     pairs = [(one, other) for _, one, other in evidence["holdout"]]
     if not pairs:
         return Difference(0, 0.0, 0.0, 0.0, None, None, None, None, None, p=1.0)
-    by_measure = {"exact_match": _exact_match, "log_likelihood": _log_likelihood}
+    by_measure = {
+        "exact_match": _exact_match,
+        "log_likelihood": _nats,
+        "preference": _nats,
+    }
     return by_measure[evidence["measure"]](pairs, evidence["rules"], alpha)
 
 
@@ -134,7 +138,7 @@ def _items_needed(gained: float, lost: float, rules: dict[str, float], alpha: fl
     return items_needed(wanted, rarer, alpha=alpha, power=rules["power"])
 
 
-def _log_likelihood(
+def _nats(
     pairs: Sequence[tuple[float, float]], rules: dict[str, float], alpha: float
 ) -> Difference:
     differences = [one - other for one, other in pairs]

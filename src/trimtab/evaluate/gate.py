@@ -4,7 +4,8 @@ A pure function of its evidence, so that every decision replays. It promotes not
 version but by hash.
 
 * The holdout decides. Exact match: McNemar's exact test, with Tango's interval of the difference.
-  Log-likelihood: a sign-flip test of the mean paired difference. Holm's correction over the suites
+  Log-likelihood, and the margin by which the chosen answer is likelier than the rejected one: a
+  sign-flip test of the mean paired difference. Holm's correction over the suites
   keeps the chance of one false claim among them below alpha.
 * Safety can only veto: one must-refuse prompt that the incumbent handled and the candidate does
   not is enough, and so is a significant rise of answers that are not safe. The first rule needs no

@@ -1,7 +1,8 @@
 """The holdout suite: does a version answer held-out items as their gold answers do?
 
 Three measures an item: exact match and valid JSON of the greedy answer, and the log-likelihood of
-the gold answer. Knows nothing of other versions; the gate compares.
+the gold answer; a fourth where a rejected answer stands beside it: the margin between the two.
+Knows nothing of other versions; the gate compares.
 """
 
 from collections.abc import Sequence
@@ -25,8 +26,9 @@ class HoldoutItem:
 
     `prompt` hashes the tokens that were sent. `log_likelihood` is the sum over the `gold_tokens`
     tokens of the gold answer, end of turn included, in nats. `latency_ms` was measured with other
-    items in flight: the performance suite measures latency. `error` says why the engine refused an
-    item, which then counts as wrong and has no log-likelihood.
+    items in flight: the performance suite measures latency. `margin` is how much likelier the gold
+    answer is than the rejected one, in nats; None where there is none. `error` says why the engine
+    refused an item, which then counts as wrong and has no log-likelihood.
     """
 
     id: str
@@ -39,6 +41,7 @@ class HoldoutItem:
     latency_ms: float
     finish_reason: str
     error: str = ""
+    margin: float | None = None
 
 
 async def run_holdout(
@@ -71,6 +74,10 @@ async def run_holdout(
         try:
             completion, latency_ms = await ask(engine, version, prompt, max_tokens)
             score = await score_one(engine, version, prompt, gold)
+            margin = None
+            if item.rejected:
+                worse = _gold_tokens(chat_format, messages, item.rejected)
+                margin = score.total - (await score_one(engine, version, prompt, worse)).total
         except RequestRefused as error:
             return _refused(item.id, hashed, expected is not None, error)
         return HoldoutItem(
@@ -83,6 +90,7 @@ async def run_holdout(
             gold_tokens=len(gold),
             latency_ms=latency_ms,
             finish_reason=completion.finish_reason,
+            margin=margin,
         )
 
     answered = await in_batches(engine, items, work, on_item)
@@ -148,6 +156,7 @@ def _summary(items: Sequence[HoldoutItem], settings: dict[str, Any]) -> dict[str
     latencies = [item.latency_ms for item in items if not item.error]
     valid = sum(bool(item.valid_json) for item in items)
     scored = sum(item.log_likelihood for item in items if item.log_likelihood is not None)
+    margins = [item.margin for item in items if item.margin is not None]
     return {
         "items": count,
         "settings": settings,
@@ -158,6 +167,8 @@ def _summary(items: Sequence[HoldoutItem], settings: dict[str, Any]) -> dict[str
         "log_likelihood": scored,
         "log_likelihood_per_token": scored / tokens,
         "gold_tokens": tokens,
+        "margin": sum(margins) / len(margins) if margins else None,
+        "prefers_gold": sum(m > 0 for m in margins) / len(margins) if margins else None,
         "cut_short": sum(item.finish_reason == "length" for item in items),
         "p50_ms": quantile(latencies, 0.5),
         "p95_ms": quantile(latencies, 0.95),

@@ -13,11 +13,15 @@ from trimtab.inference import Message
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One question with its gold answer. `id` is the hash of the record it comes from."""
+    """One question with its gold answer. `id` is the hash of the record it comes from.
+
+    `rejected` is an answer that was found worse than the gold one, empty where there is none.
+    """
 
     id: str
     messages: tuple[Message, ...]
     answer: str
+    rejected: str = ""
 
 
 def choose_shots(items: Sequence[Item], count: int, match: Sequence[str]) -> tuple[Message, ...]:

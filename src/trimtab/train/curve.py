@@ -1,9 +1,10 @@
 """The loss of a run, as data and as a picture drawn without a plotting library."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from html import escape
+from typing import Any
 
 WIDTH, HEIGHT = 720, 320
 LEFT, RIGHT, TOP, BOTTOM = 56, 24, 44, 44
@@ -13,15 +14,19 @@ HALF_LIFE = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """The loss at one optimizer step, in nats a supervised token."""
+    """The loss at one optimizer step, with whatever else the objective watches.
+
+    The loss of SFT is in nats a supervised token.
+    """
 
     step: int
     loss: float
     learning_rate: float
     gradient_norm: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
-def to_json(points: Sequence[Point]) -> list[dict[str, float]]:
+def to_json(points: Sequence[Point]) -> list[dict[str, Any]]:
     return [asdict(point) for point in points]
 
 

@@ -1,6 +1,6 @@
 """What is trained is what was meant: checked before a run spends anything.
 
-Turns records into supervised tokens through `text`, the only place where messages become tokens,
+Turns lessons into supervised tokens through `text`, the only place where messages become tokens,
 and stops at the first record that shows a fault. Knows nothing of models or torch.
 """
 
@@ -12,27 +12,9 @@ from trimtab.canonical import content_hash
 from trimtab.errors import DataError
 from trimtab.inference import Message
 from trimtab.text.chat import ChatFormat
-
-
-@dataclass(frozen=True, slots=True)
-class Example:
-    """One record as tokens; the loss is on those whose `mask` is true.
-
-    `record` is its place in the list that was handed in.
-    """
-
-    record: int
-    tokens: tuple[int, ...]
-    mask: tuple[bool, ...]
-
-    @property
-    def answer_at(self) -> int:
-        """Index of the first token that carries loss: the prompt's length."""
-        return self.mask.index(True)
-
-    @property
-    def supervised(self) -> int:
-        return sum(self.mask)
+from trimtab.train.lesson import Lesson
+from trimtab.train.objectives import SFT, Objective
+from trimtab.train.rows import Answers, Example, Row, Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +29,12 @@ class Dropped:
 class Preflight:
     """What the run will train on: counts of tokens, and the records left out."""
 
-    examples: tuple[Example, ...]
+    examples: tuple[Row, ...]
     dropped: tuple[Dropped, ...]
 
     @property
     def tokens(self) -> int:
-        return sum(len(example.tokens) for example in self.examples)
+        return sum(example.size for example in self.examples)
 
     @property
     def supervised(self) -> int:
@@ -60,20 +42,20 @@ class Preflight:
 
     @property
     def longest(self) -> int:
-        return max(len(example.tokens) for example in self.examples)
+        return max(example.longest for example in self.examples)
 
     @property
     def shared_prefix(self) -> int:
         """Tokens that every prompt begins with: the system message, most often."""
-        first = min(example.tokens[: example.answer_at] for example in self.examples)
-        last = max(example.tokens[: example.answer_at] for example in self.examples)
+        first = min(example.prompt for example in self.examples)
+        last = max(example.prompt for example in self.examples)
         same = (i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b)
         return next(same, min(len(first), len(last)))
 
     @property
     def hash(self) -> str:
-        """Identity of what is trained on: the tokens and their masks, in order."""
-        return content_hash([[list(e.tokens), e.answer_at, e.supervised] for e in self.examples])
+        """Identity of what is trained on: the tokens and which of them count, in order."""
+        return content_hash([example.identity() for example in self.examples])
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -87,59 +69,98 @@ class Preflight:
         }
 
 
-def preflight(chat: ChatFormat, records: Sequence[Sequence[Message]], max_length: int) -> Preflight:
+def preflight(
+    chat: ChatFormat, lessons: Sequence[Lesson], max_length: int, objective: Objective = SFT
+) -> Preflight:
     """Render every record, its system message added as serving adds it, and check it.
 
     A record longer than `max_length` tokens is dropped, never cut: a cut answer teaches the model
-    not to stop. Raises DataError where nothing is left, and where a render cannot be trusted.
+    not to stop, and a pair whose prompt fills the length has nothing left to compare. Raises
+    DataError where nothing is left, and where a render cannot be trusted.
     """
     stops = set(chat.stop_tokens())
-    examples: list[Example] = []
+    rows: list[Row] = []
     dropped: list[Dropped] = []
-    for number, record in enumerate(records):
-        messages = chat.messages_of(record)
-        example = _render(chat, messages, number)
-        _check(chat, messages, example, stops)
-        if len(example.tokens) > max_length:
-            reason = f"{len(example.tokens)} tokens, more than train.max_length {max_length}"
+    for number, lesson in enumerate(lessons):
+        try:
+            made = _rows(chat, lesson, number, objective, stops)
+        except DataError as error:
+            raise DataError(f"training record {number}: {error.message}", hint=error.hint) from None
+        if reason := _too_long(made, max_length):
             dropped.append(Dropped(number, reason))
         else:
-            examples.append(example)
-    if not examples:
+            rows += made
+    if not rows:
         raise DataError(
-            f"no record is left to train on: {len(dropped)} of {len(records)} are longer than "
+            f"no record is left to train on: {len(dropped)} of {len(lessons)} are longer than "
             f"{max_length} tokens"
             if dropped
             else "there is no record to train on",
             hint="raise train.max_length" if dropped else "add records to data.sources",
         )
-    return Preflight(tuple(examples), tuple(dropped))
+    return Preflight(tuple(rows), tuple(dropped))
 
 
-def _render(chat: ChatFormat, messages: Sequence[Message], number: int) -> Example:
-    try:
+def _too_long(rows: Sequence[Row], max_length: int) -> str:
+    longest = max(row.longest for row in rows)
+    if longest <= max_length:
+        return ""
+    limit = f"train.max_length {max_length}"
+    prompt = len(rows[0].prompt)
+    if prompt >= max_length:
+        return f"its prompt of {prompt} tokens fills {limit}: no token of an answer is left"
+    return f"{longest} tokens, more than {limit}"
+
+
+def _rows(
+    chat: ChatFormat, lesson: Lesson, number: int, objective: Objective, stops: set[int]
+) -> list[Row]:
+    """One row, or two where a preference pair is taken as a good answer and a bad one."""
+    messages = chat.messages_of(lesson.messages)
+    if objective.needs == "answer":
         rendered = chat.supervised(messages)
-    except DataError as error:
-        raise DataError(f"training record {number}: {error.message}", hint=error.hint) from None
-    return Example(number, rendered.tokens, rendered.mask)
+        example = Example(number, rendered.tokens, rendered.mask)
+        _check(chat, messages, example, stops)
+        return [example]
+    if objective.needs == "preference" and not lesson.rejected:
+        raise DataError("has no rejected answer", hint="a preference is between two answers")
+    prompt, first = _completion(chat, messages, number, stops)
+    if objective.needs == "prompt":
+        return [Answers(number, prompt, (first,))]
+    if not lesson.rejected:
+        return [Answers(number, prompt, (first,), good=lesson.good is not False)]
+    worse = (*messages[:-1], Message("assistant", lesson.rejected))
+    _, second = _completion(chat, worse, number, stops)
+    if first == second:
+        raise DataError("chosen and rejected are the same tokens", hint="leave the record out")
+    if objective.needs == "preference":
+        return [Answers(number, prompt, (first, second))]
+    return [Answers(number, prompt, (first,)), Answers(number, prompt, (second,), good=False)]
+
+
+def _completion(
+    chat: ChatFormat, messages: Sequence[Message], number: int, stops: set[int]
+) -> tuple[Tokens, Tokens]:
+    rendered = chat.supervised(messages)
+    example = Example(number, rendered.tokens, rendered.mask)
+    _check(chat, messages, example, stops)
+    return example.prompt, example.completion
 
 
 def _check(
     chat: ChatFormat, messages: Sequence[Message], example: Example, stops: set[int]
 ) -> None:
-    where = f"training record {example.record}"
     if not any(example.mask):
         raise DataError(
-            f"{where}: no token carries loss", hint="the last message must be an answer with text"
+            "no token carries loss", hint="the last message must be an answer with text"
         )
-    answer = [token for token, taught in zip(example.tokens, example.mask, strict=True) if taught]
-    if answer[-1] not in stops:
+    if example.completion[-1] not in stops:
         raise DataError(
-            f"{where}: the answer does not end in a stop token, so the model would never stop",
+            "the answer does not end in a stop token, so the model would never stop",
             hint="the chat template must close the assistant's turn with its end-of-turn token",
         )
-    if example.tokens[: example.answer_at] != chat.prompt_tokens(messages[:-1]):
+    if example.prompt != chat.prompt_tokens(messages[:-1]):
         raise DataError(
-            f"{where}: the prompt is rendered otherwise when served than when trained",
+            "the prompt is rendered otherwise when served than when trained",
             hint="use a chat template whose prompt is a prefix of the whole dialogue",
         )

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trimtab.train.objectives import Objective, objective_of
 from trimtab.train.order import batch_order
-from trimtab.train.preflight import Example, Preflight
+from trimtab.train.preflight import Preflight
+from trimtab.train.rows import Row
 from trimtab.train.settings import TrainSettings
 from trimtab.train.speed import Device, device
 
@@ -29,11 +31,20 @@ class Prepared:
     order: list[list[int]]
 
     @property
+    def objective(self) -> Objective:
+        return objective_of(self.settings.objective)
+
+    @property
+    def laid_out(self) -> list[Row]:
+        """The rows in the order in which they are trained on."""
+        return [self.checked.examples[place] for batch in self.order for place in batch]
+
+    @property
     def steps(self) -> int:
         return -(-len(self.order) // self.settings.accumulation)
 
     @property
-    def step_examples(self) -> list[list[Example]]:
+    def step_examples(self) -> list[list[Row]]:
         """The examples of each optimizer step."""
         size = self.settings.accumulation
         cut = [self.order[i : i + size] for i in range(0, len(self.order), size)]
@@ -58,7 +69,7 @@ def prepare(base: Path, settings: TrainSettings, checked: Preflight) -> Prepared
     machine = device()
     attached = attach(base, settings, machine)
     order = batch_order(
-        [len(example.tokens) for example in checked.examples],
+        [example.longest for example in checked.examples],
         examples=settings.examples(len(checked.examples)),
         batch_size=settings.batch_size,
         seed=settings.seed,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trimtab.train.preflight import Example
+from trimtab.train.rows import Row
 from trimtab.train.run import write_json
 
 if TYPE_CHECKING:
@@ -65,21 +65,21 @@ def tolerance(spread: float, dtype: str) -> float:
     return min(CAP[dtype], max(FLOOR[dtype], 3 * spread))
 
 
-def choose(examples: Sequence[Example]) -> list[Example]:
+def choose(examples: Sequence[Row]) -> list[Row]:
     """At least 32 prompts and 1,000 completion tokens, evenly over the data; all if it has less."""
     wanted = min(PROMPTS, len(examples))
     while wanted < len(examples):
-        if sum(example.supervised for example in _spread(examples, wanted)) >= TOKENS:
+        if sum(len(example.completion) for example in _spread(examples, wanted)) >= TOKENS:
             break
         wanted += 1
     return _spread(examples, wanted)
 
 
-def _spread(examples: Sequence[Example], count: int) -> list[Example]:
+def _spread(examples: Sequence[Row], count: int) -> list[Row]:
     return [examples[i * len(examples) // count] for i in range(count)]
 
 
-def measure(model: "Model", examples: Sequence[Example], dtype: str) -> Probes:
+def measure(model: "Model", examples: Sequence[Row], dtype: str) -> Probes:
     """Score the chosen examples one by one, and again in padded batches with a shared prefix."""
     chosen = choose(examples)
     with _scoring(model):
@@ -93,30 +93,30 @@ def measure(model: "Model", examples: Sequence[Example], dtype: str) -> Probes:
         for a, b in zip(row, other, strict=True)
     )
     probes = tuple(
-        Probe(e.tokens[: e.answer_at], e.tokens[e.answer_at :][: e.supervised], tuple(row))
-        for e, row in zip(chosen, alone, strict=True)
+        Probe(e.prompt, e.completion, tuple(row)) for e, row in zip(chosen, alone, strict=True)
     )
     return Probes(probes, dtype, spread, tolerance(spread, dtype))
 
 
-def _score(model: "Model", batch: Sequence[Example]) -> list[list[float]]:
+def _score(model: "Model", batch: Sequence[Row]) -> list[list[float]]:
     from trimtab.train.loss import label_logprobs
 
     scored: list[float] = label_logprobs(model, *_pad(batch, model.device)).tolist()
     rows = iter(scored)
-    return [[next(rows) for _ in range(example.supervised)] for example in batch]
+    return [[next(rows) for _ in example.completion] for example in batch]
 
 
-def _pad(batch: Sequence[Example], device: "torch.device") -> "tuple[Tensor, Tensor]":
+def _pad(batch: Sequence[Row], device: "torch.device") -> "tuple[Tensor, Tensor]":
     """Tokens and labels, [batch, longest], padded on the right."""
     import torch
 
-    shape = len(batch), max(len(example.tokens) for example in batch)
+    whole = [example.prompt + example.completion for example in batch]
+    shape = len(batch), max(map(len, whole))
     tokens, labels = torch.zeros(shape, dtype=torch.long), torch.full(shape, -100)
     for row, example in enumerate(batch):
-        values, length = torch.tensor(example.tokens), len(example.tokens)
-        tokens[row, :length] = values
-        labels[row, :length] = values.where(torch.tensor(example.mask), -100)
+        start, end = len(example.prompt), len(whole[row])
+        tokens[row, :end] = torch.tensor(whole[row])
+        labels[row, start:end] = tokens[row, start:end]
     return tokens.to(device), labels.to(device)
 
 

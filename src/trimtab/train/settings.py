@@ -2,14 +2,20 @@
 
 import dataclasses
 import difflib
+import importlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from trimtab.errors import ProjectError
+from trimtab.train.methods import method_of
+from trimtab.train.objectives import Objective, objective_of
 
-# Fields of SFTConfig that a field of the project, or this room's own data path, already decides.
+FULL_SHARE = 0.1
+
+# Fields of TRL's configurations that a field of the project, or this room's own data path, already
+# decides.
 OWNED = {
     "learning_rate": "set train.learning_rate",
     "num_train_epochs": "set train.epochs",
@@ -43,8 +49,9 @@ class TrainSettings:
     """The `train` section of a project, with the defaults resolved.
 
     `targets` is "all-linear", a list of module names, or a regular expression over whole module
-    names (PEFT's own rule). `epochs` may be a fraction. `deadline_s` counts seconds of training
-    over all attempts. `extra` holds further fields of TRL's SFTConfig.
+    names (PEFT's own rule). `epochs` may be a fraction. `learning_rate` None leaves it to objective
+    and method. `deadline_s` counts seconds of training over all attempts. `extra` holds further
+    fields of TRL's configuration of the objective.
     """
 
     objective: str = "sft"
@@ -56,7 +63,7 @@ class TrainSettings:
     epochs: float = 1
     batch_size: int = 8
     accumulation: int = 1
-    learning_rate: float = 2e-4
+    learning_rate: float | None = None
     max_length: int = 512
     seed: int = 17
     deadline_s: float | None = None
@@ -68,6 +75,14 @@ class TrainSettings:
         fields = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         return fields | {"targets": targets, "extra": dict(self.extra)}
 
+    @property
+    def rate(self) -> float:
+        """The learning rate at its height."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        rate = objective_of(self.objective).rate
+        return rate if method_of(self.method).frozen else rate * FULL_SHARE
+
     def examples(self, records: int) -> int:
         """How many examples the run sees, over all its epochs."""
         return max(1, round(self.epochs * records))
@@ -77,20 +92,28 @@ class TrainSettings:
         return math.ceil(self.examples(records) / (self.batch_size * self.accumulation))
 
 
-def check_extra(extra: Mapping[str, Any]) -> None:
-    """Refuse names that SFTConfig does not know, and those decided elsewhere.
+def config_class(objective: Objective) -> type[Any]:
+    """TRL's configuration of an objective. Imports trl."""
+    module, _, name = objective.config.rpartition(".")
+    found: type[Any] = getattr(importlib.import_module(module), name)
+    return found
+
+
+def check_extra(objective: Objective, extra: Mapping[str, Any]) -> None:
+    """Refuse names that TRL's configuration does not know, and those decided elsewhere.
 
     Raises ProjectError that names the nearest field. Imports trl.
     """
-    from trl.trainer.sft_config import SFTConfig
-
-    known = {item.name for item in dataclasses.fields(SFTConfig) if item.init}
+    if not extra:
+        return
+    known = {item.name for item in dataclasses.fields(config_class(objective)) if item.init}
+    where = objective.config
     for name in extra:
         if name in OWNED:
             raise ProjectError(f"train.extra.{name} cannot be set", hint=OWNED[name])
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
             raise ProjectError(
-                f"train.extra.{name}: no such field of trl.SFTConfig",
-                hint=f"did you mean '{near[0]}'?" if near else "see the fields of trl.SFTConfig",
+                f"train.extra.{name}: no such field of {where}",
+                hint=f"did you mean '{near[0]}'?" if near else f"see the fields of {where}",
             )

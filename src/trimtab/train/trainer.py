@@ -1,108 +1,93 @@
-"""TRL's SFTTrainer with the loss of `loss` and sealed checkpoints, and how it is set up.
+"""What every trainer of a run shares: rows in their final order, sealed checkpoints, one config.
 
 Imports torch and trl; import this module only where a run starts.
 """
 
+import importlib
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from datasets import Dataset
-from torch import Tensor
-from transformers import AutoTokenizer, PrinterCallback
-from trl.trainer.sft_config import SFTConfig
-from trl.trainer.sft_trainer import SFTTrainer
+from transformers import AutoTokenizer, PrinterCallback, Trainer
+from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from trimtab.train import checkpoint
-from trimtab.train.loss import IGNORED, Model, label_logprobs, shares_prefix
 from trimtab.train.prepare import Prepared
-from trimtab.train.watch import Watch
+from trimtab.train.settings import config_class
+
+if TYPE_CHECKING:
+    from trimtab.train.watch import Watch
 
 # How often a run is saved, unless train.extra.save_steps says otherwise; a save syncs to disk.
 SAVES = 8
 
 
-class SealedTrainer(SFTTrainer):
-    """Trains on rows that lie in their final order; `watch` keeps the time."""
+class SealedTrainer(Trainer):
+    """Mixed in before a trainer of TRL: rows are taken as they are, and checkpoints sealed.
 
-    def __init__(self, trained: Model, *, watch: Watch, **given: Any) -> None:
-        super().__init__(model=trained, callbacks=[watch], **given)
-        self._trained = trained
+    `watch` keeps the time.
+    """
+
+    def __init__(self, *, watch: "Watch", **given: Any) -> None:
+        super().__init__(callbacks=[watch], **given)
         self._watch = watch
+        self.remove_callback(PrinterCallback)
 
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | int | None = None,
-    ) -> Any:
-        if return_outputs or not shares_prefix(self._trained):
-            return super().compute_loss(  # type: ignore[no-untyped-call]
-                model, inputs, return_outputs, num_items_in_batch
-            )
-        logprobs = label_logprobs(self._trained, inputs["input_ids"], inputs["labels"])
-        return -logprobs.sum() / (num_items_in_batch or len(logprobs))
+    def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
+        """Rows are tokens already, by the room that serves them too."""
+        return dataset
 
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(str(self.args.output_dir))
         path = folder / f"checkpoint-{self.state.global_step}"
-        super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]
+        super()._save_checkpoint(model, trial)
         # Pickled and never read back: the run's settings are kept as JSON.
         (path / "training_args.bin").unlink()
         checkpoint.seal(path, step=self.state.global_step, seconds=self._watch.seconds)
 
 
-def build(prepared: Prepared, checkpoints: Path, watch: Watch) -> SealedTrainer:
-    """A trainer over the examples in their final order, saving under `checkpoints`."""
-    tokenizer = AutoTokenizer.from_pretrained(prepared.base, local_files_only=True)
-    trainer = SealedTrainer(
-        prepared.attached.model,
-        watch=watch,
-        args=_config(prepared, checkpoints),
-        train_dataset=_rows(prepared),
-        processing_class=tokenizer,
-    )
-    trainer.remove_callback(PrinterCallback)
+def build(prepared: Prepared, checkpoints: Path, watch: "Watch") -> SealedTrainer:
+    """The trainer of the run's objective, over its rows, saving under `checkpoints`."""
+    module = importlib.import_module(f"trimtab.train.objectives.{prepared.objective.name}")
+    trainer: SealedTrainer = module.build(prepared, checkpoints, watch)
     return trainer
 
 
-def _rows(prepared: Prepared) -> Dataset:
-    """The examples in the order they are trained on, as TRL wants pre-tokenised data."""
-    laid_out = [prepared.checked.examples[row] for rows in prepared.order for row in rows]
-    labels = [
-        [token if taught else IGNORED for token, taught in zip(e.tokens, e.mask, strict=True)]
-        for e in laid_out
-    ]
-    return Dataset.from_dict({"input_ids": [list(e.tokens) for e in laid_out], "labels": labels})
+def tokenizer_of(prepared: Prepared) -> PreTrainedTokenizerBase:
+    """The base's tokenizer, padded with its end of text where it declares no padding."""
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+        prepared.base, local_files_only=True
+    )
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
-def _config(prepared: Prepared, checkpoints: Path) -> SFTConfig:
+def arguments(prepared: Prepared, checkpoints: Path, **owned: Any) -> Any:
+    """TRL's configuration of the objective: our defaults, then `train.extra`, then `owned`."""
     settings = prepared.settings
-    bf16 = prepared.machine.dtype == "bfloat16"
     free: dict[str, Any] = {
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.05,
         "gradient_checkpointing": False,
         "save_steps": max(1, -(-prepared.steps // SAVES)),
-        "bf16": bf16,
+        "bf16": prepared.machine.dtype == "bfloat16",
         "use_cpu": prepared.machine.name == "cpu",
         "dataloader_pin_memory": False,
     }
-    return SFTConfig(
-        **(free | dict(settings.extra)),
-        output_dir=str(checkpoints),
-        learning_rate=settings.learning_rate,
-        num_train_epochs=1,
-        per_device_train_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.accumulation,
-        max_length=None,
-        seed=settings.seed,
-        train_sampling_strategy="sequential",
-        dataset_kwargs={"skip_prepare_dataset": True},
-        save_strategy="steps",
-        report_to="none",
-        logging_steps=1,
-        logging_nan_inf_filter=False,
-        disable_tqdm=True,
-    )
+    fixed: dict[str, Any] = {
+        "output_dir": str(checkpoints),
+        "learning_rate": settings.rate,
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": settings.batch_size,
+        "gradient_accumulation_steps": settings.accumulation,
+        "max_length": None,
+        "seed": settings.seed,
+        "train_sampling_strategy": "sequential",
+        "save_strategy": "steps",
+        "report_to": "none",
+        "logging_steps": 1,
+        "logging_nan_inf_filter": False,
+        "disable_tqdm": True,
+    }
+    return config_class(prepared.objective)(**(free | dict(settings.extra) | fixed | owned))

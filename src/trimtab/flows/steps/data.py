@@ -1,5 +1,6 @@
 """data: the project's sources become a dataset."""
 
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from trimtab.registry import datasets
 from trimtab.registry.datasets import DatasetEntry, SourceLine
 from trimtab.store.database import Connection
 from trimtab.store.disk import hash_of_file
+from trimtab.train.objectives import objective_of
 
 
 def inputs(work: Work, outputs: Outputs) -> dict[str, Any]:
@@ -62,11 +64,12 @@ def _sources(work: Work) -> list[Source]:
 
 def _recipe(work: Work) -> Recipe:
     section = work.project.data
-    return Recipe(holdout=section.holdout, shadow=section.shadow, seed=section.seed)
+    needs = objective_of(work.project.train.objective).needs
+    return Recipe(section.holdout, section.shadow, section.seed, needs)
 
 
 def _plain(recipe: Recipe) -> dict[str, Any]:
-    return {"holdout": recipe.holdout, "shadow": recipe.shadow, "seed": recipe.seed}
+    return asdict(recipe)
 
 
 def _identity(source: Source) -> dict[str, str]:

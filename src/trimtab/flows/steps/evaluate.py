@@ -66,8 +66,12 @@ def work(work: Work, outputs: Outputs) -> Result:
 
 
 def items_of(records: Sequence[Record]) -> list[Item]:
-    """Records as the suites ask them."""
-    return [Item(record.hash, record.prompt, record.answer) for record in records]
+    """Records as the suites ask them; an answer that was found bad is no yardstick."""
+    return [
+        Item(record.hash, record.prompt, record.answer, record.rejected)
+        for record in records
+        if record.label is not False
+    ]
 
 
 def _measure(

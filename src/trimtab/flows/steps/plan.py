@@ -2,11 +2,13 @@
 
 from typing import Any
 
+from trimtab.flows.lessons import lessons_of
 from trimtab.flows.work import Outputs, Result, Work
 from trimtab.plan.candidates import Limits, Plan, duration, gigabytes, make_plan
 from trimtab.plan.machine import this_machine
 from trimtab.plan.shape import read_shape
 from trimtab.plan.work import Work as TrainingWork
+from trimtab.train.objectives import objective_of
 from trimtab.train.preflight import Preflight, preflight
 from trimtab.train.speed import device, gemm_rate
 
@@ -22,11 +24,12 @@ def inputs(work: Work, outputs: Outputs) -> dict[str, Any]:
 
 def work(work: Work, outputs: Outputs) -> Result:
     """Preflight tells what there is to train; the plan refuses what cannot be done in time."""
-    records = [record.messages for record in work.dataset(outputs).train]
-    dialogues = [work.chat.messages_of(messages) for messages in records]
-    checked = preflight(work.chat, dialogues, work.project.train.max_length)
+    section = work.project.train
+    lessons = lessons_of(work.dataset(outputs).train)
+    objective = objective_of(section.objective)
+    checked = preflight(work.chat, lessons, section.max_length, objective)
     plan = _plan(work, checked)
-    chosen = plan.choice(work.project.train.method)
+    chosen = plan.choice(section.method)
     output = {
         "plan": plan.to_json(),
         "rows": [list(row) for row in plan.rows()],

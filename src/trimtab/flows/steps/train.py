@@ -4,12 +4,13 @@ import shutil
 from typing import Any
 
 from trimtab.canonical import content_hash, short
+from trimtab.flows.lessons import lessons_of
 from trimtab.flows.work import Outputs, Result, Work
 from trimtab.plan.candidates import duration
 from trimtab.registry.identity import adapter_hash, base_hash
 from trimtab.train.run import StepProgress
 from trimtab.train.settings import TrainSettings
-from trimtab.train.sft import train
+from trimtab.train.start import train
 
 
 def inputs(work: Work, outputs: Outputs) -> dict[str, Any]:
@@ -26,12 +27,10 @@ def work(work: Work, outputs: Outputs) -> Result:
     """A killed run goes on in the same folder, from its last whole checkpoint."""
     run = content_hash(inputs(work, outputs))[:32]
     folder = work.home.runs / run
-    records = [record.messages for record in work.dataset(outputs).train]
-    dialogues = [work.chat.messages_of(messages) for messages in records]
     result = train(
         work.base.folder,
         work.chat,
-        dialogues,
+        lessons_of(work.dataset(outputs).train),
         _settings(work),
         folder,
         on_step=lambda step: _show(work, step),

@@ -14,9 +14,10 @@ import filelock
 
 from trimtab.canonical import content_hash
 from trimtab.errors import InUse
-from trimtab.inference import Message
 from trimtab.text.chat import ChatFormat
 from trimtab.train import checkpoint, curve, probes
+from trimtab.train.lesson import Lesson
+from trimtab.train.objectives import objective_of
 from trimtab.train.preflight import preflight
 from trimtab.train.prepare import Prepared, prepare
 from trimtab.train.run import (
@@ -38,20 +39,21 @@ OnStep = Callable[[StepProgress], None]
 def train(
     base: Path,
     chat: ChatFormat,
-    records: Sequence[Sequence[Message]],
+    lessons: Sequence[Lesson],
     settings: TrainSettings,
     folder: Path,
     *,
     on_step: OnStep | None = None,
 ) -> RunResult:
-    """Fine-tune `base` on the last answer of each record; a run that is done is returned as it is.
+    """Train `base` on the lessons, by objective and method; a run that is done is returned as is.
 
     Raises ProjectError, DataError or BaseError before anything is written; UserError where the
     folder holds another run or the loss is not finite; InUse; StorageFull with the last checkpoint
     standing; IdentityError if a weight of the base changed.
     """
-    check_extra(settings.extra)
-    checked = preflight(chat, records, settings.max_length)
+    objective = objective_of(settings.objective)
+    check_extra(objective, settings.extra)
+    checked = preflight(chat, lessons, settings.max_length, objective)
     from trimtab.train.model import quiet
 
     with quiet():
@@ -75,6 +77,7 @@ def _run(prepared: Prepared, files: RunFolder, identity: str, on_step: OnStep | 
         spent=last.seconds if last else 0.0,
         deadline_s=prepared.settings.deadline_s,
         on_step=on_step,
+        watched=prepared.objective.watched,
     )
     trainer = build(prepared, files.checkpoints, watch)
     trainer.train(resume_from_checkpoint=str(last.path) if last else None)
@@ -82,7 +85,7 @@ def _run(prepared: Prepared, files: RunFolder, identity: str, on_step: OnStep | 
     prepared.attached.must_still_be(prepared.base_fingerprint)
     points = _keep(prepared, files, trainer)
     done = len(points)
-    tokens = sum(len(e.tokens) for step in prepared.step_examples[:done] for e in step)
+    tokens = sum(e.size for step in prepared.step_examples[:done] for e in step)
     result = RunResult(
         identity=identity,
         folder=files.path,
@@ -112,12 +115,18 @@ def _keep(prepared: Prepared, files: RunFolder, trainer: "SealedTrainer") -> lis
     )
     measured.save(files.probes)
     points = [
-        curve.Point(int(entry["step"]), entry["loss"], entry["learning_rate"], entry["grad_norm"])
+        curve.Point(
+            step=int(entry["step"]),
+            loss=entry["loss"],
+            learning_rate=entry["learning_rate"],
+            gradient_norm=entry["grad_norm"],
+            metrics={name: entry[name] for name in prepared.objective.watched if name in entry},
+        )
         for entry in trainer.state.log_history
         if "loss" in entry
     ]
     write_json(files.curve, curve.to_json(points))
-    title = f"{prepared.base.name}, {prepared.settings.method} rank {prepared.settings.rank}"
+    title = f"{prepared.base.name}, {prepared.objective.name} by {prepared.settings.method}"
     write_bytes(files.picture, curve.to_svg(points, title).encode())
     return points
 

@@ -1,0 +1,61 @@
+"""Objectives: what is optimised. One file an objective; this table says what is true of each.
+
+Importing the table imports no torch: the data, the plan, the project and the command line read it
+too. The module of an objective, `trimtab.train.objectives.NAME`, builds its trainer.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from trimtab.errors import ProjectError
+
+Needs = Literal["answer", "preference", "judgement", "prompt"]
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What is true of an objective.
+
+    `needs` is what a record must hold; `config` TRL's configuration of it, whose fields
+    `train.extra` may set; `rate` the learning rate of an adapter where the project sets none (full
+    fine-tuning takes a tenth); `reference`: it is held near the base; `rollouts`: it learns from
+    answers of its own; `answers`: what is trained answers prompts; `watched`: metrics that are kept
+    beside the loss and must be finite.
+    """
+
+    name: str
+    about: str
+    needs: Needs
+    config: str
+    rate: float
+    reference: bool = False
+    rollouts: bool = False
+    answers: bool = True
+    watched: tuple[str, ...] = ()
+
+
+SFT = Objective("sft", "the answer, given the prompt", "answer", "trl.SFTConfig", 2e-4)
+OBJECTIVES = {
+    objective.name: objective
+    for objective in (
+        SFT,
+        Objective(
+            "dpo",
+            "the chosen answer over the rejected one (Rafailov et al. 2023)",
+            "preference",
+            "trl.DPOConfig",
+            5e-5,
+            reference=True,
+            watched=("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"),
+        ),
+    )
+}
+
+
+def objective_of(name: str) -> Objective:
+    """Raises ProjectError for a name that is no objective."""
+    if name not in OBJECTIVES:
+        raise ProjectError(
+            f"train.objective: no objective {name!r}", hint=f"objectives: {', '.join(OBJECTIVES)}"
+        )
+    return OBJECTIVES[name]

@@ -1,0 +1,33 @@
+"""The reference that an objective is held near: always the base. Imports torch and peft."""
+
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from trimtab.train.loss import Model, learns_prompt
+from trimtab.train.model import load
+from trimtab.train.prepare import Prepared
+
+COPY = "ref"
+
+
+def frozen_copy(prepared: Prepared) -> PreTrainedModel | None:
+    """The base once more, where training changes it; None where switching the adapter off is it."""
+    if prepared.attached.method.frozen:
+        return None
+    copy = load(prepared.base, prepared.machine, prepared.attached.method)
+    copy.requires_grad_(False)
+    return copy
+
+
+def forget_copy(model: Model) -> None:
+    """Drop the second adapter that TRL makes of one that begins as it is.
+
+    A fresh adapter changes nothing, so the base without it gives the same reference, and neither
+    memory nor checkpoints carry it twice.
+    """
+    if not isinstance(model, PeftModel) or COPY not in model.peft_config:
+        return
+    if learns_prompt(model):
+        del model.peft_config[COPY], model.prompt_encoder[COPY], model.prompt_tokens[COPY]
+    else:
+        model.delete_adapter(COPY)

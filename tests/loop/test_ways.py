@@ -1,0 +1,48 @@
+"""The loop with objectives and methods beside SFT by LoRA: each ends in a version that is live."""
+
+from contextlib import closing
+from pathlib import Path
+
+from tests.tiny_project import write_pairs, write_project
+from trimtab.flows.loop import run
+from trimtab.project import Project
+from trimtab.registry import bases, deployments, reports, versions
+
+TRAIN = {"learning_rate": 0.01, "epochs": 1, "batch_size": 8}
+EVALUATE = {"suites": ["holdout"], "gate": "log_likelihood", "shots": 0, "max_tokens": 2}
+
+
+def test_full_fine_tuning_ends_in_a_base_of_its_own(tmp_path: Path) -> None:
+    train = TRAIN | {"method": "full", "learning_rate": 0.001}
+    file = write_project(tmp_path, 90, train=train, evaluate=EVALUATE)
+    outcome = run(Project.load(file))
+    assert outcome.promoted, outcome.refused
+    registered = outcome.outputs["register"]
+    with closing(outcome.home.database()) as database, database.read() as connection:
+        version = versions.get(connection, registered["version"])
+        began = versions.get(connection, registered["base_version"])
+        base = bases.get(connection, version.spec.base)
+        live = deployments.get(connection, "tiny").live
+    assert live == version.hash
+    assert version.spec.adapter is None
+    assert version.spec.base != began.spec.base
+    assert base.source == {"run": version.run_id, "base": began.spec.base}
+    assert base.folder.parent == outcome.home.bases
+    verified = outcome.outputs["verify"]
+    assert verified["base_difference"] > 5 * verified["tolerance"]
+
+
+def test_dpo_widens_the_margin_on_held_out_pairs(tmp_path: Path) -> None:
+    train = TRAIN | {"objective": "dpo"}
+    file = write_project(tmp_path, train=train, evaluate=EVALUATE | {"gate": "preference"})
+    write_pairs(tmp_path / "tickets.jsonl", 90)
+    outcome = run(Project.load(file))
+    assert outcome.promoted, outcome.refused
+    evidence = outcome.outputs["gate"]["evidence"]
+    assert evidence["measure"] == "preference"
+    gained = [one - other for _, one, other in evidence["holdout"]]
+    assert sum(gained) / len(gained) > 0.1
+    with closing(outcome.home.database()) as database, database.read() as connection:
+        [report] = reports.of_version(connection, outcome.outputs["register"]["version"], "holdout")
+    assert report.summary["margin"] is not None
+    assert 0 <= report.summary["prefers_gold"] <= 1
