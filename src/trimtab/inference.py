@@ -32,6 +32,8 @@ class Sampling:
 
     With a `seed`, the random stream depends on the seed and the position alone. `stop_tokens` end
     an answer beside the version's own. For each token the `top_logprobs` most likely are told.
+    `schema` is a JSON schema, as JSON text: an answer that ends by `stop` satisfies it.
+    `deterministic` answers are the same to the last bit in whatever company they are computed.
     """
 
     max_tokens: int = 48
@@ -46,6 +48,8 @@ class Sampling:
     frequency_penalty: float = 0.0
     stop_tokens: tuple[int, ...] = ()
     top_logprobs: int = 0
+    schema: str | None = None
+    deterministic: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,9 @@ def _check_sampling(sampling: Sampling) -> None:
             0 <= sampling.top_logprobs <= MOST_TOP
         ),
         "a stop string must not be empty": all(sampling.stop),
+        "an answer held to a schema ends where the schema does: leave out stop": (
+            sampling.schema is None or not (sampling.stop or sampling.stop_tokens)
+        ),
     }
     for rule, kept in rules.items():
         if not kept:

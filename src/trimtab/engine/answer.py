@@ -31,11 +31,15 @@ class Answer:
         self._pending = ""
         self.cached = cached
 
-    def push(self, drawn: Drawn) -> Chunk:
-        """The chunk of one more token. A stop token counts, and adds no text."""
+    def push(self, drawn: Drawn, complete: bool = False) -> Chunk:
+        """The chunk of one more token, after which nothing can follow where it is `complete`. A
+        stop token counts, and adds no text.
+        """
         self.tokens.append(drawn.token)
-        ended = drawn.token in self._stop_tokens
-        if not ended:
+        ended = complete
+        if drawn.token in self._stop_tokens:
+            ended = True
+        else:
             self._pending += self._detokenizer.push([drawn.token])
         full = len(self.tokens) >= self._request.sampling.max_tokens
         if ended or full:

@@ -108,8 +108,15 @@ class ContinuousPath:
         """Compute the next tokens of everything that runs."""
         self._schedule.leave(self._is_unwanted)
         shares = self._with_adapters(self._schedule.next())
-        if not shares:
-            return
+        apart = [share for share in shares if share[0].sequence.apart]
+        together = [share for share in shares if not share[0].sequence.apart]
+        for each in (together, *([share] for share in apart)):
+            if each:
+                self._compute_all(each)
+        self._schedule.leave(lambda sequence: sequence.finished)
+
+    def _compute_all(self, shares: Row[tuple[Share, Part]]) -> None:
+        """In one pass through the model; what fails, fails for these alone."""
         try:
             with torch.inference_mode():
                 began = time.monotonic()
@@ -120,7 +127,6 @@ class ContinuousPath:
         except Exception as error:
             # A step's tensors are lost, not what others hold.
             self._fail(shares, unexpected(error))
-        self._schedule.leave(lambda sequence: sequence.finished)
 
     def cancel_all(self) -> None:
         for sequence in self._schedule:

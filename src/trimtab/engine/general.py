@@ -16,7 +16,7 @@ from trimtab.engine.decode import Decoder, score_rows
 from trimtab.engine.load import load_base
 from trimtab.engine.overlay import Overlay, lay_over, merged
 from trimtab.engine.sampling import Drawn, Sampler, choose
-from trimtab.errors import BaseError
+from trimtab.errors import BaseError, EngineError
 from trimtab.inference import (
     Chunk,
     GenerateRequest,
@@ -100,8 +100,9 @@ class GeneralPath:
         self,
         version: str,
         requests: Sequence[GenerateRequest],
+        samplers: Sequence[Sampler],
         wanted: Callable[[int], bool],
-        give: Callable[[int, Chunk], None],
+        give: Callable[[int, Chunk | EngineError], None],
     ) -> Iterator[None]:
         """Answer all requests together, a token of each between two yields; `give` takes a
         request's index and its next chunk.
@@ -109,7 +110,6 @@ class GeneralPath:
         A request that `wanted` disowns is left at the next step, with a chunk that says so.
         """
         held = self._versions[version]
-        samplers = [Sampler(request) for request in requests]
         with torch.inference_mode():
             decoder = Decoder(held.overlay, [request.prompt for request in requests])
         # The first row computed what the others share with it.
@@ -123,14 +123,19 @@ class GeneralPath:
             for i, drawn in zip(
                 batch, choose(decoder.logits, [samplers[i] for i in batch]), strict=True
             ):
-                if not isinstance(drawn, Drawn):
-                    raise drawn
-                tokens.append(drawn.token)
-                if not answers[i].finished:
+                tokens.append(drawn.token if isinstance(drawn, Drawn) else 0)
+                if answers[i].finished:
+                    continue
+                if isinstance(drawn, Drawn):
                     samplers[i].took(drawn.token)
-                    give(i, answers[i].push(drawn))
+                    give(i, answers[i].push(drawn, samplers[i].complete))
+                else:
+                    give(i, drawn)
+                    answers[i].finished = True
                 if not answers[i].finished and not wanted(i):
                     give(i, answers[i].cancel())
+                if answers[i].finished:
+                    samplers[i].rest()
             rows = [row for row, i in enumerate(batch) if not answers[i].finished]
             if not rows:
                 return

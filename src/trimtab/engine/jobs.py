@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from trimtab.engine.grammar import Grammar
 from trimtab.inference import GenerateRequest, Priority, ScoreRequest
 
 PRIORITIES: tuple[Priority, ...] = ("interactive", "batch", "shadow")
@@ -34,12 +35,15 @@ class Mailbox:
 
 @dataclass(eq=False, slots=True)
 class GenerateJob:
-    """`cancelled` is set from any thread and seen at the next step."""
+    """`cancelled` is set from any thread and seen at the next step. `grammar` is that of the
+    request's schema.
+    """
 
     request: GenerateRequest
     mailbox: Mailbox = field(default_factory=Mailbox)
     cancelled: bool = False
     arrived: float = field(default_factory=time.monotonic)
+    grammar: Grammar | None = None
 
     rows = 1
 

@@ -18,6 +18,7 @@ from trimtab.engine.dtype import dtype_name, pick_device, pick_dtype
 from trimtab.engine.family import read_shape
 from trimtab.engine.faults import unexpected
 from trimtab.engine.general import MAX_BATCH, GeneralPath
+from trimtab.engine.grammar import Grammars
 from trimtab.engine.jobs import Command, GenerateJob, Job, ScoreJob
 from trimtab.engine.schedule import MAX_RUNNING
 from trimtab.engine.static import StaticPath
@@ -67,6 +68,7 @@ class LocalEngine:
             self._general = StaticPath(general)
         else:
             self.context, self.vocabulary = shape.context, shape.vocabulary
+        self._grammars = Grammars(self.vocabulary)
         self._held: dict[str, tuple[VersionFiles, AnyPath]] = {}
         self._arrived: list[Job | Command] = []
         self._commands: list[Command] = []
@@ -98,7 +100,10 @@ class LocalEngine:
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         check_generate(request, self._context_of(request.version), self.vocabulary)
-        job = GenerateJob(request)
+        grammar, schema = None, request.sampling.schema
+        if schema is not None:
+            grammar = await self._grammars.of(self._held[request.version][0], schema)
+        job = GenerateJob(request, grammar=grammar)
         self._add(job)
         try:
             while True:
@@ -168,6 +173,7 @@ class LocalEngine:
             command.cancelled = True
 
     def _close(self) -> None:
+        self._grammars.close()
         with self._changed:
             self._closed = True
             self._changed.notify()

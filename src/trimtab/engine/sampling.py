@@ -6,6 +6,7 @@ that ask for nothing but the best token share one pass; every other row is worke
 """
 
 import hashlib
+import math
 import secrets
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
-from trimtab.errors import EngineError
+from trimtab.engine.grammar import Grammar
+from trimtab.errors import EngineError, RequestRefused
 from trimtab.inference import GenerateRequest, Sampling, Top
 
 # So many of the best tokens nearly always hold the mass that `top_p` asks for; sorting these alone
@@ -33,9 +35,10 @@ class Drawn:
 class Sampler:
     """How one answer's tokens are drawn, and what that depends on: the prompt, and what came."""
 
-    def __init__(self, request: GenerateRequest) -> None:
+    def __init__(self, request: GenerateRequest, grammar: Grammar | None = None) -> None:
         sampling = request.sampling
         self.sampling = sampling
+        self._grammar = grammar
         self.position = len(request.prompt)
         """The place in the sequence that the next token will take."""
         # Without a seed an answer takes a stream that nobody knows.
@@ -45,8 +48,17 @@ class Sampler:
         self._seen = set(request.prompt) if self._repeats else set()
         self._counts: Counter[int] = Counter()
         self.greedy = sampling.temperature == 0
-        self.plain = self.greedy and not (self._repels or self._repeats)
+        self.plain = self.greedy and not (self._repels or self._repeats or grammar)
         """Whether the likeliest token is taken as it is."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether the grammar lets nothing follow."""
+        return self._grammar is not None and self._grammar.complete
+
+    def rest(self) -> None:
+        """The answer is whole; what is still drawn for its row means nothing."""
+        self.plain = True
 
     def took(self, token: int) -> None:
         """The token that became part of the answer."""
@@ -55,10 +67,18 @@ class Sampler:
             self._counts[token] += 1
         if self._repeats:
             self._seen.add(token)
+        if self._grammar is not None:
+            self._grammar.took(token)
 
     def pick(self, logits: torch.Tensor) -> int:
-        """A token by its row (vocabulary,), which is finite and stays as it is."""
+        """A token by its row (vocabulary,), which is finite and stays as it is.
+
+        Raises RequestRefused where the grammar cannot go on.
+        """
         scores = self._penalised(logits)
+        if self._grammar is not None:
+            allowed = self._grammar.allowed(len(scores)).to(scores.device)
+            scores = scores.masked_fill(~allowed, -math.inf)
         if self.greedy:
             return int(scores.argmax())
         return _draw(scores, self.sampling, uniform(self._seed, self.position))
@@ -90,15 +110,21 @@ def choose(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[Drawn | En
     normaliser = logits.logsumexp(dim=-1)
     finite = torch.isfinite(normaliser).tolist()
     tokens = logits.argmax(dim=-1).tolist()
+    refused: dict[int, EngineError] = {}
     for row, sampler in enumerate(samplers):
-        if finite[row] and not sampler.plain:
-            tokens[row] = sampler.pick(logits[row])
+        if not finite[row]:
+            refused[row] = not_finite()
+        elif not sampler.plain:
+            try:
+                tokens[row] = sampler.pick(logits[row])
+            except RequestRefused as error:
+                refused[row] = error
     chosen = logits.gather(1, torch.tensor(tokens, device=logits.device).unsqueeze(1)).squeeze(1)
     logprobs = (chosen - normaliser).tolist()
     drawn: list[Drawn | EngineError] = []
     for row, sampler in enumerate(samplers):
-        if not finite[row]:
-            drawn.append(not_finite())
+        if row in refused:
+            drawn.append(refused[row])
             continue
         top: Top = ()
         if sampler.sampling.top_logprobs:

@@ -60,7 +60,7 @@ class Schedule:
         budget = self._prompt_tokens
         for entry in list(self._running):
             sequence = entry[2]
-            count = 1 if sequence.left == 1 else min(sequence.left, budget)
+            count = sequence.portion(budget)
             if count == 0 or entry not in self._running or not self._make_room(entry, count):
                 continue
             budget -= count if sequence.left > 1 else 0

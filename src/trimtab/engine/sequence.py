@@ -14,6 +14,9 @@ from trimtab.text.tokenizer import Tokenizer
 class Sequence:
     """`tokens` are to be computed, the first `held` of them are in `blocks` already."""
 
+    apart = False
+    """Whether a step computes it by itself."""
+
     def __init__(self, job: Job, tokens: Row[int]) -> None:
         self.job = job
         self.tokens = list(tokens)
@@ -39,6 +42,10 @@ class Sequence:
         """Tokens that are still to be computed."""
         return len(self.tokens) - self.held
 
+    def portion(self, budget: int) -> int:
+        """How many of its next tokens a step computes that may read `budget` tokens of prompts."""
+        return 1 if self.left == 1 else min(self.left, budget)
+
     def append(self, token: int) -> None:
         self.tokens.append(token)
         if len(self.tokens) % BLOCK == 0:
@@ -63,11 +70,20 @@ class Sequence:
 
 
 class Generation(Sequence):
-    """An answer to one request."""
+    """An answer to one request.
+
+    A deterministic one is computed apart, in pieces that its own prompt decides: a block of the
+    prompt, what is left of it, a token of the answer. So every product is of the same shape in
+    whatever company. What it finds in the cache was computed like that too, hence the names of
+    its own; its answer, computed by the token, gets none.
+    """
 
     def __init__(self, job: GenerateJob, files: VersionFiles, tokenizer: Tokenizer) -> None:
         super().__init__(job, job.request.prompt)
-        self.sampler = Sampler(job.request)
+        self.sampler = Sampler(job.request, job.grammar)
+        self.apart = job.request.sampling.deterministic
+        if self.apart:
+            self.names = chain(f"{self.version} deterministic", self.tokens)
         self.answer = Answer(job.request, tokenizer, files.stop_tokens)
 
     def found(self, blocks: list[int]) -> None:
@@ -80,13 +96,26 @@ class Generation(Sequence):
     def shareable(self) -> int:
         return (len(self.tokens) - 1) // BLOCK
 
+    def portion(self, budget: int) -> int:
+        if not self.apart:
+            return super().portion(budget)
+        unread = len(self.job.request.prompt) - self.held
+        count = 1 if unread <= 0 else min(BLOCK, unread)
+        return count if count == 1 or count <= budget else 0
+
+    def append(self, token: int) -> None:
+        if self.apart:
+            self.tokens.append(token)
+        else:
+            super().append(token)
+
     def wanted(self, count: int) -> int:
         return 1 if count == self.left else 0
 
     def push(self, drawn: Drawn) -> None:
         """Take the next token of the answer."""
         self.sampler.took(drawn.token)
-        self.job.mailbox.put(self.answer.push(drawn))
+        self.job.mailbox.put(self.answer.push(drawn, self.sampler.complete))
         self.finished = self.answer.finished
         if not self.finished:
             self.append(drawn.token)

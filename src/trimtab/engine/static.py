@@ -10,6 +10,7 @@ from itertools import islice
 from trimtab.engine.faults import unexpected
 from trimtab.engine.general import MAX_BATCH, MAX_BATCH_TOKENS, GeneralPath
 from trimtab.engine.jobs import PRIORITIES, GenerateJob, Job, ScoreJob
+from trimtab.engine.sampling import Sampler
 from trimtab.errors import TrimtabError
 from trimtab.inference import VersionFiles
 
@@ -86,6 +87,7 @@ class StaticPath:
             yield from self._path.generate(
                 version,
                 [job.request for job in generate],
+                [Sampler(job.request, job.grammar) for job in generate],
                 wanted=lambda i: not generate[i].cancelled,
                 give=lambda i, chunk: generate[i].mailbox.put(chunk),
             )
@@ -102,20 +104,29 @@ class StaticPath:
 
 
 def group(jobs: Sequence[Job]) -> list[Job]:
-    """The first job and those that can join it: of its kind and version, within the bounds.
+    """The first job and those that can join it: of its kind and version, within the bounds. A
+    deterministic one has no company.
 
     The first is always taken, so nobody waits for ever.
     """
     if not jobs:
         return []
     first = jobs[0]
+    if _is_apart(first):
+        return [first]
     chosen: list[Job] = []
     rows = width = 0
     for job in jobs:
         if type(job) is not type(first) or job.request.version != first.request.version:
+            continue
+        if _is_apart(job):
             continue
         more, wider = rows + job.rows, max(width, job.width)
         if not chosen or (more <= MAX_BATCH and more * wider <= MAX_BATCH_TOKENS):
             chosen.append(job)
             rows, width = more, wider
     return chosen
+
+
+def _is_apart(job: Job) -> bool:
+    return isinstance(job, GenerateJob) and job.request.sampling.deterministic
