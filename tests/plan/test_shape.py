@@ -1,3 +1,4 @@
+import shutil
 import struct
 from pathlib import Path
 
@@ -52,9 +53,19 @@ def test_targets_that_train_nothing_are_refused(
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BaseError, match=r"config\.json: cannot be read"):
+    with pytest.raises(BaseError, match=r"config\.json: no such file"):
         read_shape(tmp_path)
     (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(BaseError, match="no safetensors weights"):
+        read_shape(tmp_path)
+
+
+def test_weights_without_layers_are_refused(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    (tmp_path / "config.json").write_text("{}")
+    save_file({"embed.weight": torch.ones(2, 2)}, tmp_path / "model.safetensors")
     with pytest.raises(BaseError, match="no layer weights"):
         read_shape(tmp_path)
 
@@ -65,3 +76,10 @@ def test_torn_weights_are_refused(tmp_path: Path, raw: bytes) -> None:
     (tmp_path / "model.safetensors").write_bytes(raw)
     with pytest.raises(BaseError, match=r"model\.safetensors"):
         read_shape(tmp_path)
+
+
+def test_files_that_no_loader_reads_do_not_count(base: Path, tmp_path: Path) -> None:
+    """A folder of the Hub may hold the same weights twice, whole and in another format's name."""
+    twice = shutil.copytree(base, tmp_path / "twice")
+    shutil.copyfile(twice / "model.safetensors", twice / "consolidated.safetensors")
+    assert read_shape(twice) == read_shape(base)

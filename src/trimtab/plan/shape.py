@@ -3,18 +3,14 @@
 Knows decoders of the Llama family: attention, a gated MLP, layers under `.layers.`.
 """
 
-import json
-import math
 import re
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from trimtab.errors import BaseError, ProjectError
-
-LONGEST_HEADER = 100 * 2**20
+from trimtab.registry.tensors import Tensor, opened
+from trimtab.registry.weights import read_json, weight_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +71,11 @@ def matches(module: str, targets: str | Sequence[str]) -> bool:
 
 def read_shape(base: Path) -> ModelShape:
     """Raises BaseError where the folder holds no model of a known kind."""
-    config = _config(base)
-    tensors = {
-        name: shape for file in sorted(base.glob("*.safetensors")) for name, shape in _header(file)
-    }
+    config, tensors = read_json(base / "config.json"), _tensors(base)
     linears = {
-        name.removesuffix(".weight"): (shape[0], shape[1])
-        for name, shape in tensors.items()
-        if ".layers." in name and name.endswith(".weight") and len(shape) == 2
+        tensor.name.removesuffix(".weight"): (tensor.shape[0], tensor.shape[1])
+        for tensor in tensors
+        if ".layers." in tensor.name and tensor.name.endswith(".weight") and len(tensor.shape) == 2
     }
     if not linears:
         raise BaseError(
@@ -98,7 +91,7 @@ def read_shape(base: Path) -> ModelShape:
             heads=config["num_attention_heads"],
             key_values=config.get("num_key_value_heads", config["num_attention_heads"]) * head,
             vocabulary=config["vocab_size"],
-            parameters=sum(math.prod(shape) for shape in tensors.values()),
+            parameters=sum(tensor.size for tensor in tensors),
             linears=linears,
         )
     except KeyError as error:
@@ -108,25 +101,10 @@ def read_shape(base: Path) -> ModelShape:
         ) from None
 
 
-def _config(base: Path) -> dict[str, Any]:
-    try:
-        config: dict[str, Any] = json.loads((base / "config.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise BaseError(
-            f"{base / 'config.json'}: cannot be read: {error}", hint="is this a model's folder?"
-        ) from None
-    return config
-
-
-def _header(file: Path) -> list[tuple[str, list[int]]]:
-    """Names and shapes of a safetensors file (https://github.com/huggingface/safetensors)."""
-    with file.open("rb") as handle:
-        raw = handle.read(8)
-        length = struct.unpack("<Q", raw)[0] if len(raw) == 8 else LONGEST_HEADER + 1
-        if length > LONGEST_HEADER:
-            raise BaseError(f"{file}: not a safetensors file", hint="get the base again")
-        try:
-            header = json.loads(handle.read(length))
-        except ValueError:
-            raise BaseError(f"{file}: its header is torn", hint="get the base again") from None
-    return [(name, entry["shape"]) for name, entry in header.items() if name != "__metadata__"]
+def _tensors(base: Path) -> list[Tensor]:
+    """Where every tensor lies, by the headers of the files that a loader would read."""
+    found: list[Tensor] = []
+    for file in weight_files(base):
+        with opened(file) as (tensors, _):
+            found += tensors
+    return found
