@@ -53,14 +53,22 @@ def test_the_recent_ones_come_newest_first(database: Database) -> None:
         assert [row.id for row in requests.recent(connection, 2)] == ["r4", "r3"]
 
 
-def test_latencies_are_those_of_answers_alone(database: Database) -> None:
+def test_outcomes_are_of_a_deployment_or_a_version_since_a_time(database: Database) -> None:
     refused = answered(3, status=402, error_code="budget_exceeded", model_version=None)
     with database.transaction(durable=False) as connection:
         for row in (answered(1), answered(2, deployment="other"), refused, answered(4)):
             requests.record(connection, row)
-        assert requests.latencies(connection, deployment="desk") == (101.0, 104.0)
-        assert requests.latencies(connection, deployment="desk", since_us=4000) == (104.0,)
-        assert requests.latencies(connection, version=VERSION) == (101.0, 102.0, 104.0)
-        statuses = [row.status for row in requests.outcomes(connection, deployment="desk")]
-        assert statuses == [200, 402, 200]
-        assert requests.answers_of(connection, VERSION) == 3
+        everything = [row.status for row in requests.outcomes(connection, deployment="desk")]
+        late = requests.outcomes(connection, deployment="desk", since_us=4000)
+        answers = requests.outcomes(connection, version=VERSION)
+    assert everything == [200, 402, 200]
+    assert [row.created_us for row in late] == [4000]
+    assert [row.latency_ms for row in answers] == [101.0, 102.0, 104.0]
+
+
+def test_a_refusal_is_no_answer_of_a_version(database: Database) -> None:
+    with database.transaction(durable=False) as connection:
+        for row in (answered(1), answered(2, status=503), answered(3, model_version="b" * 64)):
+            requests.record(connection, row)
+        assert requests.answers_of(connection, VERSION) == 1
+        assert requests.answers_of(connection, "c" * 64) == 0

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
 
 from trimtab.errors import NotFound
-from trimtab.journal.tables import requests
+from trimtab.journal.tables import COUNT_ANSWERS, requests
 from trimtab.store.clock import now_us
 from trimtab.store.database import Connection
 from trimtab.store.rows import insert_once
@@ -98,34 +97,15 @@ def outcomes(
     query = requests.select().with_only_columns(
         columns.status, columns.degraded, columns.latency_ms, columns.created_us
     )
-    query = _narrowed(query, deployment, version, since_us)
+    query = query.where(columns.created_us >= since_us)
+    if deployment is not None:
+        query = query.where(columns.deployment == deployment)
+    if version is not None:
+        query = query.where(columns.model_version == version)
     rows = connection.execute(query.order_by(columns.created_us, columns.id))
     return tuple(Outcome(**row._mapping) for row in rows)
 
 
-def latencies(
-    connection: Connection,
-    *,
-    deployment: str | None = None,
-    version: str | None = None,
-    since_us: int = 0,
-) -> Sequence[float]:
-    """The latencies in ms of the requests that were answered (status below 400)."""
-    found = outcomes(connection, deployment=deployment, version=version, since_us=since_us)
-    return tuple(outcome.latency_ms for outcome in found if outcome.status < 400)
-
-
 def answers_of(connection: Connection, version: str) -> int:
     """How many requests a version has answered: the last link of its lineage."""
-    query = requests.select().with_only_columns(requests.c.id)
-    answered = _narrowed(query, None, version, 0).where(requests.c.status < 400)
-    return len(connection.execute(answered).fetchall())
-
-
-def _narrowed(query: Any, deployment: str | None, version: str | None, since_us: int) -> Any:
-    query = query.where(requests.c.created_us >= since_us)
-    if deployment is not None:
-        query = query.where(requests.c.deployment == deployment)
-    if version is not None:
-        query = query.where(requests.c.model_version == version)
-    return query
+    return int(connection.execute(COUNT_ANSWERS, {"version": version}).scalar_one())

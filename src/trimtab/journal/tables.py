@@ -1,6 +1,19 @@
 """The journal's table."""
 
-from sqlalchemy import BigInteger, Boolean, Column, Float, Index, Integer, String, Table, Text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    Index,
+    Integer,
+    String,
+    Table,
+    Text,
+    bindparam,
+    func,
+    select,
+)
 
 from trimtab.store.metadata import metadata
 
@@ -35,4 +48,10 @@ requests = Table(
     Index(None, "created_us"),
     Index(None, "deployment", "created_us"),
     Index(None, "model_version", "created_us"),
+)
+
+COUNT_ANSWERS = (
+    select(func.count())
+    .select_from(requests)
+    .where((requests.c.model_version == bindparam("version")) & (requests.c.status < 400))
 )
