@@ -53,7 +53,7 @@ class Killer:
             signal.signal(signal.SIGALRM, signal.SIG_DFL)
             signal.setitimer(signal.ITIMER_REAL, max(self._kill.after_s, 1e-6))
 
-    def advanced(self, what: str, done: float, total: float, note: str = "") -> None:
+    def advanced(self, what: str, done: float, total: float | None, note: str = "") -> None:
         pass
 
     def finished(self, step: str, line: str, seconds: float) -> None:

