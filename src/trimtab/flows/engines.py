@@ -1,6 +1,6 @@
 """The engine a run asks: the one that serves from the same home, else one of its own."""
 
-import os
+import secrets
 import socket
 import time
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Self
 from trimtab.child import Child
 from trimtab.engine.remote import RemoteEngine
 from trimtab.errors import EngineUnavailable
-from trimtab.flows.sockets import engine_socket
+from trimtab.flows.sockets import discard_dead, engine_socket, run_socket
 from trimtab.flows.watch import Watch
 from trimtab.inference import Engine
 from trimtab.registry.bases import Base
@@ -53,10 +53,10 @@ class RunEngine:
     def _stop(self) -> None:
         if self._child is not None:
             self._child.stop(STOP_S)
-            self._socket.unlink(missing_ok=True)
+            discard_dead(self._socket.parent)
 
     def _start(self) -> None:
-        self._socket = engine_socket(self._home, self._base.hash, owner=str(os.getpid()))
+        self._socket = run_socket(self._home, self._base.hash, secrets.token_hex(4))
         self._child = engine_child(self._socket, self._base.hash, self._base.folder)
         self._child.start()
         started = time.monotonic()
@@ -67,7 +67,7 @@ class RunEngine:
                     f"the engine of {self._base.name} did not start within {waited:.0f} s",
                     hint="its words are above; is there memory enough for the base?",
                 )
-            self._watch.advanced("starting the engine", waited, max(10.0, waited + 1))
+            self._watch.advanced("starting the engine", waited, None, f"{waited:.0f} s")
             time.sleep(0.1)
 
 
