@@ -39,6 +39,26 @@ def test_a_candidate_goes_live_and_back(database: Database) -> None:
         assert deployments.list(connection) == (fourth,)
 
 
+def test_a_version_that_is_live_at_one_deployment_goes_live_at_another(
+    database: Database,
+) -> None:
+    """Two projects that learn the same from the same, or one that was given a new name."""
+    with database.transaction() as connection:
+        base = add_version(connection, None, "unverified")
+        version = add_version(connection, "a", "shadow")
+        deployments.create(connection, "desk", "desk", base)
+        deployments.promote(connection, "desk", version, 1, "better", {})
+        deployments.create(connection, "shop", "shop", base)
+        tried = deployments.candidate(connection, "shop", version, 1)
+        assert (tried.idle, state(connection, version)) == (version, "live")
+        assert deployments.candidate(connection, "shop", version, 2) == tried
+        assert deployments.promote(connection, "shop", version, 2, "better", {}).live == version
+        deployments.rollback(connection, "desk", 2, "p95", {})
+        assert state(connection, version) == "live"
+        deployments.rollback(connection, "shop", 3, "p95", {})
+        assert state(connection, version) == "rolled back"
+
+
 def test_promoting_what_is_live_changes_nothing(database: Database) -> None:
     with database.transaction() as connection:
         base = add_version(connection, None, "unverified")

@@ -106,14 +106,17 @@ def candidate(
 ) -> Deployment:
     """Put a verified version into the idle slot, in state shadow; nothing if it is there already.
 
-    Raises InUse when the deployment is at another generation.
+    One that is live at another deployment stays so. Raises InUse when the deployment is at another
+    generation.
     """
     now = get(connection, name)
-    if now.idle == version and versions.get(connection, version).state == "shadow":
+    live = _is_live(connection, version)
+    if now.idle == version and (live or versions.get(connection, version).state == "shadow"):
         return now
     changed = _swap(connection, now, expected_generation, {now.idle_slot: version})
     _retire_shadow(connection, now.idle, but=version)
-    versions.set_state(connection, version, "shadow")
+    if not live:
+        versions.set_state(connection, version, "shadow")
     _note(connection, changed, "candidate", version, now.live, "to be tried in shadow", {})
     return changed
 
@@ -212,10 +215,15 @@ def _swap(
 
 def _leave(connection: Connection, version: str, state: versions.State) -> None:
     """Set the state of a version that stopped being live here, unless it is live elsewhere."""
+    if not _is_live(connection, version):
+        versions.set_state(connection, version, state)
+
+
+def _is_live(connection: Connection, version: str) -> bool:
+    """Whether any deployment answers with a version."""
     # On PostgreSQL another transaction could make it live elsewhere unseen: it has to wait.
     rows = connection.execute(deployments.select().with_for_update())
-    if all(Deployment(**row._mapping).live != version for row in rows):
-        versions.set_state(connection, version, state)
+    return any(Deployment(**row._mapping).live == version for row in rows)
 
 
 def _retire_shadow(connection: Connection, version: str | None, but: str) -> None:
