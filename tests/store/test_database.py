@@ -8,6 +8,7 @@ from sqlalchemy import text
 from sqlalchemy.engine import URL
 
 from tests.databases import Maker
+from tests.disks import SIZE
 from tests.processes import running
 from trimtab.errors import StorageFull, StoreError, UserError
 from trimtab.store.database import Database
@@ -125,16 +126,26 @@ def test_a_full_disk_is_told_and_nothing_is_half_written(tiny_disk: Path) -> Non
     database.close()
 
 
+@pytest.mark.parametrize("room", [8_000, 16_000, 32_000, 64_000])
+def test_a_disk_without_room_for_the_first_table_is_full(tiny_disk: Path, room: int) -> None:
+    """SQLite calls it an I/O error where its shared memory does not fit, and full elsewhere."""
+    (tiny_disk / "filler").write_bytes(b"x" * (SIZE - SIZE % 4096 - room))
+    database = Database(f"sqlite:///{tiny_disk / 'a.db'}")
+    with pytest.raises(StorageFull):
+        database.migrate()
+    database.close()
+
+
 def test_faults_say_where_and_what_to_do(tmp_path: Path, make_database: Maker) -> None:
     not_one = tmp_path / "not_one.db"
     not_one.write_bytes(b"x" * 4096)
-    for url, hint in (
-        (f"sqlite:///{not_one}", "not a database"),
-        (f"sqlite:///{tmp_path / 'missing' / 'a.db'}", "check the path"),
-        ("postgresql://nobody@127.0.0.1:9/nothing", "server runs"),
+    for url, kind, hint in (
+        (f"sqlite:///{not_one}", UserError, "not a database"),
+        (f"sqlite:///{tmp_path / 'missing' / 'a.db'}", UserError, "check the path"),
+        ("postgresql://nobody@127.0.0.1:9/nothing", StoreError, "server runs"),
     ):
         database = Database(url)
-        with pytest.raises(StoreError) as caught, database.read():
+        with pytest.raises(kind) as caught, database.read():
             pass
         assert hint in caught.value.hint, caught.value
         assert "\n" not in caught.value.message
@@ -143,7 +154,7 @@ def test_faults_say_where_and_what_to_do(tmp_path: Path, make_database: Maker) -
 
 def test_a_place_that_cannot_be_written_is_told() -> None:
     database = Database("sqlite:////proc/nowhere/a.db")
-    with pytest.raises(StoreError) as caught:
+    with pytest.raises(UserError) as caught:
         database.migrate()
     assert "check the path" in caught.value.hint
     database.close()

@@ -33,7 +33,10 @@ class Database:
 
     @contextmanager
     def transaction(self, durable: bool = True) -> Iterator[Connection]:
-        """All of the writes inside happen, or none. Raises StoreError and StorageFull."""
+        """All of the writes inside happen, or none.
+
+        Raises StorageFull, UserError where the place cannot be opened, and StoreError.
+        """
         with self._begun({_WRITES: True, _DURABLE: durable}) as connection:
             yield connection
 

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,8 @@ from trimtab.errors import StorageFull
 
 # EFBIG is how a file-size limit of the shell or of the service manager shows itself.
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+# With fewer bytes than these nothing that we write gets through.
+_LEAST = 1 << 17
 
 
 @contextmanager
@@ -25,10 +28,20 @@ def storing(place: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        raise StorageFull(
-            f"{place}: {os.strerror(error.errno)}",
-            hint="free some space on that disk, then do the same again; nothing was half-written",
-        ) from error
+        raise no_room(place, os.strerror(error.errno)) from error
+
+
+def no_room(place: Path, cause: str) -> StorageFull:
+    return StorageFull(
+        f"{place}: {cause}",
+        hint="free some space on that disk, then do the same again; nothing was half-written",
+    )
+
+
+def is_full(place: Path) -> bool:
+    """Whether the disk of a place has no room, for where a library says only that it failed."""
+    there = next(path for path in (place, *place.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free < _LEAST
 
 
 def sync_folder(folder: Path) -> None:

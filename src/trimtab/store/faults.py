@@ -3,17 +3,20 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from trimtab.errors import StorageFull, StoreError, StoreRefused, TrimtabError
+from trimtab.errors import StorageFull, StoreError, StoreRefused, TrimtabError, UserError
+from trimtab.store.disk import is_full
 
 # By SQLite's primary result code.
 _SQLITE_HINTS = {
     5: "another process holds the database for long; try again",
     6: "another process holds the database for long; try again",
+    3: "the file may not be opened: check its permissions",
     8: "the file or its folder is read-only: check its permissions",
     10: "the disk failed or took no more: look at it, then do the same again",
     11: "the file is damaged: restore it from a copy",
@@ -29,14 +32,16 @@ _POSTGRESQL_HINTS = {
     "53": "the server is short of memory or connections; try again",
     "57": "the server is stopping or starting; try again",
 }
-_SQLITE_FULL = 13
+_SQLITE_IO, _SQLITE_FULL = 10, 13
+# What its user has to mend: a place that cannot be opened, a file that is something else.
+_SQLITE_OF_THE_USER = frozenset({3, 14, 26})
 _POSTGRESQL_FULL = "53100"
 _UNREACHED = "08001"
 
 
 @contextmanager
 def told(url: URL) -> Iterator[None]:
-    """Turn the errors of the driver into StoreError and StorageFull, with what hint there is."""
+    """Turn the errors of the driver into ours, with what hint there is."""
     try:
         yield
     except OverflowError as error:
@@ -55,16 +60,25 @@ def _meaning(error: DBAPIError, url: URL) -> TrimtabError:
     message = f"{_name(url)}: {lines[0]}"
     if isinstance(error.orig, sqlite3.Error):
         code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
-        full, hint = code == _SQLITE_FULL, _SQLITE_HINTS.get(code, "")
+        full, hint = _is_full(code, url), _SQLITE_HINTS.get(code, "")
+        theirs = code in _SQLITE_OF_THE_USER
     else:
         # Without a code the server was never reached.
         state = getattr(error.orig, "sqlstate", None) or _UNREACHED
         full, hint = state == _POSTGRESQL_FULL, _POSTGRESQL_HINTS.get(state[:2], "")
+        theirs = False
     if full:
         return StorageFull(message, hint="free some space on its disk, then do the same again")
     if isinstance(error, IntegrityError | DataError):
         return StoreRefused(message, hint=hint)
-    return StoreError(message, hint=hint)
+    return UserError(message, hint=hint) if theirs else StoreError(message, hint=hint)
+
+
+def _is_full(code: int, url: URL) -> bool:
+    # Where the file of its shared memory cannot grow, SQLite speaks of an I/O error.
+    if code == _SQLITE_IO and url.database:
+        return is_full(Path(url.database))
+    return code == _SQLITE_FULL
 
 
 def _name(url: URL) -> str:

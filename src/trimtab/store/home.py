@@ -31,7 +31,11 @@ class Home:
             "sqlite", database=str(self._folder() / "trimtab.db")
         )
         database = Database(url)
-        database.migrate()
+        try:
+            database.migrate()
+        except BaseException:
+            database.close()
+            raise
         return database
 
     @property

@@ -7,7 +7,7 @@ from pathlib import Path
 from filelock import FileLock
 from sqlalchemy import Connection, Engine, inspect, text
 
-from trimtab.errors import StoreError
+from trimtab.errors import StoreError, UserError
 from trimtab.store.disk import storing
 
 # The newest revision. Knowing it here spares a start the import of Alembic.
@@ -60,7 +60,7 @@ def _alone(engine: Engine) -> Iterator[None]:
         with storing(Path(file)):
             lock.acquire()
     except OSError as error:
-        raise StoreError(
+        raise UserError(
             f"{file}: {error.strerror}", hint="check the path and its permissions"
         ) from None
     try:

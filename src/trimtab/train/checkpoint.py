@@ -85,7 +85,8 @@ def _is_full(error: BaseException) -> bool:
         return True
     words = str(error)
     number = re.search(r"os error (\d+)", words)
-    return "PytorchStreamWriter" in words or (number is not None and int(number[1]) in _FULL)
+    torch = "PytorchStreamWriter" in words or "inline_container" in words
+    return torch or (number is not None and int(number[1]) in _FULL)
 
 
 def _all(folder: Path) -> list[Path]:

@@ -24,7 +24,10 @@ def inputs(work: Work, outputs: Outputs) -> dict[str, Any]:
 
 
 def work(work: Work, outputs: Outputs) -> Result:
-    """A killed run goes on in the same folder, from its last whole checkpoint."""
+    """A killed run goes on in the same folder, from its last whole checkpoint.
+
+    Raises StorageFull where the disk of the home has no room for the next one.
+    """
     run = content_hash(inputs(work, outputs))[:32]
     folder = work.home.runs / run
     result = train(
