@@ -107,4 +107,7 @@ def next_steps() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)  # `trimtab run` has said how to go on

@@ -70,10 +70,13 @@ def main() -> NoReturn:
     0 done, 1 our fault, 2 the user's, 3 finished but not promoted, 130 interrupted.
     """
     try:
-        code = trimtab.main(standalone_mode=False)
-    except click.ClickException as error:
+        code = trimtab.main(prog_name="trimtab", standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         code = 2
+    except click.UsageError as error:
+        verb = error.ctx.command_path if error.ctx else "trimtab"
+        code = _say(error.format_message().rstrip("."), f"see: {verb} --help", 2)
     except (KeyboardInterrupt, click.Abort):
         code = _say("interrupted", "run the same command again: it goes on from here", 130)
     except BrokenPipeError:

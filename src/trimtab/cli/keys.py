@@ -18,8 +18,8 @@ from trimtab.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from trimtab.gateway.keys import Created
-    from trimtab.ledger.accounts import Level, Period
+    from trimtab.gateway.keys import Created, Key
+    from trimtab.ledger.accounts import Budget, Level, Period
 
 PERIOD = click.Choice(["day", "month", "total"])
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -101,33 +101,52 @@ def list_keys(path: Path | None, home: Path | None, as_json: bool) -> None:
     with open_database(home, path) as database:
         from trimtab.gateway import keys
         from trimtab.ledger.accounts import account
-        from trimtab.ledger.money import usd
-        from trimtab.store.clock import show
 
         with database.read() as connection:
             found = [(key, account(connection, key.id)) for key in keys.list(connection)]
-    rows = [
-        {
-            "id": key.id,
-            "name": key.name,
-            "owner": key.owner,
-            "scopes": " ".join(sorted(key.scopes)),
-            "created": show(key.created_us),
-            "expires": show(key.expires_us) if key.expires_us else None,
-            "revoked": show(key.revoked_us) if key.revoked_us else None,
-            "spent_usd": usd(money.spent_nano),
-            "limit_usd": None if money.limit_nano is None else usd(money.limit_nano),
-        }
-        for key, money in found
-    ]
     if as_json:
-        print_json({"keys": rows})
-        return
-    columns = (*("id", "name", "owner", "scopes", "created", "expires", "revoked"), "spent")
-    for row in rows:
-        row |= {n: moment(str(row[n])) for n in ("created", "expires", "revoked") if row[n]}
-    cells = [["-" if value is None else str(value) for value in row.values()] for row in rows]
-    print_table("keys", (*columns, "limit"), cells)
+        print_json({"keys": [_plain(key, total) for key, total in found]})
+    elif found:
+        columns = ("id", "name", "owner", "scopes", "created", "expires", "revoked")
+        cells = [_cells(key, total) for key, total in found]
+        print_table("keys", (*columns, "spent#", "limit#"), cells)
+    else:
+        click.echo("no keys here yet; make one: trimtab keys create NAME")
+
+
+def _plain(key: "Key", total: "Budget") -> dict[str, object]:
+    from trimtab.ledger.money import usd
+    from trimtab.store.clock import show
+
+    return {
+        "id": key.id,
+        "name": key.name,
+        "owner": key.owner,
+        "scopes": " ".join(sorted(key.scopes)),
+        "created": show(key.created_us),
+        "expires": show(key.expires_us) if key.expires_us else None,
+        "revoked": show(key.revoked_us) if key.revoked_us else None,
+        "spent_usd": usd(total.spent_nano),
+        "limit_usd": None if total.limit_nano is None else usd(total.limit_nano),
+    }
+
+
+def _cells(key: "Key", total: "Budget") -> list[str]:
+    from trimtab.ledger.money import show as dollars
+    from trimtab.store.clock import show
+
+    return [
+        key.id,
+        key.name,
+        key.owner,
+        " ".join(sorted(key.scopes)),
+        *(
+            moment(show(at)) if at else "-"
+            for at in (key.created_us, key.expires_us, key.revoked_us)
+        ),
+        dollars(total.spent_nano),
+        "-" if total.limit_nano is None else dollars(total.limit_nano),
+    ]
 
 
 @command.command("rotate")

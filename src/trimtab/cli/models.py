@@ -45,6 +45,9 @@ def command(path: Path | None, home: Path | None, as_json: bool) -> None:
         ]
         print_json({"models": rows})
         return
+    if not found:
+        click.echo("no model versions here yet; first: trimtab run")
+        return
     columns = ("version", "state", "project", "base", "adapter", "created")
     table = [
         (
