@@ -1,12 +1,18 @@
 # Two commands on a fresh clone: `make demo` and `make test`. `make help` lists the rest.
-PYTHON ?= python3.11
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 # One file of pins for each Python; its header says whether the tests were run with it.
-CONSTRAINTS = constraints/$(shell $(PYTHON) -c 'import sys; print("py%d%d" % sys.version_info[:2])').txt
+CONSTRAINTS = constraints/$(shell $(or $(PYTHON),false) -c 'import sys; print("py%d%d" % sys.version_info[:2])' 2>/dev/null).txt
 
 .PHONY: help demo test lint lock bench-demo bench-gateway test-crash clean
 .DEFAULT_GOAL := help
+
+ifneq ($(filter-out help clean,$(or $(MAKECMDGOALS),help)),)
+ifeq ($(wildcard $(CONSTRAINTS)),)
+$(error '$(PYTHON)' is no Python 3.11, 3.12 or 3.13: name one, as in make PYTHON=/usr/bin/python3.11 $(MAKECMDGOALS))
+endif
+endif
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
