@@ -4,13 +4,14 @@ Prompts are token ids. `text` turns messages into tokens before they come here, 
 knows of messages, templates, keys or money.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from trimtab.errors import EngineError
 
+Vector = tuple[float, ...]
 FinishReason = Literal["stop", "length", "cancelled"]
 Priority = Literal["interactive", "batch", "shadow"]
 Service = Literal["mixed", "alone"]
@@ -23,6 +24,29 @@ class Message:
 
     role: str
     content: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a tool that a model asked for; `arguments` is a JSON object."""
+
+    id: str
+    name: str
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Calling(Message):
+    """A turn of the assistant that calls tools; its `content` may be empty."""
+
+    calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult(Message):
+    """What a tool answered to the call `call_id`; its role is `tool`."""
+
+    call_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +102,18 @@ class ScoreRequest:
     id: str
     priority: Priority = "interactive"
     patience_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRequest:
+    """A vector is wanted for each of `inputs`, token ids in the frame of the encoder's tokenizer.
+
+    `encoder` is the hash of the encoder that has to answer.
+    """
+
+    encoder: str
+    inputs: tuple[tuple[int, ...], ...]
+    id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +229,9 @@ class Engine(Protocol):
         """Stream a completion; closing the iterator cancels the work."""
 
     async def score(self, request: ScoreRequest) -> list[Score]: ...
+
+    async def embed(self, request: EmbedRequest) -> list[Vector]:
+        """One vector an input. An engine of a base has none to give: RequestRefused."""
 
 
 async def complete(engine: Engine, request: GenerateRequest) -> Completion:

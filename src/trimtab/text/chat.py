@@ -3,9 +3,10 @@
 Knows nothing of models or records.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trimtab.errors import DataError
 from trimtab.inference import Message
@@ -44,13 +45,19 @@ class ChatFormat:
             return (Message("system", self.system), *given)
         return given
 
-    def prompt_tokens(self, messages: Sequence[Message]) -> tuple[int, ...]:
+    def prompt_tokens(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+        opening: str = "",
+    ) -> tuple[int, ...]:
         """What the model is asked: the dialogue and the opening of the assistant's turn.
 
-        Renders the messages as they are; `messages_of` is what adds the system message.
+        Renders the messages as they are; `messages_of` is what adds the system message. An
+        `opening` puts the first words into the assistant's mouth.
         """
-        rendered = self.template.render(messages, add_generation_prompt=True)
-        return tuple(self.tokenizer.encode(rendered))
+        rendered = self.template.render(messages, add_generation_prompt=True, tools=tools)
+        return tuple(self.tokenizer.encode(rendered + opening))
 
     def supervised(self, messages: Sequence[Message]) -> Supervised:
         """The dialogue with loss on its last message, which must be the assistant's.

@@ -4,19 +4,30 @@ Renders as transformers' `apply_chat_template` does, in a sandbox with limits. K
 tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from jinja2.exceptions import TemplateError
 
 from trimtab.errors import DataError
-from trimtab.inference import Message
+from trimtab.inference import Calling, Message, ToolCall, ToolResult
 from trimtab.text.allowance import step_budget
 from trimtab.text.sandbox import TemplateSandbox
 from trimtab.text.tokenizer import read_tokenizer_config, token_text
 
 MAX_SOURCE = 200_000
 MAX_OUTPUT = 4_000_000
+_PROBE = "tool_named_by_nobody"
+_PROBE_TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": _PROBE,
+        "description": "",
+        "parameters": {"type": "object", "properties": {}},
+    },
+}
 
 
 class ChatTemplate:
@@ -56,15 +67,39 @@ class ChatTemplate:
             )
         return cls(source, token_text(config.get("bos_token")), token_text(config.get("eos_token")))
 
-    def render(self, messages: Sequence[Message], add_generation_prompt: bool = False) -> str:
+    @cached_property
+    def knows_tools(self) -> bool:
+        """Whether it writes down the tools that are offered; one that does not drops them."""
+        try:
+            return _PROBE in self.render([Message("user", "a")], tools=[_PROBE_TOOL])
+        except DataError:
+            return False
+
+    @cached_property
+    def knows_calls(self) -> bool:
+        """Whether it writes down the calls of an assistant's turn."""
+        call = ToolCall("callprobe", _PROBE, {})
+        answered = [Calling("assistant", "", (call,)), ToolResult("tool", "b", "callprobe")]
+        try:
+            return _PROBE in self.render([Message("user", "a"), *answered], tools=[_PROBE_TOOL])
+        except DataError:
+            return False
+
+    def render(
+        self,
+        messages: Sequence[Message],
+        add_generation_prompt: bool = False,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> str:
         """The dialogue as one text, with the opening of the assistant's turn where asked.
 
-        Raises DataError with the template's own words where it refuses the messages, and where it
-        would not end.
+        `tools` are what OpenAI's API calls so. Raises DataError with the template's own words where
+        it refuses the messages, and where it would not end.
         """
-        turns = [{"role": message.role, "content": message.content} for message in messages]
+        turns = [_turn(message) for message in messages]
+        offered = list(tools) or None
         # transformers passes these two as None, which is not the same as undefined.
-        values = {**self._tokens, "messages": turns, "tools": None, "documents": None}
+        values = {**self._tokens, "messages": turns, "tools": offered, "documents": None}
         pieces: list[str] = []
         length = 0
         try:
@@ -82,6 +117,23 @@ class ChatTemplate:
                 hint="see which roles and which order the base's template takes",
             ) from error
         return "".join(pieces)
+
+
+def _turn(message: Message) -> dict[str, Any]:
+    """A message as transformers hands it to a template."""
+    turn: dict[str, Any] = {"role": message.role, "content": message.content}
+    if isinstance(message, Calling):
+        turn["tool_calls"] = [
+            {
+                "type": "function",
+                "id": call.id,
+                "function": {"name": call.name, "arguments": dict(call.arguments)},
+            }
+            for call in message.calls
+        ]
+    elif isinstance(message, ToolResult):
+        turn["tool_call_id"] = message.call_id
+    return turn
 
 
 def _source_in(folder: Path) -> str:
