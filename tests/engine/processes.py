@@ -12,9 +12,11 @@ DEADLINE_S = 120.0
 
 
 @contextmanager
-def engine_process(base: Path, socket: Path) -> Iterator[subprocess.Popen[str]]:
+def engine_process(
+    base: Path, socket: Path, holds: str = "--base"
+) -> Iterator[subprocess.Popen[str]]:
     """A process that said "ready"; it is killed at the end, if it is still there."""
-    with start_engine(base, socket) as process:
+    with start_engine(base, socket, holds) as process:
         assert process.stdout is not None
         try:
             assert process.stdout.readline() == "ready\n"
@@ -23,8 +25,8 @@ def engine_process(base: Path, socket: Path) -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
-def start_engine(base: Path, socket: Path) -> subprocess.Popen[str]:
-    where = ["--socket", str(socket), "--base", str(base)]
+def start_engine(base: Path, socket: Path, holds: str = "--base") -> subprocess.Popen[str]:
+    where = ["--socket", str(socket), holds, str(base)]
     return subprocess.Popen(
         [sys.executable, "-m", "trimtab.engine.process", *where],
         stdout=subprocess.PIPE,

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from trimtab.gateway import keys
 from trimtab.gateway.app import create_app
+from trimtab.gateway.encoders import Encodes
 from trimtab.gateway.keys import Created
 from trimtab.inference import Engine, VersionFiles
 from trimtab.journal import requests
@@ -74,7 +75,8 @@ class World:
         return None if row is None else int(row[0])
 
 
-def build_world(folder: Path, base_folder: Path) -> World:
+def build_world(folder: Path, base_folder: Path, template: str | None = None) -> World:
+    """`template` takes the place of the base's own chat template."""
     database = Database(f"sqlite:///{folder / 'trimtab.db'}")
     database.migrate()
     chat = ChatFormat.from_folder(base_folder)
@@ -85,7 +87,10 @@ def build_world(folder: Path, base_folder: Path) -> World:
             base=base_hash,
             adapter=adapter,
             tokenizer=identity.tokenizer_hash(base_folder),
-            template={"chat_template": chat.template.source, "system": "Answer with one word."},
+            template={
+                "chat_template": template or chat.template.source,
+                "system": "Answer with one word.",
+            },
             defaults={"max_tokens": 8, "stop_tokens": list(chat.stop_tokens())},
         )
         return ModelVersion(spec, project="support-desk", state=state)
@@ -105,7 +110,9 @@ def build_world(folder: Path, base_folder: Path) -> World:
     return World(database, base_folder, base, adapter, unverified, key)
 
 
-def app_with(world: World, engine: Engine, adapter: Path | None = None) -> FastAPI:
+def app_with(
+    world: World, engine: Engine, adapter: Path | None = None, encodes: Encodes | None = None
+) -> FastAPI:
     """The gateway in front of one engine, which loads what it is asked for."""
 
     async def ready(version: ModelVersion) -> Engine:
@@ -115,7 +122,7 @@ def app_with(world: World, engine: Engine, adapter: Path | None = None) -> FastA
         await engine.load(VersionFiles(version.hash, folder, files, folder, stop))
         return engine
 
-    return create_app(world.database, ready)
+    return create_app(world.database, ready, encodes)
 
 
 @contextmanager

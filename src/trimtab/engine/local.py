@@ -26,16 +26,19 @@ from trimtab.errors import (
     EngineOverloaded,
     EngineUnavailable,
     IdentityError,
+    RequestRefused,
     TrimtabError,
     VersionNotLoaded,
 )
 from trimtab.inference import (
     Capabilities,
     Chunk,
+    EmbedRequest,
     GenerateRequest,
     Runtime,
     Score,
     ScoreRequest,
+    Vector,
     VersionFiles,
 )
 
@@ -123,6 +126,9 @@ class LocalEngine:
             return scores
         finally:
             job.cancelled = True
+
+    async def embed(self, request: EmbedRequest) -> list[Vector]:
+        raise RequestRefused("this engine holds a base, which makes no embeddings")
 
     async def drain(self, deadline_s: float) -> None:
         """Admit nothing more and finish what was admitted; cancel the rest at the deadline."""

@@ -1,7 +1,8 @@
 """The engine process: `python -m trimtab.engine.process --socket PATH --base FOLDER`.
 
-Prints one line, "ready", when it serves, and logs to stderr. SIGTERM lets it finish what it
-admitted. With `--parent-fd` it leaves at once when its parent is gone.
+With `--encoder FOLDER` in place of a base it makes embeddings, and nothing else. Prints one line,
+"ready", when it serves, and logs to stderr. SIGTERM lets it finish what it admitted. With
+`--parent-fd` it leaves at once when its parent is gone.
 """
 
 import argparse
@@ -22,7 +23,10 @@ from trimtab.engine.protocol import MAX_FRAME
 from trimtab.errors import InUse, TrimtabError
 
 if TYPE_CHECKING:
+    from trimtab.engine.encoding import EncoderEngine
     from trimtab.engine.local import LocalEngine
+
+    Computing = LocalEngine | EncoderEngine
 
 DRAIN_S = 8.0
 FLUSH_S = 1.0
@@ -50,7 +54,7 @@ def main() -> int:
     os.umask(0o077)
     try:
         with claimed(arguments.socket):
-            asyncio.run(serve(_engine(arguments.base), arguments.socket))
+            asyncio.run(serve(_engine(arguments), arguments.socket))
     except TrimtabError as error:
         log.error("%s%s", error.message, f" ({error.hint})" if error.hint else "")
         return error.exit_code
@@ -60,19 +64,25 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="trimtab.engine.process")
     parser.add_argument("--socket", type=Path, required=True)
-    parser.add_argument("--base", type=Path, required=True)
+    held = parser.add_mutually_exclusive_group(required=True)
+    held.add_argument("--base", type=Path)
+    held.add_argument("--encoder", type=Path)
     parser.add_argument("--parent-fd", type=int)
     return parser.parse_args()
 
 
-def _engine(base: Path) -> "LocalEngine":
+def _engine(arguments: argparse.Namespace) -> "Computing":
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # Libraries warn their own developers; stderr is for what an operator can act upon.
     warnings.simplefilter("ignore")
+    if arguments.encoder is not None:
+        from trimtab.engine.encoding import EncoderEngine
+
+        return EncoderEngine(arguments.encoder)
     from trimtab.engine.local import LocalEngine
 
-    return LocalEngine(base)
+    return LocalEngine(arguments.base)
 
 
 @contextmanager
@@ -94,7 +104,7 @@ def claimed(socket: Path) -> Iterator[None]:
         socket.unlink(missing_ok=True)
 
 
-async def serve(engine: "LocalEngine", socket: Path) -> None:
+async def serve(engine: "Computing", socket: Path) -> None:
     """Serve until SIGTERM or SIGINT, then drain."""
     from trimtab.engine.server import Connection
 

@@ -2,8 +2,8 @@
 
 A client opens a call with an `id` that is unique on its connection. Every frame that comes back
 carries that id, so many calls share one connection. A call ends with its last frame: the chunk
-that has a finish reason, `Scored`, `Described`, `Done` or `Failed`. `Cancel` ends a call early and
-is not answered. Knows nothing of sockets.
+that has a finish reason, `Scored`, `Embedded`, `Described`, `Done` or `Failed`. `Cancel` ends a
+call early and is not answered. Knows nothing of sockets.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,11 @@ from trimtab import errors
 from trimtab.inference import (
     Capabilities,
     Chunk,
+    EmbedRequest,
     GenerateRequest,
     Score,
     ScoreRequest,
+    Vector,
     VersionFiles,
 )
 
@@ -37,6 +39,13 @@ class ScoreCompletions:
     id: str
     request: ScoreRequest
     kind: Literal["score"] = "score"
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    id: str
+    request: EmbedRequest
+    kind: Literal["embed"] = "embed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +89,13 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
+class Embedded:
+    id: str
+    vectors: tuple[Vector, ...]
+    kind: Literal["embedded"] = "embedded"
+
+
+@dataclass(frozen=True, slots=True)
 class Described:
     id: str
     capabilities: Capabilities
@@ -114,8 +130,8 @@ class Failed:
         return kind(self.message, hint=self.hint)
 
 
-Call = Generate | ScoreCompletions | Load | Unload | Describe | Cancel
-Reply = Generated | Scored | Described | Done | Failed
+Call = Generate | ScoreCompletions | Embed | Load | Unload | Describe | Cancel
+Reply = Generated | Scored | Embedded | Described | Done | Failed
 
 Frame = TypeVar("Frame")
 

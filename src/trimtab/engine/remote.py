@@ -17,6 +17,8 @@ from trimtab.engine.protocol import (
     Describe,
     Described,
     Done,
+    Embed,
+    Embedded,
     Failed,
     Generate,
     Generated,
@@ -32,9 +34,11 @@ from trimtab.errors import EngineError, EngineUnavailable, RequestRefused
 from trimtab.inference import (
     Capabilities,
     Chunk,
+    EmbedRequest,
     GenerateRequest,
     Score,
     ScoreRequest,
+    Vector,
     VersionFiles,
 )
 
@@ -73,6 +77,12 @@ class RemoteEngine:
         if not isinstance(reply, Scored):
             raise _unexpected(reply)
         return list(reply.scores)
+
+    async def embed(self, request: EmbedRequest) -> list[Vector]:
+        reply = await self._ask(lambda id: Embed(id, request))
+        if not isinstance(reply, Embedded):
+            raise _unexpected(reply)
+        return list(reply.vectors)
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         async with self._line_now().call(lambda id: Generate(id, request)) as replies:

@@ -16,6 +16,8 @@ from trimtab.engine.protocol import (
     Describe,
     Described,
     Done,
+    Embed,
+    Embedded,
     Failed,
     Generate,
     Generated,
@@ -101,6 +103,8 @@ class Connection:
                         await self._send(Generated(id, chunk))
             case ScoreCompletions(id, request):
                 await self._send(Scored(id, tuple(await self._engine.score(request))))
+            case Embed(id, request):
+                await self._send(Embedded(id, tuple(await self._engine.embed(request))))
             case Load(id, files):
                 await self._engine.load(files)
                 await self._send(Done(id))

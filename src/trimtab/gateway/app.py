@@ -13,6 +13,7 @@ import trimtab
 from trimtab.errors import TrimtabError
 from trimtab.gateway import (
     conversation,
+    embeddings,
     generate,
     health,
     measured,
@@ -27,21 +28,30 @@ from trimtab.gateway.desk import Desk
 from trimtab.gateway.door import Door
 from trimtab.gateway.doorkeeper import Doorkeeper
 from trimtab.gateway.drain import Drain
+from trimtab.gateway.encoders import Encoders, Encodes
 from trimtab.gateway.live import Lives
 from trimtab.gateway.off_loop import OffLoop
 from trimtab.gateway.problems import Problem
 from trimtab.gateway.upstream import Upstreams
 from trimtab.store.database import Database
 
-_ROUTERS = (generate.router, score.router, models.router, openai.router, measured.router)
+_ROUTERS = (
+    generate.router,
+    score.router,
+    models.router,
+    openai.router,
+    embeddings.router,
+    measured.router,
+)
 _PROBLEM = {
     "description": "A problem (RFC 9457)",
     "content": {"application/problem+json": {"schema": problems.SCHEMA}},
 }
 
 
-def create_app(database: Database, ready: Ready) -> FastAPI:
-    """The inference API. `ready` hands over an engine that holds a version; it may raise."""
+def create_app(database: Database, ready: Ready, encodes: Encodes | None = None) -> FastAPI:
+    """The inference API. `ready` hands over an engine that holds a version; it may raise.
+    `encodes` hands over the engine of an encoder, where encoders are served at all."""
     off_loop = OffLoop(database)
     app = FastAPI(
         title="Trimtab",
@@ -54,6 +64,7 @@ def create_app(database: Database, ready: Ready) -> FastAPI:
     app.state.desk = Desk(
         off_loop,
         Catalogue(off_loop, ready),
+        Encoders(off_loop, encodes),
         Books(database),
         Upstreams(),
         Lives(drain := Drain()),

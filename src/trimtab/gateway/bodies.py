@@ -181,8 +181,18 @@ class ModelBody(BaseModel):
     capabilities: CapabilitiesBody | None
 
 
+class EncoderBody(BaseModel):
+    """What makes embeddings: numbers in a vector, tokens that a text may have, and the price."""
+
+    name: str
+    hash: str
+    dimensions: int
+    context: int
+    price: PriceBody | None
+
+
 class ModelCard(BaseModel):
-    """A deployment as OpenAI's clients know a model."""
+    """A deployment or an encoder as OpenAI's clients know a model."""
 
     id: str
     object: Literal["model"] = "model"
@@ -191,8 +201,9 @@ class ModelCard(BaseModel):
 
 
 class ModelList(BaseModel):
-    """Every deployment twice: as Trimtab describes it, and as OpenAI's clients read it."""
+    """Everything twice: as Trimtab describes it, and in `data` as OpenAI's clients read it."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
     models: list[ModelBody]
+    encoders: list[EncoderBody]

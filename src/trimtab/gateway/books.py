@@ -83,11 +83,11 @@ class Books:
         Raises BudgetExceeded for fewer than `least`, and Problem where a rate limit is used up.
         """
         assert visit.served is not None
-        version = visit.served.version
+        project = visit.served.project
         accounts = (
             account_of("key", visit.key.id),
             account_of("owner", visit.key.owner),
-            account_of("project", version.project),
+            *([account_of("project", project)] if project is not None else []),
         )
         opening = Opening(visit, visit.served.hash, accounts, prompt, completion, least)
         self._life.start()

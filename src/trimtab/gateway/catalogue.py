@@ -52,6 +52,10 @@ class Served:
     deployment: str | None = None
 
     @property
+    def project(self) -> str:
+        return self.version.project
+
+    @property
     def tier(self) -> Literal["adapter", "base"]:
         return "adapter" if self.version.trained else "base"
 

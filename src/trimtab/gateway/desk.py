@@ -9,7 +9,9 @@ from fastapi import Depends, Request
 from trimtab.gateway.bodies import Asked, Continued
 from trimtab.gateway.books import Books
 from trimtab.gateway.catalogue import Catalogue, Resolved, Served
+from trimtab.gateway.dialogue import Dialogue
 from trimtab.gateway.drain import Drain
+from trimtab.gateway.encoders import Encoders
 from trimtab.gateway.live import Lives
 from trimtab.gateway.off_loop import OffLoop
 from trimtab.gateway.problems import Problem
@@ -30,6 +32,8 @@ class Prepared:
     prompt: tuple[int, ...]
     context: int
     chat: ChatFormat
+    opening: str = ""
+    """The first words of the answer, where a tool has to be called."""
 
     @property
     def room(self) -> int:
@@ -41,6 +45,7 @@ class Prepared:
 class Desk:
     database: OffLoop
     catalogue: Catalogue
+    encoders: Encoders
     books: Books
     upstreams: Upstreams
     live: Lives
@@ -56,19 +61,24 @@ class Desk:
         """Reach the engine of a version, and tokenise. Raises Problem and TrimtabError."""
         engine, capabilities = await self.catalogue.able(served)
         visit.runtime = capabilities.runtime
+        opening = body.opening(served.chat) if isinstance(body, Dialogue) else ""
         if _length(body) <= INLINE:
-            prompt = _tokens(served.chat, body)
+            prompt = _tokens(served.chat, body, opening)
         else:
-            prompt = await anyio.to_thread.run_sync(_tokens, served.chat, body)
-        return Prepared(engine, prompt, capabilities.context, served.chat)
+            prompt = await anyio.to_thread.run_sync(_tokens, served.chat, body, opening)
+        return Prepared(engine, prompt, capabilities.context, served.chat, opening)
 
 
 def _length(body: Asked) -> int:
+    if isinstance(body, Dialogue):
+        return body.length
     turns = body.messages or ()
     return len(body.prompt or "") + sum(len(turn.content) for turn in turns)
 
 
-def _tokens(chat: ChatFormat, body: Asked) -> tuple[int, ...]:
+def _tokens(chat: ChatFormat, body: Asked, opening: str) -> tuple[int, ...]:
+    if isinstance(body, Dialogue):
+        return chat.prompt_tokens(chat.messages_of(body.turns), body.offered, opening)
     if isinstance(body, Continued):
         return tuple(chat.tokenizer.encode(body.prompt or ""))
     if body.messages is not None:

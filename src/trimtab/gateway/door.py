@@ -25,10 +25,19 @@ SCOPE_OF = {
     "/v1/chat/completions": "generate",
     "/v1/completions": "generate",
     "/v1/score": "score",
+    "/v1/embeddings": "embed",
     "/v1/models": "models",
     "/metrics": "metrics",
 }
-PAID = frozenset({"/v1/generate", "/v1/score", "/v1/chat/completions", "/v1/completions"})
+PAID = frozenset(
+    {
+        "/v1/generate",
+        "/v1/score",
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/embeddings",
+    }
+)
 STARTS = ("http.response.start", "websocket.http.response.start", "websocket.accept")
 BODY_LIMIT = 1024 * 1024
 

@@ -37,6 +37,9 @@ class Generation:
     async def ask(self, prepared: Prepared, visit: Visit, started: Callable[[], None]) -> None:
         """Generate to the end, counting on the way. Raises EngineError, and what `hear` raises."""
         self.forget()
+        if prepared.opening:
+            # Nobody hears it: it is a part of a call, which is told as a whole.
+            self._text.append(prepared.opening)
         # The protocol promises that closing the iterator cancels, so it can be closed.
         chunks = prepared.engine.generate(self._request(prepared, visit))
         async with aclosing(chunks):

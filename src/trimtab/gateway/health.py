@@ -22,14 +22,19 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz")
 async def readyz(desk: AtDesk) -> dict[str, str]:
-    """200 when the database answers and every deployment's live version is loaded, else 503."""
+    """200 when the database answers, every deployment's live version is loaded and every encoder
+    is there, else 503."""
     if desk.drain.begun.is_set():
         raise Problem(503, "not_ready", "the server is stopping", retryable=True)
     try:
         async with asyncio.timeout(READY_S):
             deployed = await desk.catalogue.deployed()
             live = {served.hash: served for _, served in deployed}
-            await asyncio.gather(*(_answers(desk, served) for served in live.values()))
+            encoding = [desk.encoders.engine(each) for each in await desk.encoders.all()]
+            await asyncio.gather(
+                *(_answers(desk, served) for served in live.values()),
+                *(engine.capabilities() for engine in encoding),
+            )
     except TimeoutError:
         raise Problem(503, "not_ready", "versions are still loading", retryable=True) from None
     except (TrimtabError, Problem) as error:

@@ -5,6 +5,7 @@ from fastapi import APIRouter
 from trimtab.errors import EngineError, LedgerError, NotFound
 from trimtab.gateway.bodies import (
     CapabilitiesBody,
+    EncoderBody,
     ModelBody,
     ModelCard,
     ModelList,
@@ -13,10 +14,12 @@ from trimtab.gateway.bodies import (
 )
 from trimtab.gateway.catalogue import Served
 from trimtab.gateway.desk import AtDesk, Desk
+from trimtab.gateway.encoders import Encoding
 from trimtab.inference import Capabilities
 from trimtab.ledger.prices import price_of
 from trimtab.registry import versions
 from trimtab.registry.deployments import Deployment
+from trimtab.registry.encoders import Encoder
 from trimtab.store.database import Connection
 
 router = APIRouter()
@@ -24,26 +27,47 @@ router = APIRouter()
 
 @router.get("/v1/models")
 async def models(desk: AtDesk) -> ModelList:
-    """Every deployment, by name."""
+    """Every deployment and every encoder, by name."""
     deployed = await desk.catalogue.deployed()
+    encoding = await desk.encoders.all()
     return ModelList(
-        data=[_card(deployment) for deployment, _ in deployed],
+        data=[_card(deployment) for deployment, _ in deployed] + list(map(_card_of, encoding)),
         models=[await _model(desk, *found) for found in deployed],
+        encoders=[await _encoder(desk, found.encoder) for found in encoding],
     )
 
 
 @router.get("/v1/models/{model}")
 async def model(model: Name, desk: AtDesk) -> ModelCard:
-    """One deployment, as OpenAI's clients ask for it."""
+    """One deployment or encoder, as OpenAI's clients ask for it."""
     for deployment, _ in await desk.catalogue.deployed():
         if deployment.name == model:
             return _card(deployment)
+    for encoding in await desk.encoders.all():
+        if encoding.encoder.name == model:
+            return _card_of(encoding)
     raise NotFound(f"model: no deployment '{model}'", hint="see them all: GET /v1/models")
 
 
 def _card(deployment: Deployment) -> ModelCard:
     created = deployment.updated_us // 1_000_000
     return ModelCard(id=deployment.name, created=created, owned_by=deployment.project)
+
+
+def _card_of(encoding: Encoding) -> ModelCard:
+    encoder = encoding.encoder
+    created = encoder.created_us // 1_000_000
+    return ModelCard(id=encoder.name, created=created, owned_by="trimtab")
+
+
+async def _encoder(desk: Desk, encoder: Encoder) -> EncoderBody:
+    return EncoderBody(
+        name=encoder.name,
+        hash=encoder.hash,
+        dimensions=encoder.dimensions,
+        context=encoder.max_tokens,
+        price=await desk.database.read(lambda connection: _price(connection, encoder.hash)),
+    )
 
 
 async def _model(desk: Desk, deployment: Deployment, served: Served) -> ModelBody:

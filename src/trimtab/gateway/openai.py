@@ -1,6 +1,7 @@
 """`POST /v1/chat/completions` and `/v1/completions`, for any client of OpenAI's API."""
 
 import time
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Request
@@ -12,7 +13,9 @@ from trimtab.canonical import canonical_json
 from trimtab.gateway import problems, replaying
 from trimtab.gateway.bodies import GenerateBody, Token
 from trimtab.gateway.desk import AtDesk, Desk
+from trimtab.gateway.dialogue import AnswerCall, DeltaCall
 from trimtab.gateway.generation import Generation, admitted, answer
+from trimtab.gateway.offer import Offer
 from trimtab.gateway.openai_bodies import (
     AnswerMessage,
     CachedTokens,
@@ -43,7 +46,9 @@ async def chat(
     body: ChatBody, request: Request, desk: AtDesk, idempotency_key: IdempotencyKey = None
 ) -> Response:
     """Answer a dialogue."""
-    return await _answered(Chat(), body, body.ours(), request, desk, idempotency_key)
+    ours = body.ours()
+    shape = Chat(Offer.of(ours, body.parallel_tool_calls))
+    return await _answered(shape, body, ours, request, desk, idempotency_key)
 
 
 @router.post("/v1/completions", response_model=CompletionAnswer)
@@ -55,20 +60,41 @@ async def completions(
 
 
 class Chat:
-    """How a dialogue's answer and its pieces look."""
+    """How a dialogue's answer and its pieces look; of an `offer`, with the calls of tools in it."""
 
     route = "chat.completions"
 
+    def __init__(self, offer: Offer | None = None) -> None:
+        self._offer = offer
+        self._reading = None if offer is None else offer.listener()
+        self._first = True
+
     def whole(self, visit: Visit, text: str) -> Envelope:
-        choice = ChatChoice(message=AnswerMessage(content=text), finish_reason=_reason(visit))
+        spoken, calls = (text, None) if self._offer is None else self._offer.read(text, visit.id)
+        message = AnswerMessage(content=spoken, tool_calls=calls)
+        choice = ChatChoice(message=message, finish_reason=_reason(visit, calls))
         return ChatAnswer(**_around(visit, "chat.completion"), choices=[choice])
 
-    def piece(self, visit: Visit, text: str, *, first: bool) -> Envelope:
-        delta = Delta(role="assistant" if first else None, content=text)
-        return self._chunk(visit, [DeltaChoice(delta=delta)])
+    def pieces(self, visit: Visit, text: str) -> list[Envelope]:
+        """What goes out for a piece of text; a part of a call waits for its end."""
+        told = text if self._reading is None else self._reading.push(text)
+        return [self._delta(visit, Delta(content=told))] if told else []
 
-    def end(self, visit: Visit) -> Envelope:
-        return self._chunk(visit, [DeltaChoice(delta=Delta(), finish_reason=_reason(visit))])
+    def end(self, visit: Visit, text: str) -> list[Envelope]:
+        """What is left of the whole answer, and why it ended."""
+        rest: str | None = None
+        calls: list[DeltaCall] | None = None
+        if self._offer is not None and self._reading is not None:
+            rest, calls = self._offer.rest(self._reading, text, visit.id)
+        more = [Delta(content=rest)] if rest else []
+        more += [Delta(tool_calls=[call]) for call in calls or ()]
+        last = DeltaChoice(delta=Delta(), finish_reason=_reason(visit, calls))
+        return [*(self._delta(visit, delta) for delta in more), self._chunk(visit, [last])]
+
+    def _delta(self, visit: Visit, delta: Delta) -> Envelope:
+        if self._first:
+            delta.role, self._first = "assistant", False
+        return self._chunk(visit, [DeltaChoice(delta=delta)])
 
     def usage(self, visit: Visit) -> Envelope:
         return ChatChunk(**_around(visit, "chat.completion.chunk"), choices=[])
@@ -83,14 +109,14 @@ class Completions:
     route = "completions"
 
     def whole(self, visit: Visit, text: str) -> Envelope:
-        choice = Choice(text=text, finish_reason=_reason(visit))
+        choice = Choice(text=text, finish_reason=_end_of(visit))
         return CompletionAnswer(**_around(visit, "text_completion"), choices=[choice])
 
-    def piece(self, visit: Visit, text: str, *, first: bool) -> Envelope:
-        return self._chunk(visit, [Choice(text=text, finish_reason=None)])
+    def pieces(self, visit: Visit, text: str) -> list[Envelope]:
+        return [self._chunk(visit, [Choice(text=text, finish_reason=None)])]
 
-    def end(self, visit: Visit) -> Envelope:
-        return self._chunk(visit, [Choice(text="", finish_reason=_reason(visit))])
+    def end(self, visit: Visit, text: str) -> list[Envelope]:
+        return [self._chunk(visit, [Choice(text="", finish_reason=_end_of(visit))])]
 
     def usage(self, visit: Visit) -> Envelope:
         return CompletionChunk(**_around(visit, "text_completion"), choices=[])
@@ -155,12 +181,10 @@ async def _streamed(
     shape: Shape, asked: Common, body: GenerateBody, desk: Desk, visit: Visit
 ) -> EventStream:
     emit: Emit
-    first = True
 
     async def hear(text: str) -> None:
-        nonlocal first
-        begins, first = first, False
-        await emit("piece", shape.piece(visit, text, first=begins))
+        for piece in shape.pieces(visit, text):
+            await emit("piece", piece)
 
     work = Generation(body, hear)
 
@@ -170,7 +194,8 @@ async def _streamed(
         async with desk.books.accounted(visit):
             await unless_gone(receive, answer(answering, work), answering.left_s)
             await desk.books.close(visit)
-        await send("end of text", shape.end(visit))
+        for piece in shape.end(visit, work.text):
+            await send("end of text", piece)
         if asked.include_usage:
             await send("usage", shape.usage(visit))
         await send("end", Token(text=""))
@@ -204,7 +229,13 @@ def _around(visit: Visit, kind: str) -> dict[str, Any]:
     }
 
 
-def _reason(visit: Visit) -> Literal["stop", "length"]:
+def _reason(
+    visit: Visit, calls: Sequence[AnswerCall] | None
+) -> Literal["stop", "length", "tool_calls"]:
+    return "tool_calls" if calls else _end_of(visit)
+
+
+def _end_of(visit: Visit) -> Literal["stop", "length"]:
     return "length" if visit.finish_reason == "length" else "stop"
 
 

@@ -6,26 +6,19 @@ nothing, so that a client hears at once what it cannot have.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
-from trimtab.gateway.bodies import Body, Continued, GenerateBody, Name, Stop, Text, Turn
-
-
-class Part(Body):
-    type: Literal["text"]
-    text: Text
-
-
-class ChatTurn(Body):
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[Part], Field(min_length=1)]
-    name: str | None = None
-
-    def turn(self) -> Turn:
-        text = self.content
-        if not isinstance(text, str):
-            text = "".join(part.text for part in text)
-        return Turn(role="system" if self.role == "developer" else self.role, content=text)
+from trimtab.gateway.bodies import Body, Continued, Name, Stop, Text
+from trimtab.gateway.dialogue import (
+    MOST_TOOLS,
+    AnswerCall,
+    ChatTurn,
+    Chosen,
+    ChosenTool,
+    DeltaCall,
+    Dialogue,
+    ToolBody,
+)
 
 
 class StreamOptions(Body):
@@ -80,12 +73,38 @@ class ChatBody(Common):
     max_completion_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     response_format: ResponseFormat | None = None
     logprobs: Literal[False] | None = None
+    tools: Annotated[list[ToolBody], Field(max_length=MOST_TOOLS)] | None = None
+    tool_choice: Chosen | None = None
+    parallel_tool_calls: bool | None = True
 
-    def ours(self) -> GenerateBody:
-        return GenerateBody(
+    @field_validator("tools")
+    @classmethod
+    def _each_has_a_name_of_its_own(cls, tools: list[ToolBody] | None) -> list[ToolBody] | None:
+        names = [tool.function.name for tool in tools or ()]
+        if len(set(names)) < len(names):
+            raise ValueError("two tools have one name")
+        return tools
+
+    @field_validator("tool_choice")
+    @classmethod
+    def _what_is_chosen_is_offered(
+        cls, chosen: Chosen | None, info: ValidationInfo
+    ) -> Chosen | None:
+        names = [tool.function.name for tool in info.data.get("tools") or ()]
+        if isinstance(chosen, ChosenTool) and chosen.function.name not in names:
+            raise ValueError(f"no tool '{chosen.function.name}' is offered")
+        if chosen == "required" and not names:
+            raise ValueError("no tool is offered")
+        return chosen
+
+    def ours(self) -> Dialogue:
+        choice = self.tool_choice or "auto"
+        return Dialogue(
             **self.sampling(),
-            messages=[turn.turn() for turn in self.messages],
+            turns=tuple(turn.message() for turn in self.messages),
             max_tokens=self.max_completion_tokens or self.max_tokens,
+            tools=() if choice == "none" else tuple(self.tools or ()),
+            choice=choice.function.name if isinstance(choice, ChosenTool) else choice,
         )
 
 
@@ -117,14 +136,15 @@ class OpenAIUsage(BaseModel):
 
 class AnswerMessage(BaseModel):
     role: Literal["assistant"] = "assistant"
-    content: str
+    content: str | None
     refusal: None = None
+    tool_calls: list[AnswerCall] | None = None
 
 
 class ChatChoice(BaseModel):
     index: int = 0
     message: AnswerMessage
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "tool_calls"]
     logprobs: None = None
 
 
@@ -138,12 +158,13 @@ class Choice(BaseModel):
 class Delta(BaseModel):
     role: Literal["assistant"] | None = None
     content: str | None = None
+    tool_calls: list[DeltaCall] | None = None
 
 
 class DeltaChoice(BaseModel):
     index: int = 0
     delta: Delta
-    finish_reason: Literal["stop", "length"] | None = None
+    finish_reason: Literal["stop", "length", "tool_calls"] | None = None
     logprobs: None = None
 
 

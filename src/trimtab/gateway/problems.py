@@ -54,7 +54,7 @@ _HTTP_CODES = {
     405: "method_not_allowed",
     413: "body_too_large",
 }
-OPENAI = frozenset({"/v1/chat/completions", "/v1/completions"})
+OPENAI = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
 _OPENAI_KINDS = {
     401: "authentication_error",
     402: "insufficient_quota",
@@ -199,25 +199,55 @@ async def on_error(request: Request, error: Exception) -> JSONResponse:
 async def on_invalid(request: Request, error: Exception) -> JSONResponse:
     """A body that does not fit: the first fault, with the name of its field."""
     assert isinstance(error, RequestValidationError)
-    problem = _unfit(error.errors(), _known_fields(request))
+    problem = _unfit(error.errors(), _known_fields(request), error.body)
     return response(problem, trace_id_of(request), path=request.url.path)
 
 
 def of_body(errors: Sequence[Mapping[str, Any]], model: type[BaseModel]) -> Problem:
     """The problem of a body that no route has read."""
-    return _unfit(errors, list(model.model_fields))
+    return _unfit(errors, list(model.model_fields), None)
 
 
-def _unfit(errors: Sequence[Mapping[str, Any]], known: list[str]) -> Problem:
-    return Problem(422, "invalid_request", _fault(errors[0], known))
+def _unfit(errors: Sequence[Mapping[str, Any]], known: list[str], given: Any) -> Problem:
+    return Problem(422, "invalid_request", _fault(_telling(errors, given), known, given))
 
 
-def _fault(error: Mapping[str, Any], known: list[str]) -> str:
-    place = [part for part in error["loc"] if part != "body"]
-    if error["type"] == "json_invalid" and not place:
-        return "body: not JSON"
+def _telling(errors: Sequence[Mapping[str, Any]], given: Any) -> Mapping[str, Any]:
+    """The first error; where every kind that would have fitted brings its own, the one that came
+    the furthest."""
+    first = errors[0]
+    place = _place(first, given)
+    if len(place) == len(_inside(first)):
+        return first
+    same = [error for error in errors if _place(error, given)[: len(place)] == place]
+    return max(same, key=lambda error: len(_place(error, given)))
+
+
+def _inside(error: Mapping[str, Any]) -> list[Any]:
+    return [*error["loc"][error["loc"][:1] == ("body",) :]]
+
+
+def _place(error: Mapping[str, Any], given: Any) -> list[Any]:
+    """Where in the body that was `given` an error is; pydantic also names the kinds it tried."""
+    parts = _inside(error)
+    if not isinstance(given, dict):
+        return parts
+    found: list[Any] = []
+    for part in parts:
+        inside = isinstance(given, dict) and part in given
+        inside |= isinstance(given, list) and isinstance(part, int) and part < len(given)
+        if inside:
+            given = given[part]
+            found.append(part)
+    return [*found, parts[-1]] if error["type"] == "missing" else found
+
+
+def _fault(error: Mapping[str, Any], known: list[str], given: Any) -> str:
     if error["type"] == "json_invalid":
-        return f"body: not JSON at character {place[0]}: {error['ctx']['error']}"
+        at = _inside(error)
+        where = f" at character {at[0]}: {error['ctx']['error']}" if at else ""
+        return f"body: not JSON{where}"
+    place = _place(error, given)
     field = ".".join(str(part) for part in place)[:128] or "body"
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(place[-1])[:64], known, n=1)

@@ -11,7 +11,8 @@ from trimtab.errors import (
     TrimtabError,
 )
 from trimtab.gateway.breaker import Breaker
-from trimtab.gateway.catalogue import Served
+from trimtab.gateway.encoders import Answerer
+from trimtab.gateway.problems import Problem
 from trimtab.gateway.retry import RetryBudget
 
 
@@ -22,7 +23,7 @@ class Upstreams:
     budget: RetryBudget = field(default_factory=RetryBudget)
     _breakers: dict[tuple[str, str], Breaker] = field(default_factory=dict)
 
-    def breaker(self, served: Served) -> Breaker:
+    def breaker(self, served: Answerer) -> Breaker:
         place = (served.tier, served.hash)
         if place not in self._breakers:
             self._breakers[place] = Breaker(monotonic)
@@ -30,6 +31,17 @@ class Upstreams:
 
     def states(self) -> dict[tuple[str, str], str]:
         return {place: breaker.state for place, breaker in self._breakers.items()}
+
+
+def shut(wait_s: float) -> Problem:
+    """What a request hears that a breaker keeps away."""
+    return Problem(
+        503,
+        "engine_unavailable",
+        "the engine of this model failed again and again; try again later",
+        retryable=True,
+        headers={"Retry-After": str(max(1, round(wait_s)))},
+    )
 
 
 def is_failure(error: BaseException) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from starlette.datastructures import State
 
 from trimtab.gateway.bodies import Asked, UsageBody
-from trimtab.gateway.catalogue import Served
+from trimtab.gateway.encoders import Answerer
 from trimtab.gateway.keys import Key
 from trimtab.inference import Chunk, FinishReason, Runtime, Usage
 from trimtab.ledger.money import Price, usd
@@ -52,8 +52,8 @@ class Visit:
     user_id: str | None
     arrived: float
     headers: MutableMapping[str, str]
-    asked: Served | None = None
-    served: Served | None = None
+    asked: Answerer | None = None
+    served: Answerer | None = None
     runtime: Runtime | None = None
     reserved: Reserved | None = None
     usage: Usage = field(default_factory=lambda: Usage(0, 0))

@@ -9,6 +9,9 @@ from trimtab.ledger.tables import READ_PRICES, database_now, prices
 from trimtab.store.database import Connection
 from trimtab.store.rows import insert_or_update
 
+# Computing on one's own machine costs nothing a token, and that is stated, not left out.
+OWN_MACHINE = Price(prompt_nano=0, completion_nano=0)
+
 
 def set_price(
     connection: Connection, version: str, price: Price, from_us: int | None = None

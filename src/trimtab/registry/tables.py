@@ -27,6 +27,19 @@ bases = Table(
     Column("created_us", BigInteger, nullable=False),
 )
 
+# Models that make vectors of texts. Another encoder may take over a name.
+encoders = Table(
+    "encoders",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("hash", HASH, nullable=False),
+    Column("folder", Text, nullable=False),
+    Column("dimensions", Integer, nullable=False),
+    Column("max_tokens", Integer, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+)
+
 datasets = Table(
     "datasets",
     metadata,

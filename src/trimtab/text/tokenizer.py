@@ -45,9 +45,10 @@ class Tokenizer:
         """Count of ids, added tokens included."""
         return self._inner.get_vocab_size(with_added_tokens=True)
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids. Special tokens written in the text are parsed as such; none are added."""
-        return self._inner.encode(text, add_special_tokens=False).ids
+    def encode(self, text: str, framed: bool = False) -> list[int]:
+        """Token ids. Special tokens written in the text are parsed as such; none are added, unless
+        the text is wanted in the frame that the tokenizer declares."""
+        return self._inner.encode(text, add_special_tokens=framed).ids
 
     def decode(self, ids: Sequence[int], keep_special: bool = False) -> str:
         """Text of the ids; special tokens are left out unless they are asked for."""

@@ -18,16 +18,12 @@ from trimtab.deploy.package import package
 from trimtab.deploy.probes import with_messages
 from trimtab.errors import NotFound
 from trimtab.flows.work import Outputs, Result, Work
-from trimtab.ledger.money import Price
-from trimtab.ledger.prices import set_price
+from trimtab.ledger.prices import OWN_MACHINE, set_price
 from trimtab.registry import bases, deployments, versions
 from trimtab.registry.bases import Base
 from trimtab.registry.identity import VersionSpec, parameter_count, tokenizer_hash
 from trimtab.registry.versions import ModelVersion
 from trimtab.store.database import Connection
-
-# One's own machine: stated as a price, so that nothing is free by omission.
-OWN_MACHINE = Price(prompt_nano=0, completion_nano=0)
 
 
 def inputs(work: Work, outputs: Outputs) -> dict[str, Any]:
