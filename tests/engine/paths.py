@@ -10,7 +10,6 @@ from trimtab.engine.continuous import ContinuousPath
 from trimtab.engine.family import read_shape
 from trimtab.engine.general import GeneralPath
 from trimtab.engine.jobs import GenerateJob, Mailbox, ScoreJob
-from trimtab.engine.llama import Llama
 from trimtab.engine.ops import TorchOps
 from trimtab.engine.static import StaticPath
 from trimtab.inference import (
@@ -43,10 +42,8 @@ def make_path(base: Path, kind: str) -> AnyPath:
     shape = read_shape(base)
     if shape is None or kind == "static":
         return StaticPath(GeneralPath(base, torch.float32, device))
-    path = ContinuousPath(base, shape, torch.float32, device)
-    if kind == "torch":
-        path.ops = TorchOps()
-        path._model = Llama(shape, path._weights, path.ops)
+    ops = TorchOps(torch.float32, device) if kind == "torch" else None
+    path = ContinuousPath(base, shape, torch.float32, device, ops)
     assert path.ops.name == kind
     return path
 

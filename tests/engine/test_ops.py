@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,12 @@ from trimtab.engine.batch import Part, lay_out
 from trimtab.engine.blocks import BLOCK
 from trimtab.engine.cache import Cache
 from trimtab.engine.family import Rope, Shape
-from trimtab.engine.lora import Adapter, Pair
+from trimtab.engine.linear import Linear, packed, panelled, plain
+from trimtab.engine.lora import Adapter, Pair, Up
 from trimtab.engine.ops import NativeOps, TorchOps, build, fits
 from trimtab.engine.ops.build import library
 from trimtab.engine.rope import frequencies
-from trimtab.engine.weights import Layer, Linear
+from trimtab.engine.weights import Layer
 
 CPU = torch.device("cpu")
 DTYPES = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
@@ -58,16 +60,28 @@ def close(one: torch.Tensor, other: torch.Tensor) -> bool:
     )
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 5, 6, 7, 11, 48])
-@pytest.mark.parametrize("inputs", [64, 72, 576])
-def test_a_projection_from_bfloat16_weights(compiled: Path, tokens: int, inputs: int) -> None:
-    """In float32, for the numbers are the same: the file had no more of them."""
+@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 5, 6, 7, 13, 50, 101])
+@pytest.mark.parametrize(("outputs", "inputs"), [(37, 64), (96, 72), (130, 1000)])
+@pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16], ids=str)
+def test_a_projection_in_panels(
+    compiled: Path, tokens: int, outputs: int, inputs: int, stored: torch.dtype
+) -> None:
+    """In float32 from bfloat16 too, for the numbers are the same: the file had no more of them."""
     native = NativeOps(compiled, torch.float32)
-    narrow = rand(37, inputs, dtype=torch.bfloat16)
-    linear = Linear(narrow.float(), narrow=narrow)
+    weight = rand(outputs, inputs, dtype=stored)
+    linear = native.arrange(weight)
+    assert linear.panels is not None
+    assert linear.panels.dtype == stored
     x = rand(tokens, inputs)
-    expected = x.double() @ narrow.double().T
+    expected = x.double() @ weight.double().T
     assert torch.allclose(native.linear(x, linear).double(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("arrange", [plain, panelled, packed])
+def test_what_was_arranged_can_be_had_back(arrange: Callable[[torch.Tensor], Linear]) -> None:
+    weight = rand(37, 72)
+    assert torch.equal(arrange(weight).rows(), weight)
+    assert torch.equal(panelled(weight.bfloat16()).rows(), weight.bfloat16().float())
 
 
 @pytest.mark.parametrize("tokens", [1, 9])
@@ -77,7 +91,8 @@ def test_norms(native: NativeOps, dtype: torch.dtype, tokens: int) -> None:
     for more in (None, delta):
         mine, theirs = x.clone(), x.clone()
         assert close(
-            native.norm(mine, weight, 1e-5, more), TorchOps().norm(theirs, weight, 1e-5, more)
+            native.norm(mine, weight, 1e-5, more),
+            TorchOps(torch.float32, CPU).norm(theirs, weight, 1e-5, more),
         )
         assert close(mine, theirs)
 
@@ -86,7 +101,7 @@ def test_norms(native: NativeOps, dtype: torch.dtype, tokens: int) -> None:
 @pytest.mark.parametrize("width", [16, 75, 300])
 def test_the_gate(native: NativeOps, dtype: torch.dtype, tokens: int, width: int) -> None:
     gate_up = rand(tokens, 2 * width, dtype=dtype) * 8
-    assert close(native.gate(gate_up), TorchOps().gate(gate_up))
+    assert close(native.gate(gate_up), TorchOps(torch.float32, CPU).gate(gate_up))
 
 
 @pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(9, 3, 64), (4, 4, 16), (8, 1, 128)])
@@ -97,7 +112,7 @@ def test_attention_over_the_cache(
     sizes = shape(heads, kv_heads, head_dim)
     radians = frequencies(sizes.rope, head_dim)
     norms = rand(head_dim, dtype=dtype)
-    layer = Layer(*[Linear(norms)] * 4, norms, norms, norms, norms)
+    layer = Layer(*[Linear((1, 1))] * 4, norms, norms, norms, norms)
     order = torch.randperm(64, generator=GENERATOR).tolist()
     histories = [(0, 40), (37, 1), (16, 33), (130, 1), (0, 1)]
     parts = []
@@ -108,7 +123,7 @@ def test_attention_over_the_cache(
     batch = lay_out(parts, radians, CPU)
     qkv = rand(len(batch.tokens), sizes.qkv_width, dtype=dtype)
     results = []
-    for ops in (TorchOps(), native):
+    for ops in (TorchOps(torch.float32, CPU), native):
         cache = Cache(sizes, 64, dtype, CPU)
         with torch.random.fork_rng():
             torch.manual_seed(1)
@@ -127,23 +142,27 @@ def test_adapters_of_unequal_rank_in_one_step(
     native: NativeOps, dtype: torch.dtype, inputs: int
 ) -> None:
     outputs = 200
+    lengthen = rand(outputs, dtype=dtype)
+    lengthen[150:170] = 1  # where the adapter changes nothing
     pairs = [
-        Pair(rand(4, inputs, dtype=dtype), rand(4, outputs, dtype=dtype)),
+        Pair(rand(4, inputs, dtype=dtype), (Up(rand(4, outputs, dtype=dtype)),)),
         Pair(
-            rand(7, inputs, dtype=dtype), rand(7, outputs, dtype=dtype), rand(outputs, dtype=dtype)
+            rand(7, inputs, dtype=dtype),
+            (Up(rand(5, 150, dtype=dtype)), Up(rand(2, 30, dtype=dtype), 5, 170)),
+            lengthen,
         ),
     ]
     x, y = rand(60, inputs, dtype=dtype) / 8, rand(60, outputs, dtype=dtype)
     segments = [(1, 3, pairs[0]), (3, 4, pairs[1]), (10, 12, pairs[0]), (15, 60, pairs[1])]
     mine, theirs = y.clone(), y.clone()
     native.adapt(mine, x, segments)
-    TorchOps().adapt(theirs, x, segments)
+    TorchOps(torch.float32, CPU).adapt(theirs, x, segments)
     assert close(mine, theirs)
     assert torch.equal(mine[4:10], y[4:10])
 
 
 def test_a_batch_joins_neighbours_with_the_same_adapter() -> None:
-    adapter = Adapter({(0, "o"): Pair(torch.ones(1, 1), torch.ones(1, 1))})
+    adapter = Adapter({(0, "o"): Pair(torch.ones(1, 1), (Up(torch.ones(1, 1)),))})
     parts = [
         Part([1, 2], 0, [0], 1, adapter),
         Part([3], 0, [1], 1, adapter),

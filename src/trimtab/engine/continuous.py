@@ -21,7 +21,7 @@ from trimtab.engine.faults import unexpected
 from trimtab.engine.jobs import GenerateJob, Job
 from trimtab.engine.llama import Llama
 from trimtab.engine.lora import read_config
-from trimtab.engine.ops import pick_ops
+from trimtab.engine.ops import TorchOps, pick_ops
 from trimtab.engine.rope import frequencies
 from trimtab.engine.sampling import Drawn, choose, not_finite
 from trimtab.engine.schedule import Schedule, Share
@@ -47,13 +47,20 @@ class Version:
 class ContinuousPath:
     """One base and the versions on it that can share its steps."""
 
-    def __init__(self, base: Path, shape: Shape, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        base: Path,
+        shape: Shape,
+        dtype: torch.dtype,
+        device: torch.device,
+        ops: TorchOps | None = None,
+    ) -> None:
         self._shape = shape
         self._device = device
         self._dtype = dtype
-        self._weights = load_weights(base, shape, dtype, device)
+        self.ops = ops or pick_ops(shape, dtype, device)
+        self._weights = load_weights(base, shape, dtype, device, self.ops.arrange)
         self._radians = frequencies(shape.rope, shape.head_dim).to(device)
-        self.ops = pick_ops(shape, dtype, device)
         self._model = Llama(shape, self._weights, self.ops)
         self._adapters = Adapters(shape, self._weights)
         self._versions: dict[str, Version] = {}

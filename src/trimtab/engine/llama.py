@@ -6,8 +6,9 @@ from torch.nn import functional
 from trimtab.engine.batch import Batch
 from trimtab.engine.cache import Cache
 from trimtab.engine.family import Shape
+from trimtab.engine.linear import Linear
 from trimtab.engine.ops import TorchOps
-from trimtab.engine.weights import Linear, Weights
+from trimtab.engine.weights import Weights
 
 
 class Llama:
@@ -24,7 +25,7 @@ class Llama:
         Call it under `torch.inference_mode`.
         """
         ops, epsilon = self.ops, self.shape.epsilon
-        x = functional.embedding(batch.tokens, self.weights.embedding)
+        x = functional.embedding(batch.tokens, self.weights.embedding).to(self.weights.norm.dtype)
         delta = None
         for i, layer in enumerate(self.weights.layers):
             normed = ops.norm(x, layer.before_attention, epsilon, delta)

@@ -2,8 +2,8 @@
 
 A projection W with an adapter computes W x + s B A x (Hu et al., 2021); rsLoRA divides alpha by the
 root of the rank (Kalajdzievski, 2023), DoRA gives each output the length that it learned (Liu et
-al., 2024). The projections of one fused matrix share one pair: the A's stacked, the B's side by
-side with s folded in.
+al., 2024). The projections of one fused matrix share one pair: the A's stacked, the B's apart, with
+s folded in.
 """
 
 import json
@@ -46,13 +46,32 @@ BEYOND = (
 
 
 @dataclass(frozen=True, slots=True)
+class Up:
+    """What one projection makes of its rows of the common `down`, which begin at `row`: `weight` is
+    (rank, outputs), s included; its outputs begin at `column` of the fused matrix.
+    """
+
+    weight: torch.Tensor
+    row: int = 0
+    column: int = 0
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.row, self.row + self.weight.shape[0])
+
+    @property
+    def columns(self) -> slice:
+        return slice(self.column, self.column + self.weight.shape[1])
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Pair:
-    """`down` is (rank, inputs), `up` (rank, outputs), s included. `lengthen` is (outputs,) and
-    multiplies base and adapter together, None without DoRA.
+    """`down` is (rank, inputs), one projection's rows below another's. `lengthen` is (outputs,) and
+    multiplies base and adapter together, 1 where no adapter is; None without DoRA.
     """
 
     down: torch.Tensor
-    up: torch.Tensor
+    ups: tuple[Up, ...]
     lengthen: torch.Tensor | None = None
 
 
@@ -67,7 +86,7 @@ class Adapter:
         return sum(
             tensor.nbytes
             for pair in self.pairs.values()
-            for tensor in (pair.down, pair.up, pair.lengthen)
+            for tensor in (pair.down, *(up.weight for up in pair.ups), pair.lengthen)
             if tensor is not None
         )
 
@@ -178,24 +197,20 @@ def _fuse(
     """One pair for the projections of a fused matrix."""
     linear = getattr(weights.layers[layer], group)
     outputs = [widths(shape)[name][0] for name in PARTS[group]]
-    ranks = [0 if place is None else len(place["lora_A"]) for place in places]
-    up = torch.zeros(sum(ranks), sum(outputs))
+    dora = any(place is not None and "lora_magnitude_vector" in place for place in places)
+    like = weights.norm
+    ups: list[Up] = []
     lengthen = torch.ones(sum(outputs))
+    rows = linear.rows().cpu() if dora else torch.empty(0)
     row = column = 0
-    for place, rank, width in zip(places, ranks, outputs, strict=True):
+    for place, width in zip(places, outputs, strict=True):
         if place is not None:
             delta = place["lora_B"] * scale
-            up[row : row + rank, column : column + width] = delta.T
+            ups.append(Up(delta.T.to(like).contiguous(), row, column))
+            row += delta.shape[1]
             if "lora_magnitude_vector" in place:
-                base = linear.weight[column : column + width].float().cpu()
-                norm = (base + delta @ place["lora_A"]).norm(dim=1)
+                norm = (rows[column : column + width] + delta @ place["lora_A"]).norm(dim=1)
                 lengthen[column : column + width] = place["lora_magnitude_vector"] / norm
-        row, column = row + rank, column + width
+        column += width
     down = torch.cat([place["lora_A"] for place in places if place is not None])
-    dora = any(place is not None and "lora_magnitude_vector" in place for place in places)
-    like = linear.weight
-    return Pair(
-        down.to(like).contiguous(),
-        up.to(like).contiguous(),
-        lengthen.to(like) if dora else None,
-    )
+    return Pair(down.to(like).contiguous(), tuple(ups), lengthen.to(like) if dora else None)

@@ -4,7 +4,7 @@ Projections that read the same input are one matrix: query, key and value; gate 
 nothing of adapters.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from trimtab.engine.family import Shape
-from trimtab.engine.packed import pack
+from trimtab.engine.linear import Linear
 from trimtab.errors import BaseError
 
 HINT = "a base is config.json, tokenizer.json and model.safetensors; pull it again"
@@ -28,17 +28,8 @@ PARTS = {
 }
 
 
-@dataclass(slots=True)
-class Linear:
-    """`weight` is (outputs, inputs), in the dtype that is computed in. `narrow` holds the same
-    numbers in bfloat16 where the file had no more, which halves what a step of few tokens reads;
-    `packed` in the order that oneDNN wants.
-    """
-
-    weight: torch.Tensor
-    bias: torch.Tensor | None = None
-    narrow: torch.Tensor | None = None
-    packed: torch.Tensor | None = None
+Arrange = Callable[[torch.Tensor], Linear]
+"""Makes of a projection's rows, in the file's dtype, what is computed with."""
 
 
 @dataclass(slots=True)
@@ -55,6 +46,8 @@ class Layer:
 
 @dataclass(slots=True)
 class Weights:
+    """`embedding` may be narrower than what is computed in: its rows are widened one by one."""
+
     embedding: torch.Tensor
     layers: list[Layer]
     norm: torch.Tensor
@@ -74,16 +67,18 @@ def widths(shape: Shape) -> dict[str, tuple[int, int]]:
     }
 
 
-def load_weights(base: Path, shape: Shape, dtype: torch.dtype, device: torch.device) -> Weights:
+def load_weights(
+    base: Path, shape: Shape, dtype: torch.dtype, device: torch.device, arrange: Arrange
+) -> Weights:
     """Raises BaseError where a weight is missing, misshapen, truncated or not finite."""
     with ExitStack() as stack:
-        read = _Reader(base, stack, dtype, device)
+        read = _Reader(base, stack, dtype, device, arrange)
         layers = [_layer(read, shape, f"model.layers.{i}") for i in range(shape.layers)]
-        embedding = read.tensor("model.embed_tokens.weight", (shape.vocabulary, shape.hidden))
+        size = (shape.vocabulary, shape.hidden)
         head_name = "model.embed_tokens" if shape.tied else "lm_head"
-        head = read.linear([head_name], {head_name: (shape.vocabulary, shape.hidden)}, False)
-        if shape.tied:
-            head.weight = embedding
+        head = read.linear([head_name], {head_name: size}, False)
+        shared = head.plain if shape.tied else None
+        embedding = read.embedding("model.embed_tokens.weight", size) if shared is None else shared
         return Weights(embedding, layers, read.tensor("model.norm.weight", (shape.hidden,)), head)
 
 
@@ -121,11 +116,17 @@ class _Reader:
     """The tensors of all safetensors files of a folder, by name."""
 
     def __init__(
-        self, folder: Path, stack: ExitStack, dtype: torch.dtype, device: torch.device
+        self,
+        folder: Path,
+        stack: ExitStack,
+        dtype: torch.dtype,
+        device: torch.device,
+        arrange: Arrange,
     ) -> None:
         self._folder = folder
         self._dtype = dtype
         self._device = device
+        self._arrange = arrange
         self._files: dict[str, Any] = {}
         for path in sorted(folder.glob("*.safetensors")):
             try:
@@ -139,15 +140,14 @@ class _Reader:
     def tensor(self, name: str, size: tuple[int, ...]) -> torch.Tensor:
         return self._raw(name, size).to(self._device, self._dtype)
 
+    def embedding(self, name: str, size: tuple[int, int]) -> torch.Tensor:
+        raw = self._raw(name, size)
+        # A copy of its own, for the file's pages go with the file.
+        narrow = raw.dtype == torch.bfloat16
+        return raw.to(self._device, torch.bfloat16 if narrow else self._dtype, copy=True)
+
     def linear(self, names: list[str], sizes: dict[str, tuple[int, int]], biased: bool) -> Linear:
-        raw = torch.cat([self._raw(f"{name}.weight", sizes[name]) for name in names])
-        weight = raw.to(self._device, self._dtype)
-        halved = raw.dtype == torch.bfloat16 and weight.dtype == torch.float32
-        linear = Linear(
-            weight,
-            narrow=raw if halved and weight.device.type == "cpu" else None,
-            packed=pack(weight),
-        )
+        linear = self._arrange(torch.cat([self._raw(f"{n}.weight", sizes[n]) for n in names]))
         if biased:
             linear.bias = torch.cat(
                 [self.tensor(f"{name}.bias", sizes[name][:1]) for name in names]

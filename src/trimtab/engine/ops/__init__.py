@@ -17,4 +17,4 @@ def pick_ops(shape: Shape, dtype: torch.dtype, device: torch.device) -> TorchOps
     """The faster of the two that works here."""
     if fits(shape, dtype, device) and (path := library()) is not None:
         return NativeOps(path, dtype)
-    return TorchOps()
+    return TorchOps(dtype, device)

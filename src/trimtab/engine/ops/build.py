@@ -17,7 +17,7 @@ import torch
 
 from trimtab.store.home import user_cache
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+SOURCE = Path(__file__).with_name("kernels") / "kernels.cpp"
 COMPILERS = ("c++", "g++", "clang++")
 FLAGS = (
     "-std=gnu++17",
@@ -81,7 +81,9 @@ def _key(compiler: str) -> str:
     version = subprocess.run(
         [compiler, "--version"], check=True, capture_output=True, text=True, timeout=TIMEOUT_S
     ).stdout
-    parts = (SOURCE.read_text(encoding="utf-8"), torch.__version__, version, *FLAGS, _cpu())
+    files = sorted(path for path in SOURCE.parent.iterdir() if path.suffix in (".cpp", ".h"))
+    source = [path.read_text(encoding="utf-8") for path in files]
+    parts = (*source, torch.__version__, version, *FLAGS, _cpu())
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 

@@ -1,37 +1,34 @@
 """The arithmetic of a step in C++ where it pays: steps of few tokens on a CPU."""
 
 import ctypes
+import struct
+from array import array
 from collections.abc import Sequence
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 
 from trimtab.engine.batch import Batch
 from trimtab.engine.cache import Cache
 from trimtab.engine.family import Shape
+from trimtab.engine.linear import Linear, multiply, packed, panelled
 from trimtab.engine.lora import Pair
 from trimtab.engine.ops.torch_ops import TorchOps, adapt_segment
-from trimtab.engine.packed import multiply
-from trimtab.engine.weights import Layer, Linear
+from trimtab.engine.weights import Layer
 
 # Head dimensions that the kernels' registers divide.
 LANES = 16
-
-# Up to here a step waits for the weights to come from memory, in half as many bytes; beyond, for
-# the multiplications, which the library does better.
-NARROW_TOKENS = 16
 
 # From here on a segment of one adapter is worth a matrix product of its own.
 LONG_SEGMENT = 24
 
 
-class _Adapting(ctypes.Structure):
-    _fields_ = [
-        ("down", ctypes.c_void_p),
-        ("up", ctypes.c_void_p),
-        ("lengthen", ctypes.c_void_p),
-        ("rank", ctypes.c_int64),
-    ]
+# Fused into one matrix at most.
+PROJECTIONS = 3
+
+# `struct Pair` of kernels/adapt.h.
+_PAIR = struct.Struct(f"={2 + PROJECTIONS}Q{4 * PROJECTIONS + 2}q")
 
 
 class NativeOps(TorchOps):
@@ -40,25 +37,41 @@ class NativeOps(TorchOps):
     name = "native"
 
     def __init__(self, library: Path, dtype: torch.dtype) -> None:
+        super().__init__(dtype, torch.device("cpu"))
         loaded = ctypes.CDLL(str(library))
         suffix = str(dtype).removeprefix("torch.")
         self._norm = _function(loaded, f"norm_{suffix}", "ppppiif")
         self._rotate_and_store = _function(loaded, f"rotate_and_store_{suffix}", "ppppppppiiiif")
         self._attend = _function(loaded, f"attend_{suffix}", "ppppippipiii")
         self._gate = _function(loaded, f"gate_{suffix}", "ppii")
-        self._adapt = _function(loaded, f"adapt_{suffix}", "ppiiipp")
-        self._linear_narrow = _function(loaded, "linear_narrow", "pppiii")
+        self._adapt = _function(loaded, f"adapt_{suffix}", "ppiippi")
+        self._linear = {
+            torch.float32: _function(loaded, "linear_float32", "pppiii"),
+            torch.bfloat16: _function(loaded, "linear_bfloat16", "pppiii"),
+        }
+        self._told: WeakKeyDictionary[Pair, bytes] = WeakKeyDictionary()
+
+    def arrange(self, weight: torch.Tensor) -> Linear:
+        """Computed in float32, numbers that were stored in bfloat16 stay in it: half the bytes to
+        read, and no other result.
+        """
+        if self._dtype != torch.float32:
+            return packed(weight.to(self._dtype))
+        narrow = weight.dtype == torch.bfloat16
+        return panelled(weight if narrow else weight.to(torch.float32))
 
     def linear(self, x: torch.Tensor, linear: Linear) -> torch.Tensor:
-        if linear.narrow is None or not 0 < len(x) <= NARROW_TOKENS:
-            if linear.packed is not None and len(x):
-                return multiply(x, linear.packed)
+        outputs, inputs = linear.size
+        if not len(x):
+            return x.new_empty(0, outputs)
+        if linear.packed is not None:
+            return multiply(x, linear.packed)
+        if linear.panels is None:
             return super().linear(x, linear)
-        outputs, inputs = linear.narrow.shape
         x = x.contiguous()
         y = x.new_empty(len(x), outputs)
-        self._linear_narrow(
-            x.data_ptr(), linear.narrow.data_ptr(), y.data_ptr(), len(x), inputs, outputs
+        self._linear[linear.panels.dtype](
+            x.data_ptr(), linear.panels.data_ptr(), y.data_ptr(), len(x), inputs, outputs
         )
         return y
 
@@ -132,19 +145,18 @@ class NativeOps(TorchOps):
                 adapt_segment(y[start:end], x[start:end], pair)
         if not short:
             return
-        which = [-1] * len(x)
-        for i, (start, end, _) in enumerate(short):
-            which[start:end] = [i] * (end - start)
-        pairs = (_Adapting * len(short))(*(_adapting(pair) for _, _, pair in short))
-        self._adapt(
-            y.data_ptr(),
-            x.data_ptr(),
-            x.shape[1],
-            y.shape[1],
-            len(x),
-            ctypes.cast(pairs, ctypes.c_void_p),
-            ctypes.cast((ctypes.c_int32 * len(which))(*which), ctypes.c_void_p),
-        )
+        pairs = b"".join([self._tell(pair) for _, _, pair in short])
+        spans = array("i")
+        for number, (start, end, _) in enumerate(short):
+            spans.extend((start, end, number))
+        where, _ = spans.buffer_info()
+        self._adapt(y.data_ptr(), x.data_ptr(), x.shape[1], y.shape[1], pairs, where, len(short))
+
+    def _tell(self, pair: Pair) -> bytes:
+        """A pair as the kernel reads it; it is what it is as long as its tensors live."""
+        if (told := self._told.get(pair)) is None:
+            told = self._told[pair] = _told(pair)
+        return told
 
 
 def fits(shape: Shape, dtype: torch.dtype, device: torch.device) -> bool:
@@ -153,9 +165,21 @@ def fits(shape: Shape, dtype: torch.dtype, device: torch.device) -> bool:
     return known and device.type == "cpu" and shape.head_dim % LANES == 0
 
 
-def _adapting(pair: Pair) -> _Adapting:
-    lengthen = None if pair.lengthen is None else pair.lengthen.data_ptr()
-    return _Adapting(pair.down.data_ptr(), pair.up.data_ptr(), lengthen, len(pair.down))
+def _told(pair: Pair) -> bytes:
+    def each(values: list[int]) -> list[int]:
+        return values + [0] * (PROJECTIONS - len(values))
+
+    return _PAIR.pack(
+        pair.down.data_ptr(),
+        0 if pair.lengthen is None else pair.lengthen.data_ptr(),
+        *each([up.weight.data_ptr() for up in pair.ups]),
+        *each([up.row for up in pair.ups]),
+        *each([up.weight.shape[0] for up in pair.ups]),
+        *each([up.column for up in pair.ups]),
+        *each([up.weight.shape[1] for up in pair.ups]),
+        len(pair.down),
+        len(pair.ups),
+    )
 
 
 def _function(library: ctypes.CDLL, name: str, signature: str) -> "ctypes._NamedFuncPointer":

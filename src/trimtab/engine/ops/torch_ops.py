@@ -7,8 +7,9 @@ from torch.nn import functional
 
 from trimtab.engine.batch import Batch
 from trimtab.engine.cache import Cache
+from trimtab.engine.linear import Linear, plain
 from trimtab.engine.lora import Pair
-from trimtab.engine.weights import Layer, Linear
+from trimtab.engine.weights import Layer
 
 
 class TorchOps:
@@ -16,9 +17,20 @@ class TorchOps:
 
     name = "torch"
 
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self._dtype = dtype
+        self._device = device
+
+    def arrange(self, weight: torch.Tensor) -> Linear:
+        """The weights of a projection, (outputs, inputs) in the file's dtype, as `linear` wants
+        them.
+        """
+        return plain(weight.to(self._device, self._dtype))
+
     def linear(self, x: torch.Tensor, linear: Linear) -> torch.Tensor:
         """Without the bias: an adapter comes before it."""
-        return functional.linear(x, linear.weight)
+        assert linear.plain is not None
+        return functional.linear(x, linear.plain)
 
     def norm(
         self, x: torch.Tensor, weight: torch.Tensor, epsilon: float, delta: torch.Tensor | None
@@ -68,7 +80,9 @@ class TorchOps:
 
 
 def adapt_segment(y: torch.Tensor, x: torch.Tensor, pair: Pair) -> None:
-    y.addmm_(x @ pair.down.T, pair.up)
+    between = x @ pair.down.T
+    for up in pair.ups:
+        y[:, up.columns].addmm_(between[:, up.rows], up.weight)
     if pair.lengthen is not None:
         y *= pair.lengthen
 

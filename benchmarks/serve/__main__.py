@@ -1,0 +1,182 @@
+"""The built-in engine beside its peers, into docs/benchmarks/serve.json, a page and a picture.
+
+    make bench-serve
+
+One run, the same prompts, one client, everything through HTTP, systems in turns. TRIMTAB_BENCH_*
+shorten it: SYSTEMS and CONCURRENCY (lists with commas), ROUNDS, CELL_S, OPEN_S, OUT (another file).
+A system that cannot be run is a row without a value, with its reason.
+"""
+
+import asyncio
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks.machine import head
+from benchmarks.serve import material, page
+from benchmarks.serve.cases import Measured, goodput, measure, overloaded
+from benchmarks.serve.limits import limits
+from benchmarks.serve.peers import Absent
+from benchmarks.serve.systems import STARTS, System, Workshop
+
+ROUNDS = int(os.environ.get("TRIMTAB_BENCH_ROUNDS", "3"))
+NAMES = os.environ.get("TRIMTAB_BENCH_SYSTEMS", ",".join(STARTS)).split(",")
+CONCURRENCY = [int(c) for c in os.environ.get("TRIMTAB_BENCH_CONCURRENCY", "1,4,16,32").split(",")]
+OUT = Path(os.environ.get("TRIMTAB_BENCH_OUT", page.FILE))
+# The one that the issue sets, and one that this class of machine can hold.
+SLOS_MS = [int(ms) for ms in os.environ.get("TRIMTAB_BENCH_SLOS", "1200,6000").split(",")]
+WITHOUT_GOODPUT = ("transformers", "vllm-cpu")
+UNITS = {"output_tok_s": "tokens/s", "requests_s": "requests/s", "shed": "share", "held": "share"}
+PARAMETERS_IN_BLOCKS, PARAMETERS = 106_203_456, 134_515_008
+
+
+@dataclass
+class Rows:
+    """Figures by (system, case, figure), a value a round."""
+
+    precisions: dict[str, str] = field(default_factory=dict)
+    values: dict[tuple[str, str, str], list[float]] = field(default_factory=dict)
+    absent: dict[tuple[str, str, str], str] = field(default_factory=dict)
+
+    def note(self, system: str, measured: Measured) -> None:
+        for figure, value in measured.figures.items():
+            self.values.setdefault((system, measured.case, figure), []).append(value)
+        if measured.reason:
+            self.absent[system, measured.case, "output_tok_s"] = measured.reason
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        for (system, case, figure), values in self.values.items():
+            yield self._row(system, case, figure, median(values), values)
+        for (system, case, figure), reason in self.absent.items():
+            if (system, case, figure) not in self.values:
+                yield {**self._row(system, case, figure, None, []), "reason": reason}
+
+    def _row(
+        self, system: str, case: str, figure: str, value: float | None, values: list[float]
+    ) -> dict[str, Any]:
+        return {
+            "system": system,
+            "case": case,
+            "figure": figure,
+            "value": None if value is None else round(value, 4),
+            "unit": UNITS.get(figure, "ms" if figure.endswith("_ms") else "share"),
+            "repetitions": [round(each, 4) for each in values],
+            "precision": self.precisions.get(system, "n/a"),
+        }
+
+
+def main() -> None:
+    rows = Rows()
+    with ExitStack() as stack:
+        place = os.environ.get("TRIMTAB_BENCH_FOLDER")
+        folder = Path(place or stack.enter_context(tempfile.TemporaryDirectory()))
+        base = material.base_folder()
+        shop = Workshop(folder, base, material.adapters(folder, base))
+        prompts = material.Prompts(base, seed=time.time_ns())
+        machine = limits()
+        print("limits:", {name: round(value, 1) for name, value in machine.items()}, flush=True)
+        systems = begin(shop, stack, rows)
+        for number in range(ROUNDS):
+            turned = systems[number % len(systems) :] + systems[: number % len(systems)]
+            for system in turned:
+                asyncio.run(one_round(system, prompts, rows, number))
+        asyncio.run(open_loops(systems, prompts, rows))
+        for system in systems:
+            system.signal(18)  # SIGCONT: who is stopped cannot end
+    shares(rows, machine)
+    absences(rows)
+    found = {
+        **head(),
+        "rounds": ROUNDS,
+        "limits": machine,
+        "precisions": rows.precisions,
+        "rows": list(rows.rows()),
+    }
+    OUT.parent.mkdir(parents=True, exist_ok=True)
+    OUT.write_text(json.dumps(found, indent=1) + "\n")
+    print(f"wrote {OUT}")
+    if page.FILE == OUT:
+        page.main()
+
+
+def begin(shop: Workshop, stack: ExitStack, rows: Rows) -> list[System]:
+    systems = []
+    for name in NAMES:
+        began = time.perf_counter()
+        try:
+            system = STARTS[name](shop, stack)
+        except Absent as reason:
+            print(f"{name}: absent, {reason}", flush=True)
+            rows.absent[name, "base/c1", "output_tok_s"] = str(reason)
+            continue
+        print(f"{name}: ready after {time.perf_counter() - began:.1f} s", flush=True)
+        rows.precisions[name] = system.precision
+        if system.without:
+            rows.absent[name, "adapters8/c1", "output_tok_s"] = system.without
+        system.signal(19)  # SIGSTOP
+        systems.append(system)
+    return systems
+
+
+async def one_round(system: System, prompts: material.Prompts, rows: Rows, number: int) -> None:
+    with system.awake():
+        async for measured in measure(system, prompts, CONCURRENCY):
+            rows.note(system.name, measured)
+            told = " ".join(f"{name}={value:.0f}" for name, value in measured.figures.items())
+            words = told or measured.reason
+            print(f"round {number + 1}: {system.name:13} {measured.case:18} {words}", flush=True)
+
+
+async def open_loops(systems: list[System], prompts: material.Prompts, rows: Rows) -> None:
+    for slo_ms in SLOS_MS:
+        for system in systems:
+            case = f"goodput/p95-{slo_ms}"
+            if system.name in WITHOUT_GOODPUT:
+                continue
+            with system.awake():
+                rate = await goodput(system, prompts, slo_ms / 1000)
+                print(f"{system.name}: {case} {rate:.2f} requests/s", flush=True)
+                rows.note(system.name, Measured(case, {"requests_s": rate}))
+                if system.name == "trimtab" and rate:
+                    figures = await overloaded(system, prompts, 2 * rate, slo_ms / 1000)
+                    print(f"{system.name}: at twice that {figures}", flush=True)
+                    rows.note(system.name, Measured(f"overload/p95-{slo_ms}", figures))
+
+
+def shares(rows: Rows, machine: dict[str, float]) -> None:
+    """Of the multiplication rate while a prompt is read, of the memory's while one answers."""
+    for system in rows.precisions:
+        first = rows.values.get((system, "base/c1", "ttft_p50_ms"))
+        whole = rows.values.get((system, "base/c1", "latency_p50_ms"))
+        if not first or not whole:
+            continue
+        # A prompt has 180 tokens on the average, all but the last without the head.
+        work = 2 * (180 * PARAMETERS_IN_BLOCKS + PARAMETERS - PARAMETERS_IN_BLOCKS) / 1e9
+        rate = work / (median(first) / 1000)
+        each = (median(whole) - median(first)) / 1000 / 63
+        read = 2 * PARAMETERS / 1e9 / each
+        figures = {
+            "share_of_gemm": rate / machine["gemm_gflop_s"],
+            "share_of_bandwidth": read / machine["read_gb_s"],
+        }
+        rows.note(system, Measured("limits/c1", figures))
+
+
+def absences(rows: Rows) -> None:
+    """int8 is measured where the processor multiplies bytes."""
+    flags = Path("/proc/cpuinfo").read_text()
+    if "avx512_vnni" not in flags and "avx_vnni" not in flags:
+        rows.absent["trimtab-int8", "base/c1", "output_tok_s"] = (
+            "this processor has no VNNI: the engine refuses int8 here"
+        )
+
+
+if __name__ == "__main__":
+    main()

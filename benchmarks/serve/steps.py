@@ -1,0 +1,113 @@
+"""What one step of the engine takes, without HTTP and scheduling: where its time goes.
+
+    python -m benchmarks.serve.steps [--base FOLDER]
+
+Prints milliseconds a step, the median of several. Nothing is written: NOTES.md keeps what was
+learned from it.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from benchmarks.serve.material import base_folder
+from trimtab.engine.batch import Part, lay_out
+from trimtab.engine.blocks import BLOCK
+from trimtab.engine.cache import Cache
+from trimtab.engine.dtype import pick_dtype
+from trimtab.engine.family import Shape, read_shape
+from trimtab.engine.llama import Llama
+from trimtab.engine.lora import Adapter, Pair, Up
+from trimtab.engine.ops import pick_ops
+from trimtab.engine.rope import frequencies
+from trimtab.engine.weights import PARTS, load_weights, widths
+
+CPU = torch.device("cpu")
+HISTORY = 208
+PROMPT = 180
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--base", type=Path)
+    parser.add_argument("--repeat", type=int, default=7)
+    arguments = parser.parse_args()
+    base = arguments.base or base_folder()
+    shape = read_shape(base)
+    assert shape is not None
+    dtype = pick_dtype(CPU)
+    began = time.perf_counter()
+    ops = pick_ops(shape, dtype, CPU)
+    weights = load_weights(base, shape, dtype, CPU, ops.arrange)
+    print(f"load {time.perf_counter() - began:.2f} s")
+    model = Llama(shape, weights, ops)
+    cache = Cache(shape, 40 * (HISTORY // BLOCK + 2), dtype, CPU)
+    cache.keys.normal_()
+    cache.values.normal_()
+    radians = frequencies(shape.rope, shape.head_dim)
+    adapters = [random_adapter(shape, dtype, seed) for seed in range(8)]
+    for rows in (1, 4, 16, 32):
+        for mixed in (False, True):
+            parts = [
+                Part([7], HISTORY, blocks(i), 1, adapters[i % 8] if mixed else None)
+                for i in range(rows)
+            ]
+            parts.sort(key=lambda part: id(part.adapter))
+            ms = step_ms(
+                lambda p=parts: model.forward(lay_out(p, radians, CPU), cache), arguments.repeat
+            )
+            told = "8 adapters" if mixed else "base"
+            print(
+                f"decode {rows:3} {told:10} {ms:8.1f} ms {rows / ms * 1000:8.1f} tok/s", flush=True
+            )
+    for mixed in (False, True):
+        part = Part(list(range(PROMPT)), 0, blocks(0), 1, adapters[0] if mixed else None)
+        ms = step_ms(
+            lambda part=part: model.forward(lay_out([part], radians, CPU), cache), arguments.repeat
+        )
+        told = "an adapter" if mixed else "base"
+        print(f"prompt {PROMPT} {told:10} {ms:8.1f} ms {PROMPT / ms * 1000:8.1f} tok/s", flush=True)
+
+
+def blocks(row: int) -> list[int]:
+    width = HISTORY // BLOCK + 2
+    return list(range(row * width, (row + 1) * width))
+
+
+def step_ms(step: Callable[[], object], repeat: int) -> float:
+    with torch.inference_mode():
+        step()
+        taken = []
+        for _ in range(repeat):
+            began = time.perf_counter()
+            step()
+            taken.append(time.perf_counter() - began)
+    return statistics.median(taken) * 1000
+
+
+def random_adapter(shape: Shape, dtype: torch.dtype, seed: int, rank: int = 16) -> Adapter:
+    """On all seven projections, as the engine holds one."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*size: int) -> torch.Tensor:
+        return (torch.randn(size, generator=generator) * 0.01).to(dtype)
+
+    pairs = {}
+    for layer in range(shape.layers):
+        for group, names in PARTS.items():
+            inputs = widths(shape)[names[0]][1]
+            ups, column = [], 0
+            for number, name in enumerate(names):
+                outputs = widths(shape)[name][0]
+                ups.append(Up(normal(rank, outputs), number * rank, column))
+                column += outputs
+            pairs[layer, group] = Pair(normal(rank * len(names), inputs), tuple(ups))
+    return Adapter(pairs)
+
+
+if __name__ == "__main__":
+    main()
