@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One file of pins for each Python; its header says whether the tests were run with it.
 CONSTRAINTS = constraints/$(shell $(or $(PYTHON),false) -c 'import sys; print("py%d%d" % sys.version_info[:2])' 2>/dev/null).txt
 
-.PHONY: help demo test lint lock bench-demo bench-gateway test-crash clean
+.PHONY: help demo test lint lock bench-demo bench-gateway bench-serve test-crash clean
 .DEFAULT_GOAL := help
 
 ifneq ($(filter-out help clean,$(or $(MAKECMDGOALS),help)),)
@@ -37,6 +37,9 @@ bench-demo: $(VENV)/.dev ## Measure the demo and write docs/benchmarks/demo.json
 
 bench-gateway: $(VENV)/.dev ## Measure the gateway beside LiteLLM; writes docs/benchmarks/gateway.json
 	@$(BIN)/python -m benchmarks.gateway
+
+bench-serve: $(VENV)/.dev ## Measure the engine beside its peers; writes docs/benchmarks/serve.json
+	@$(BIN)/python -m benchmarks.serve
 
 lock: $(VENV)/.runtime ## Resolve the pins anew for every supported Python
 	@$(BIN)/python constraints/lock.py

@@ -156,7 +156,7 @@ def openvino(shop: Workshop, stack: ExitStack) -> System:
     python = peers.python_of(peers.OPENVINO)
     model = material.base_gguf(shop.folder, "f16")
     port = free_port()
-    command = [str(python), str(FACES / "openvino.py"), str(port), str(model)]
+    command = [str(python), str(FACES / "genai.py"), str(port), str(model)]
     process = started(stack, command, shop, "openvino")
     return System(
         "openvino",
