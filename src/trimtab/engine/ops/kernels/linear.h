@@ -39,6 +39,12 @@ template <int PANELS, int COUNT, class W>
 inline void panel_tile(const float* x, const W* w, float* y, int inputs, size_t width, size_t apart,
                        int outputs, int left, bool fresh) {
     Eight sums[PANELS][COUNT][2] = {};
+    // On from the sums so far: a token's are added in one order, whoever is beside it.
+    for (int t = 0; t < COUNT && !fresh; t++)
+        for (int p = 0; p < PANELS; p++) {
+            size_t here = std::min(PANEL, left - p * PANEL) * sizeof(float);
+            std::memcpy(sums[p][t], y + size_t(t) * outputs + p * PANEL, here);
+        }
     for (int k = 0; k < inputs; k++) {
         Eight weights[PANELS][2];
         for (int p = 0; p < PANELS; p++) {
@@ -56,24 +62,8 @@ inline void panel_tile(const float* x, const W* w, float* y, int inputs, size_t 
     }
     for (int t = 0; t < COUNT; t++)
         for (int p = 0; p < PANELS; p++) {
-            float* to = y + size_t(t) * outputs + p * PANEL;
-            int here = std::min(PANEL, left - p * PANEL);
-            if (here == PANEL) {
-                for (int half = 0; half < 2; half++) {
-                    Eight held = sums[p][t][half];
-                    if (!fresh) {
-                        Eight before;
-                        std::memcpy(&before, to + half * 8, sizeof before);
-                        held += before;
-                    }
-                    std::memcpy(to + half * 8, &held, sizeof held);
-                }
-            } else {
-                for (int j = 0; j < here; j++) {
-                    float held = sums[p][t][j / 8][j % 8];
-                    to[j] = fresh ? held : to[j] + held;
-                }
-            }
+            size_t here = std::min(PANEL, left - p * PANEL) * sizeof(float);
+            std::memcpy(y + size_t(t) * outputs + p * PANEL, sums[p][t], here);
         }
 }
 
