@@ -11,6 +11,7 @@ from trimtab.gateway.app import create_app
 from trimtab.gateway.process import serve
 from trimtab.inference import Engine
 from trimtab.registry.versions import ModelVersion
+from trimtab.store.blobs import Blobs
 from trimtab.store.database import Database
 
 if __name__ == "__main__":
@@ -19,5 +20,8 @@ if __name__ == "__main__":
     async def ready(version: ModelVersion) -> Engine:
         return engine
 
-    app = create_app(Database(sys.argv[1]), ready)
+    database = Database(sys.argv[1])
+    assert database.url.database is not None
+    content = Blobs(Path(database.url.database).parent / "content")
+    app = create_app(database, ready, content)
     serve(app, int(sys.argv[2]), on_started=lambda: print("started", flush=True))

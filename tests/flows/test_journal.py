@@ -1,12 +1,15 @@
+from pathlib import Path
+
 import pytest
 
 from trimtab.flows.controller import Controller
 from trimtab.flows.journal import StepJournal
 from trimtab.flows.tables import take_lease
-from trimtab.gateway import keys
+from trimtab.gateway import keys, replays
 from trimtab.ledger import recovery
 from trimtab.ledger.accounts import account
 from trimtab.ledger.holds import reserve
+from trimtab.store.blobs import Blobs
 from trimtab.store.clock import now_us
 from trimtab.store.database import Database
 
@@ -31,16 +34,20 @@ def test_a_lease_has_one_owner_until_it_expires(database: Database) -> None:
         assert take_lease(connection, "c", "two", now=26, expires=30)
 
 
-def test_the_controller_settles_what_a_crash_left(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+def test_the_controller_settles_what_a_crash_left_and_deletes_what_is_over(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    content = Blobs(tmp_path)
     monkeypatch.setattr(recovery, "PATIENCE_S", 0.0)
     with database.transaction() as connection:
         key = keys.create(connection, "k", "k", "1").id
         reserve(connection, key, "r", amount=100, floor=30, expires_us=now_us() - 1)
-    leading, waiting = Controller(database), Controller(database)
+        replays.claim(connection, replays.Claim(key, "n", "f", "r", "dead"))
+        connection.exec_driver_sql("UPDATE replays SET answer = 'words', expires_us = 1")
+    leading, waiting = Controller(database, content), Controller(database, content)
     assert leading.tick()
     assert not waiting.tick()
     with database.read() as connection:
         left = account(connection, key)
+        assert not connection.exec_driver_sql("SELECT * FROM replays").all()
     assert (left.spent_nano, left.held_nano) == (30, 0)

@@ -7,12 +7,14 @@ With TRIMTAB_TEST_WORDS its engine says so many words, and the drain is short.
 
 import os
 import sys
+from pathlib import Path
 
 from tests.gateway.echo import Echo
 from trimtab.gateway import process
 from trimtab.gateway.app import create_app
 from trimtab.inference import Engine
 from trimtab.registry.versions import ModelVersion
+from trimtab.store.blobs import Blobs
 from trimtab.store.database import Database
 
 if __name__ == "__main__":
@@ -25,5 +27,8 @@ if __name__ == "__main__":
         echo.loaded.add(version.hash)
         return echo
 
-    app = create_app(Database(sys.argv[1]), ready)
+    database = Database(sys.argv[1])
+    assert database.url.database is not None
+    content = Blobs(Path(database.url.database).parent / "content")
+    app = create_app(database, ready, content)
     process.serve(app, int(sys.argv[2]), on_started=lambda: print("started", flush=True))

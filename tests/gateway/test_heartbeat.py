@@ -56,7 +56,7 @@ def test_a_settlement_that_the_store_would_not_take_is_written_later(world: Worl
         with locked(world):
             with pytest.raises(StoreError):
                 async with books.accounted(visit):
-                    await books.close(visit, replay=Replay(claim, lambda: "an answer nobody got"))
+                    await books.close(visit, kept=Replay(claim, lambda: "an answer nobody got"))
             assert world.account().held_nano == PRICE.of(10, 5)
             assert books.in_flight == 1
         await eventually(lambda: books.in_flight == 0)

@@ -53,7 +53,7 @@ def test_without_its_engine_a_deployment_is_listed_but_not_ready(world: World) -
     async def ready(version: ModelVersion) -> Engine:
         raise EngineUnavailable("/run/engine.sock: gone")
 
-    with listening(create_app(world.database, ready), world.key.key) as client:
+    with listening(create_app(world.database, ready, world.content), world.key.key) as client:
         [model] = client.get("/v1/models").json()["models"]
         assert (model["context"], model["capabilities"]) == (None, None)
         refused = client.get("/readyz")

@@ -176,4 +176,4 @@ def test_what_is_kept_is_deleted_when_its_time_is_over(
     with world.database.transaction() as connection:
         assert replays.purge(connection) == 1
         assert replays.purge(connection) == 0
-        assert replays.purge(connection, all_of=world.key.id) == 1
+        assert replays.purge(connection, all_of=[world.key.id]) == 1

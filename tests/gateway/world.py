@@ -26,6 +26,7 @@ from trimtab.registry import bases, deployments, identity, versions
 from trimtab.registry.bases import Base
 from trimtab.registry.identity import VersionSpec
 from trimtab.registry.versions import ModelVersion
+from trimtab.store.blobs import Blobs
 from trimtab.store.database import Database
 from trimtab.text.chat import ChatFormat
 
@@ -38,6 +39,7 @@ class World:
     """`adapter` is live behind the deployment 'desk', `unverified` was never verified."""
 
     database: Database
+    content: Blobs
     base_folder: Path
     base: ModelVersion
     adapter: ModelVersion
@@ -75,9 +77,12 @@ class World:
         return None if row is None else int(row[0])
 
 
-def build_world(folder: Path, base_folder: Path, template: str | None = None) -> World:
-    """`template` takes the place of the base's own chat template."""
-    database = Database(f"sqlite:///{folder / 'trimtab.db'}")
+def build_world(
+    folder: Path, base_folder: Path, template: str | None = None, url: str | None = None
+) -> World:
+    """In a SQLite file in `folder`, or in the database at `url`. `template` takes the place of the
+    base's own chat template."""
+    database = Database(url or f"sqlite:///{folder / 'trimtab.db'}")
     database.migrate()
     chat = ChatFormat.from_folder(base_folder)
     base_hash = "b" * 64
@@ -107,7 +112,7 @@ def build_world(folder: Path, base_folder: Path, template: str | None = None) ->
         deployments.candidate(connection, "desk", adapter.hash, 1)
         deployments.promote(connection, "desk", adapter.hash, 2, "better", {})
         key = keys.create(connection, "test", "somebody")
-    return World(database, base_folder, base, adapter, unverified, key)
+    return World(database, Blobs(folder / "content"), base_folder, base, adapter, unverified, key)
 
 
 def app_with(
@@ -122,17 +127,36 @@ def app_with(
         await engine.load(VersionFiles(version.hash, folder, files, folder, stop))
         return engine
 
-    return create_app(world.database, ready, encodes)
+    return create_app(world.database, ready, world.content, encodes)
+
+
+class Working(uvicorn.Server):
+    """Starts the application's worker with it, and ends both."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._app.state.worker.start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._app.state.desk.drain.finish(5)
+        await super().shutdown(sockets)
+        await self._app.state.desk.books.settled()
+
+    @property
+    def _app(self) -> FastAPI:
+        assert isinstance(self.config.app, FastAPI)
+        return self.config.app
 
 
 @contextmanager
-def listening(app: FastAPI, key: str = "") -> Iterator[httpx.Client]:
-    """Serve the application on a free port, and talk to it over HTTP."""
+def listening(app: FastAPI, key: str = "", *, works: bool = False) -> Iterator[httpx.Client]:
+    """Serve the application on a free port, and talk to it over HTTP. One that `works` works
+    batches too."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
         app, log_config=None, access_log=False, ws="websockets-sansio", lifespan="off"
     )
-    server = uvicorn.Server(config)
+    server = Working(config) if works else uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     headers = {"Authorization": f"Bearer {key}"} if key else {}

@@ -24,6 +24,8 @@ VERBS = {
     "trace": "Follow a hash, a run or an answer through the loop, both ways.",
     "rollback": "Put the previous version back.",
     "keys": "Create, list, rotate and revoke API keys; set budgets.",
+    "dead-letters": "List, show, replay and delete work that failed for good.",
+    "purge": "Delete content whose time is over, or all of it.",
     "serve": "Serve the deployments of a home over HTTP.",
 }
 
@@ -44,7 +46,7 @@ class Verbs(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in VERBS:
             return None
-        module = importlib.import_module(f"trimtab.cli.{name}")
+        module = importlib.import_module(f"trimtab.cli.{name.replace('-', '_')}")
         command: click.Command = module.command
         return command
 

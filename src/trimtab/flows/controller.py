@@ -1,7 +1,7 @@
 """The controller: `python -m trimtab.flows.controller`, one active in a home at a time.
 
 It leads by a lease in the database, so that of several controllers one works and another takes over
-when it dies. It settles the holds that a crash left open.
+when it dies. It settles the holds that a crash left open, and deletes content whose time is over.
 """
 
 import argparse
@@ -11,17 +11,21 @@ import secrets
 import signal
 import socket
 import threading
+import time
 from pathlib import Path
 
 from trimtab.child import leave_with_parent
 from trimtab.errors import TrimtabError
 from trimtab.flows.tables import take_lease
+from trimtab.gateway.offline.retention import purge
 from trimtab.ledger.recovery import Recovery
+from trimtab.store.blobs import Blobs
 from trimtab.store.clock import now_us
 from trimtab.store.database import Database
 from trimtab.store.home import Home
 
 TICK_S = 1.0
+PURGE_S = 60.0
 LEASE_US = 5_000_000
 
 log = logging.getLogger(__name__)
@@ -30,8 +34,10 @@ log = logging.getLogger(__name__)
 class Controller:
     """`tick` does one round of work, if this controller leads."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, content: Blobs) -> None:
         self._database = database
+        self._content = content
+        self._purged_at = float("-inf")
         self._recovery = Recovery()
         self._owner = f"{socket.gethostname()[:30]}-{os.getpid()}-{secrets.token_hex(4)}"
 
@@ -43,6 +49,9 @@ class Controller:
                 return False
             for hold in self._recovery.settle(connection):
                 log.warning("settled the hold of request %s by estimate", hold.request_id)
+        if time.monotonic() - self._purged_at >= PURGE_S:
+            self._purged_at = time.monotonic()
+            purge(self._database, self._content)
         return True
 
 
@@ -55,13 +64,14 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s controller: %(message)s")
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
-    controller = Controller(Home(given.home).database())
+    home = Home(given.home)
+    controller = Controller(home.database(), home.content)
     while not stopped.wait(TICK_S):
         try:
             controller.tick()
-        except TrimtabError as error:
+        except (TrimtabError, OSError) as error:
             # A full disk or a held lock passes; the next tick tries again.
-            log.warning("%s", error.message)
+            log.warning("%s", error)
 
 
 if __name__ == "__main__":

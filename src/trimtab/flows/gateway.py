@@ -22,7 +22,8 @@ def main() -> None:
     home = Home(given.home)
     database = home.database()
     engines = Engines(home, database)
-    serve(create_app(database, engines.ready, engines.encoding), given.listen_fd)
+    app = create_app(database, engines.ready, home.content, engines.encoding)
+    serve(app, given.listen_fd)
 
 
 if __name__ == "__main__":

@@ -31,8 +31,12 @@ from trimtab.gateway.drain import Drain
 from trimtab.gateway.encoders import Encoders, Encodes
 from trimtab.gateway.live import Lives
 from trimtab.gateway.off_loop import OffLoop
+from trimtab.gateway.offline import routes as batch_routes
+from trimtab.gateway.offline import uploads
+from trimtab.gateway.offline.worker import Worker
 from trimtab.gateway.problems import Problem
 from trimtab.gateway.upstream import Upstreams
+from trimtab.store.blobs import Blobs
 from trimtab.store.database import Database
 
 _ROUTERS = (
@@ -41,6 +45,8 @@ _ROUTERS = (
     models.router,
     openai.router,
     embeddings.router,
+    uploads.router,
+    batch_routes.router,
     measured.router,
 )
 _PROBLEM = {
@@ -49,9 +55,15 @@ _PROBLEM = {
 }
 
 
-def create_app(database: Database, ready: Ready, encodes: Encodes | None = None) -> FastAPI:
+def create_app(
+    database: Database, ready: Ready, content: Blobs, encodes: Encodes | None = None
+) -> FastAPI:
     """The inference API. `ready` hands over an engine that holds a version; it may raise.
-    `encodes` hands over the engine of an encoder, where encoders are served at all."""
+    `content` keeps the files of users. `encodes` hands over the engine of an encoder, where
+    encoders are served at all.
+
+    Batches are worked once `app.state.worker` is started in the loop that serves.
+    """
     off_loop = OffLoop(database)
     app = FastAPI(
         title="Trimtab",
@@ -61,7 +73,7 @@ def create_app(database: Database, ready: Ready, encodes: Encodes | None = None)
         redirect_slashes=False,
         responses={"default": _PROBLEM},
     )
-    app.state.desk = Desk(
+    desk = app.state.desk = Desk(
         off_loop,
         Catalogue(off_loop, ready),
         Encoders(off_loop, encodes),
@@ -69,7 +81,9 @@ def create_app(database: Database, ready: Ready, encodes: Encodes | None = None)
         Upstreams(),
         Lives(drain := Drain()),
         drain,
+        content,
     )
+    app.state.worker = Worker(desk, database)
     app.include_router(health.router)
     # A handshake carries its key as any request does; the document knows HTTP routes alone.
     app.include_router(conversation.router)

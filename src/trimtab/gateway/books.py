@@ -11,7 +11,7 @@ import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from trimtab.errors import StorageFull, StoreError, StoreRefused, TrimtabError
 from trimtab.gateway import keys, problems
@@ -20,16 +20,22 @@ from trimtab.gateway.heartbeat import LIFE_US, Heartbeat
 from trimtab.gateway.keys import Key
 from trimtab.gateway.limits import Meters, Verdict
 from trimtab.gateway.metrics import Metrics
-from trimtab.gateway.problems import ClientGone, Problem
-from trimtab.gateway.replays import Claim, Replay, keep_all
+from trimtab.gateway.problems import ClientGone, LeaseLost, Problem
+from trimtab.gateway.replays import Claim
 from trimtab.gateway.visit import Reserved, Visit
 from trimtab.journal import requests
 from trimtab.ledger.accounts import account_of
 from trimtab.ledger.money import Price
 from trimtab.ledger.prices import no_price, prices_of
-from trimtab.ledger.reservation import Wanted
+from trimtab.ledger.reservation import NEVER_US, Wanted
 from trimtab.ledger.till import Till
 from trimtab.store.database import Connection, Database
+
+
+class Kept(Protocol):
+    """What is written down with a settlement, in its transaction; the cost is known by then."""
+
+    def keep(self, connection: Connection) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,12 +52,14 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """Settle and log; `replay` is kept for who asks again."""
+    """Settle and log, and keep what is to be kept. One that is `void` came to nothing: neither
+    settled nor logged, as if it had never been asked."""
 
     visit: Visit
     status: int
     error_code: str | None
-    replay: Replay | None
+    kept: Kept | None
+    void: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +83,11 @@ class Books:
     def in_flight(self) -> int:
         """Requests whose price is held."""
         return len(self._life.visits)
+
+    @property
+    def interactive(self) -> int:
+        """How many of them somebody waits for."""
+        return sum(visit.priority == "interactive" for visit in self._life.visits.values())
 
     async def reserve(self, visit: Visit, prompt: int, completion: int, least: int) -> None:
         """Hold the price of `prompt` and `completion` tokens, or of as many tokens of completion
@@ -149,15 +162,20 @@ class Books:
         visit: Visit,
         status: int = 200,
         error_code: str | None = None,
-        replay: Replay | None = None,
+        kept: Kept | None = None,
     ) -> None:
         """Settle what was used and log the request; `visit` has its latency and cost after it.
 
         Once is enough: who is cancelled while it is written may close again. What the store would
-        not take is settled later, without the replay that nobody was told.
+        not take is settled later, without what was to be kept and nobody was told.
         """
         visit.latency_ms = visit.elapsed_ms()
-        await self._written(Closing(visit, status, error_code, replay))
+        await self._written(Closing(visit, status, error_code, kept))
+
+    async def give_up(self, visit: Visit, kept: Kept) -> None:
+        """Take back what was held, as if it had never been asked: it comes to nothing, or will be
+        done again under the same id. Raises LeaseLost."""
+        await self._written(Closing(visit, 0, None, kept, void=True))
 
     async def _written(self, closing: Closing) -> None:
         """A closing, when it is committed; the one of the same visit that is under way instead."""
@@ -172,13 +190,16 @@ class Books:
         visit, owes = closing.visit, False
         try:
             visit.cost_nano = await self._group.do(closing)
-            self.metrics.note(visit, closing.status, closing.error_code)
+            if not closing.void:
+                self.metrics.note(visit, closing.status, closing.error_code)
         except (StoreError, StorageFull) as error:
-            owes = visit.reserved is not None and not isinstance(error, StoreRefused)
+            # A line of a batch is taken back by its lease, and pays once it is answered.
+            ours = visit.reserved is not None and visit.mine is None
+            owes = ours and not isinstance(error, StoreRefused)
             raise
         finally:
             if owes:
-                self._owed[visit.id] = replace(closing, replay=None)
+                self._owed[visit.id] = replace(closing, kept=None)
                 self._life.start()
             else:
                 self._owed.pop(visit.id, None)
@@ -209,10 +230,15 @@ class Books:
         versions = {item.version for item in openings}
         prices = prices_of(connection, versions, till.now_us) if openings else {}
         done: dict[int, Any] = {}
+        lost = {id(item) for item in items if item.visit.mine and not item.visit.mine(connection)}
+        done.update((place, LeaseLost()) for place in lost)
+        closings = [closing for closing in closings if id(closing) not in lost]
         # What is freed first may be reserved at once.
         for closing in closings:
             done[id(closing)] = self._close(till, meters, closing)
         for opening in openings:
+            if id(opening) in lost:
+                continue
             key, price = known.get(opening.visit.key.id), prices.get(opening.version)
             try:
                 done[id(opening)] = self._reserve(till, meters, key, price, opening)
@@ -220,9 +246,11 @@ class Books:
                 done[id(opening)] = error
         till.write()
         meters.write()
-        entries = [_entry(item, done[id(item)]) for item in closings]
+        entries = [_entry(item, done[id(item)]) for item in closings if not item.void]
         requests.record_all(connection, entries)
-        keep_all(connection, [item.replay for item in closings if item.replay is not None])
+        for closing in closings:
+            if closing.kept is not None:
+                closing.kept.keep(connection)
         return [done[id(item)] for item in items]
 
     def _reserve(
@@ -240,7 +268,8 @@ class Books:
             accounts=item.accounts,
             fixed=price.of(item.prompt, 0),
             floor=price.of(item.prompt, 0),
-            expires_us=till.now_us + LIFE_US,
+            # The hold of a batch's line belongs to the line, and outlives who works it.
+            expires_us=NEVER_US if visit.mine else till.now_us + LIFE_US,
             owner=self.owner,
             unit=price.completion_nano,
             units=item.completion,
@@ -260,10 +289,15 @@ class Books:
         visit, reserved = item.visit, item.visit.reserved
         if reserved is None:
             return 0
+        if item.void:
+            till.void(reserved.hold.id)
+            meters.give_back(visit.key, reserved.metered)
+            return 0
         usage = visit.usage
         used = reserved.price.of(usage.prompt, usage.completion)
         # Whatever an engine counts, nobody pays more than was held, or is paid.
-        hold = till.settle(reserved.hold.id, max(0, min(used, reserved.hold.amount_nano)))
+        amount = max(0, min(used, reserved.hold.amount_nano))
+        hold = till.settle(reserved.hold.id, amount, "batch" if visit.mine else "request")
         meters.give_back(visit.key, reserved.metered - usage.prompt - usage.completion)
         # The answer that is kept for a replay names it.
         visit.cost_nano = hold.settled_nano or 0

@@ -18,6 +18,7 @@ from trimtab.gateway.problems import Problem
 from trimtab.gateway.upstream import Upstreams
 from trimtab.gateway.visit import Visit
 from trimtab.inference import Engine, Message
+from trimtab.store.blobs import Blobs
 from trimtab.text.chat import ChatFormat
 
 # Characters that are tokenised faster than a thread is reached.
@@ -50,6 +51,7 @@ class Desk:
     upstreams: Upstreams
     live: Lives
     drain: Drain
+    content: Blobs
 
     async def resolve(self, visit: Visit, body: Asked) -> Resolved:
         """Who may answer, with the safe template filled in. Raises Problem and TrimtabError."""

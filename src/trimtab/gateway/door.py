@@ -15,6 +15,7 @@ from trimtab.errors import TrimtabError
 from trimtab.gateway import problems
 from trimtab.gateway.drain import Drain
 from trimtab.gateway.keys import Key
+from trimtab.gateway.offline.files import FILE_BYTES
 from trimtab.gateway.problems import Problem
 from trimtab.gateway.tracing import Trace
 
@@ -27,8 +28,12 @@ SCOPE_OF = {
     "/v1/score": "score",
     "/v1/embeddings": "embed",
     "/v1/models": "models",
+    "/v1/files": "batches",
+    "/v1/batches": "batches",
     "/metrics": "metrics",
 }
+# Paths below these need what they need.
+PARENTS = ("/v1/models", "/v1/files", "/v1/batches")
 PAID = frozenset(
     {
         "/v1/generate",
@@ -40,6 +45,8 @@ PAID = frozenset(
 )
 STARTS = ("http.response.start", "websocket.http.response.start", "websocket.accept")
 BODY_LIMIT = 1024 * 1024
+# A file, and what its form is wrapped in.
+UPLOAD_LIMIT = FILE_BYTES + 64 * 1024
 
 
 class Lock(Protocol):
@@ -80,14 +87,15 @@ class Door:
                 key = state["key"] = await self._owner(headers, scope)
                 _check_scope(key, scope["path"])
                 self._check_open()
-            _check_length(headers)
+            limit = limit_of(scope["path"])
+            _check_length(headers, limit)
         except (TrimtabError, Problem) as error:
             problem = problems.noted(error, trace.trace_id)
             refusal = problems.response(problem, trace.trace_id, path=scope["path"])
             # Before a WebSocket is accepted, this is the answer to its handshake.
             await refusal(scope, receive, traced)
             return
-        await self._app(scope, _limited(receive), traced)
+        await self._app(scope, _limited(receive, limit), traced)
 
     def _check_open(self) -> None:
         if self._drain.begun.is_set():
@@ -114,20 +122,24 @@ def _check_scope(key: Key, path: str) -> None:
 
 def scope_of(path: str) -> str | None:
     """The scope that a path needs; None for one that does not exist."""
-    if path.startswith("/v1/models/"):
-        return "models"
-    return SCOPE_OF.get(path)
+    parent = next((known for known in PARENTS if path.startswith(f"{known}/")), path)
+    return SCOPE_OF.get(parent)
 
 
-def _check_length(headers: Headers) -> None:
+def limit_of(path: str) -> int:
+    """How many bytes a body may hold."""
+    return UPLOAD_LIMIT if path == "/v1/files" else BODY_LIMIT
+
+
+def _check_length(headers: Headers, limit: int) -> None:
     declared = headers.get("content-length", "0")
     if not declared.isdecimal():
         raise Problem(400, "invalid_request", "content-length: not a number")
-    if len(declared) > len(str(BODY_LIMIT)) or int(declared) > BODY_LIMIT:
-        raise Problem(413, "body_too_large", f"the body may hold {BODY_LIMIT} bytes")
+    if len(declared) > len(str(limit)) or int(declared) > limit:
+        raise Problem(413, "body_too_large", f"the body may hold {limit} bytes")
 
 
-def _limited(receive: Receive) -> Receive:
+def _limited(receive: Receive, limit: int) -> Receive:
     """Counts what really comes: a chunked body declares no length."""
     received = 0
 
@@ -135,9 +147,9 @@ def _limited(receive: Receive) -> Receive:
         nonlocal received
         message = await receive()
         received += len(message.get("body", b""))
-        if received > BODY_LIMIT:
+        if received > limit:
             # The framework lets its own exception alone pass while it reads a body.
-            raise HTTPException(413, f"the body may hold {BODY_LIMIT} bytes")
+            raise HTTPException(413, f"the body may hold {limit} bytes")
         return message
 
     return limited

@@ -54,7 +54,7 @@ async def _whole(
         answering = await admitted(desk, visit, body, work, streaming=False)
         await unless_gone(receive, answer(answering, work), answering.left_s)
         kept = replaying.kept(claim, lambda: made().model_dump_json())
-        await desk.books.close(visit, replay=kept)
+        await desk.books.close(visit, kept=kept)
     # Written once: a framework would check and copy what was just made.
     return Response(made().model_dump_json(), media_type="application/json")
 
@@ -88,7 +88,7 @@ async def _kept_alive(desk: Desk, visit: Visit, body: GenerateBody, claim: Claim
         async with replaying.released(desk, claim), desk.books.accounted(visit):
             await live.unless_left(answer(answering, work), answering.left_s)
             kept = replaying.kept(claim, lambda: done(visit, work).model_dump_json())
-            await desk.books.close(visit, replay=kept)
+            await desk.books.close(visit, kept=kept)
         return done(visit, work)
 
     async with replaying.released(desk, claim), desk.books.accounted(visit):

@@ -73,7 +73,9 @@ class Generation:
             seed=body.seed,
             stop=tuple(body.stop),
         )
-        return GenerateRequest(visit.served.hash, prepared.prompt, sampling, visit.id)
+        return GenerateRequest(
+            visit.served.hash, prepared.prompt, sampling, visit.id, visit.priority
+        )
 
 
 async def admitted(

@@ -50,7 +50,7 @@ class Heartbeat:
             floors = {
                 reserved.hold.id: reserved.price.of(visit.usage.prompt, visit.usage.completion)
                 for visit in self.visits.values()
-                if (reserved := visit.reserved) is not None
+                if (reserved := visit.reserved) is not None and visit.mine is None
             }
             try:
                 await asyncio.to_thread(self._keep, floors, list(self.claims))

@@ -20,11 +20,11 @@ from trimtab.ledger.money import nano
 from trimtab.store.clock import now_us
 from trimtab.store.database import Connection
 
-Scope = Literal["generate", "score", "embed", "models", "metrics"]
+Scope = Literal["generate", "score", "embed", "models", "batches", "metrics"]
 
-SCOPES: tuple[Scope, ...] = ("generate", "score", "embed", "models", "metrics")
+SCOPES: tuple[Scope, ...] = ("generate", "score", "embed", "models", "batches", "metrics")
 # What a key may do that was not told otherwise. Metrics speak of everybody.
-USUAL: tuple[Scope, ...] = ("generate", "score", "embed", "models")
+USUAL: tuple[Scope, ...] = ("generate", "score", "embed", "models", "batches")
 GRACE_US = 24 * 3600 * 1_000_000
 
 _KEY = re.compile(r"tt_([0-9a-f]{8})_([A-Za-z0-9_-]{43})")

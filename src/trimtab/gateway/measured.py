@@ -5,19 +5,29 @@ from starlette.responses import PlainTextResponse
 
 from trimtab.gateway.desk import AtDesk
 from trimtab.gateway.metrics import CONTENT_TYPE
+from trimtab.gateway.offline import batches
+from trimtab.journal import dead_letters
 
 router = APIRouter()
 
 
 @router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(desk: AtDesk) -> PlainTextResponse:
-    """Counters, histograms and gauges of this gateway process."""
+    """Counters, histograms and gauges of this gateway process, and what waits in the home."""
     breakers = [
         ((("tier", tier), ("version", version[:12])), int(state != "closed"))
         for (tier, version), state in sorted(desk.upstreams.states().items())
     ]
+    found = await desk.database.read(lambda c: (batches.counts(c), dead_letters.counts(c)))
     text = desk.books.metrics.text(
         {
+            "trimtab_batches": [
+                ((("status", status),), count) for status, count in sorted(found[0].items())
+            ],
+            "trimtab_dead_letters": [
+                ((("source", source), ("reason", reason), ("state", state)), count)
+                for (source, reason, state), count in sorted(found[1].items())
+            ],
             "trimtab_breaker_open": breakers,
             "trimtab_requests_in_flight": [((), desk.books.in_flight)],
         }

@@ -65,6 +65,10 @@ class Metrics:
         labels = (("dry_run", str(dry_run).lower()),)
         self._counters["trimtab_rate_limited_total"][labels] += 1
 
+    def note_line(self, outcome: str) -> None:
+        """A line of a batch was answered, has failed for good, or waits for another try."""
+        self._counters["trimtab_batch_lines_total"][(("outcome", outcome),)] += 1
+
     def text(self, gauges: Mapping[str, Iterable[tuple[Labels, int]]]) -> str:
         """Everything, and gauges as they stand now."""
         lines: list[str] = []
@@ -111,6 +115,9 @@ HELP = {
     "trimtab_attempts_total": "How often an engine was asked.",
     "trimtab_cost_nano_dollars_total": "What was settled, in nano-dollars.",
     "trimtab_rate_limited_total": "Requests above a rate limit, refused or (dry run) told.",
+    "trimtab_batch_lines_total": "Tries of lines of batches: answered, or why not.",
+    "trimtab_batches": "Batches of the whole home, by status.",
+    "trimtab_dead_letters": "Dead letters of the whole home.",
     "trimtab_breaker_open": "1 where a breaker keeps requests from a tier's version.",
     "trimtab_requests_in_flight": "Requests whose price is held.",
     "gen_ai_client_token_usage_total": "Tokens paid for.",

@@ -27,11 +27,12 @@ class OffLoop:
 
         return await anyio.to_thread.run_sync(reading, limiter=self._threads)
 
-    async def write(self, work: Callable[[Connection], Result]) -> Result:
-        """Survives `kill -9`; a loss of power may take the last moments (DESIGN: durability)."""
+    async def write(self, work: Callable[[Connection], Result], *, durable: bool = False) -> Result:
+        """Survives `kill -9`; a loss of power may take the last moments (DESIGN: durability), but
+        not where it is `durable`."""
 
         def writing() -> Result:
-            with self._database.transaction(durable=False) as connection:
+            with self._database.transaction(durable=durable) as connection:
                 return work(connection)
 
         return await anyio.to_thread.run_sync(writing, limiter=self._threads)

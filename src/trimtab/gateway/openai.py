@@ -173,7 +173,7 @@ async def _answered(
         answering = await admitted(desk, visit, body, work, streaming=False)
         await unless_gone(request.receive, answer(answering, work), answering.left_s)
         kept = replaying.kept(claim, lambda: made().model_dump_json())
-        await desk.books.close(visit, replay=kept)
+        await desk.books.close(visit, kept=kept)
     return Response(made().model_dump_json(), media_type="application/json")
 
 

@@ -54,7 +54,13 @@ _HTTP_CODES = {
     405: "method_not_allowed",
     413: "body_too_large",
 }
-OPENAI = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
+OPENAI = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/files",
+    "/v1/batches",
+)
 _OPENAI_KINDS = {
     401: "authentication_error",
     402: "insufficient_quota",
@@ -103,6 +109,13 @@ class ClientGone(Problem):
 
     def __init__(self, detail: str) -> None:
         super().__init__(499, "client_gone", detail)
+
+
+class LeaseLost(Problem):
+    """Somebody else does this work by now: what was done here is nobody's."""
+
+    def __init__(self) -> None:
+        super().__init__(409, "lease_lost", "another process has taken this work over")
 
 
 def of(error: BaseException) -> Problem:
@@ -155,7 +168,7 @@ def response(
     if problem.status == 401:
         more["WWW-Authenticate"] = "Bearer"
     more = {**(headers or {}), **more}
-    if path in OPENAI:
+    if speaks_openai(path):
         # Their clients know a body that does not fit by 400.
         status = 400 if problem.status == 422 else problem.status
         return JSONResponse(openai_body(problem, trace_id), status_code=status, headers=more)
@@ -165,6 +178,11 @@ def response(
         headers=more,
         media_type="application/problem+json",
     )
+
+
+def speaks_openai(path: str) -> bool:
+    """Whether OpenAI's clients call this path."""
+    return any(path == known or path.startswith(f"{known}/") for known in OPENAI)
 
 
 def openai_body(problem: Problem, trace_id: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Running the application on a listening socket that was inherited from the supervisor."""
 
 import socket
+import time
 from collections.abc import Callable
 
 import uvicorn
@@ -8,6 +9,7 @@ from fastapi import FastAPI
 
 from trimtab.gateway.desk import Desk
 from trimtab.gateway.door import BODY_LIMIT
+from trimtab.gateway.offline.worker import Worker
 from trimtab.gateway.stream import HEARTBEAT_S
 
 # How long requests under way may go on after a SIGTERM.
@@ -18,24 +20,34 @@ class _Server(uvicorn.Server):
     """Tells when it has started."""
 
     def __init__(
-        self, config: uvicorn.Config, desk: Desk, on_started: Callable[[], None] | None
+        self,
+        config: uvicorn.Config,
+        desk: Desk,
+        worker: Worker,
+        on_started: Callable[[], None] | None,
     ) -> None:
         super().__init__(config)
         self._desk = desk
+        self._worker = worker
         self._on_started = on_started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
-        if self.started and self._on_started is not None:
+        if not self.started:
+            return
+        self._worker.start()
+        if self._on_started is not None:
             self._on_started()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Admission ends first; then WebSockets and resumable streams, then plain requests; and
-        the ledger has the last word."""
+        """Admission ends first; then batches are handed back; WebSockets, resumable streams and
+        plain requests share one deadline; and the ledger has the last word."""
         for listener in (*self.servers,):
             listener.close()
-        desk = self._desk
+        desk, until = self._desk, time.monotonic() + DRAIN_S
         await desk.drain.finish(DRAIN_S)
+        # Plain requests went on meanwhile: they get what is left of the time, not as much again.
+        self.config.timeout_graceful_shutdown = max(0, round(until - time.monotonic()))
         await super().shutdown(sockets)
         await desk.books.settled()
 
@@ -57,4 +69,4 @@ def serve(app: FastAPI, listen_fd: int, on_started: Callable[[], None] | None = 
         ws_ping_timeout=20.0,
     )
     with socket.socket(fileno=listen_fd) as listener:
-        _Server(config, app.state.desk, on_started).run(sockets=[listener])
+        _Server(config, app.state.desk, app.state.worker, on_started).run(sockets=[listener])

@@ -7,7 +7,7 @@ and only the API key that asked can read it.
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from trimtab.gateway.problems import Problem
@@ -38,6 +38,14 @@ class Replay:
 
     claim: Claim
     answer: Callable[[], str]
+
+    def keep(self, connection: Connection) -> None:
+        """In the transaction that settles the request."""
+        claim = self.claim
+        mine = (replays.c.key_id == claim.key_id) & (replays.c.name == claim.name)
+        mine &= replays.c.request_id == claim.request_id
+        values = {"answer": self.answer(), "expires_us": database_now(connection) + KEPT_US}
+        connection.execute(replays.update().where(mine).values(values))
 
 
 def name_of(header: str | None) -> str | None:
@@ -95,16 +103,6 @@ def release(connection: Connection, held: Claim) -> None:
     connection.execute(replays.delete().where(mine))
 
 
-def keep_all(connection: Connection, kept: Sequence[Replay]) -> None:
-    """Keep the answers of claims, in the transaction that settles them."""
-    for replay in kept:
-        claim = replay.claim
-        mine = (replays.c.key_id == claim.key_id) & (replays.c.name == claim.name)
-        mine &= replays.c.request_id == claim.request_id
-        values = {"answer": replay.answer(), "expires_us": database_now(connection) + KEPT_US}
-        connection.execute(replays.update().where(mine).values(values))
-
-
 def beat(connection: Connection, requests: Sequence[str], expires_us: int) -> None:
     """A living gateway keeps the claims of the requests that it works on."""
     if requests:
@@ -112,11 +110,12 @@ def beat(connection: Connection, requests: Sequence[str], expires_us: int) -> No
         connection.execute(replays.update().where(mine).values(expires_us=expires_us))
 
 
-def purge(connection: Connection, *, all_of: str | None = None) -> int:
-    """Delete what has expired, and everything of one API key where one is named; how many."""
+def purge(connection: Connection, *, all_of: Iterable[str] | None = None) -> int:
+    """Delete what has expired, and every answer of the API keys that are named; how many."""
     old = replays.c.expires_us <= database_now(connection)
     if all_of is not None:
-        old |= replays.c.key_id == all_of
+        # A claim without an answer is work under way, and holds no words yet.
+        old |= replays.c.key_id.in_(sorted(all_of)) & replays.c.answer.is_not(None)
     return connection.execute(replays.delete().where(old)).rowcount
 
 

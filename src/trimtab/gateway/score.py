@@ -37,7 +37,7 @@ class Scoring:
     ) -> Sequence[Score]:
         assert visit.served is not None
         version = visit.served.hash
-        wanted = ScoreRequest(version, prepared.prompt, self._completions, visit.id)
+        wanted = ScoreRequest(version, prepared.prompt, self._completions, visit.id, visit.priority)
         scores = await prepared.engine.score(wanted)
         visit.usage = Usage(len(prepared.prompt), self._total)
         return scores
@@ -60,20 +60,20 @@ async def score(
     if isinstance(claim, Response):
         return claim
     scores: Sequence[Score] | None = None
-
-    def made() -> ScoreAnswer:
-        return ScoreAnswer(**visit.answered(), scores=[_score(found) for found in scores or ()])
-
     async with replaying.released(desk, claim), desk.books.accounted(visit):
         resolved = (await desk.resolve(visit, body)).best_alone
         chat = resolved.tiers[0].chat
-        completions = await anyio.to_thread.run_sync(_tokens, chat, body.completions)
+        completions = await anyio.to_thread.run_sync(tokens, chat, body.completions)
         answering = Answering(desk, visit, body, resolved, Scoring(completions))
         await answering.admit()
         scores = await unless_gone(request.receive, answering.run(), answering.left_s)
-        kept = replaying.kept(claim, lambda: made().model_dump_json())
-        await desk.books.close(visit, replay=kept)
-    return made()
+        kept = replaying.kept(claim, lambda: made(visit, scores).model_dump_json())
+        await desk.books.close(visit, kept=kept)
+    return made(visit, scores)
+
+
+def made(visit: Visit, scores: Sequence[Score] | None) -> ScoreAnswer:
+    return ScoreAnswer(**visit.answered(), scores=[_score(found) for found in scores or ()])
 
 
 def _score(found: Score) -> CompletionScore:
@@ -84,9 +84,10 @@ def _score(found: Score) -> CompletionScore:
     )
 
 
-def _tokens(chat: ChatFormat, completions: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+def tokens(chat: ChatFormat, completions: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+    """Raises Problem for a completion without tokens."""
     found = tuple(tuple(chat.tokenizer.encode(text)) for text in completions)
-    for place, tokens in enumerate(found):
-        if not tokens:
+    for place, each in enumerate(found):
+        if not each:
             raise Problem(422, "invalid_request", f"completions.{place}: has no tokens")
     return found

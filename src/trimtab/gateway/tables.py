@@ -1,4 +1,6 @@
-"""The gateway's tables. Of a key's secret they hold a hash alone."""
+"""The gateway's tables and statements. Of a key's secret they hold a hash alone."""
+
+from typing import Any
 
 from sqlalchemy import (
     BigInteger,
@@ -12,6 +14,11 @@ from sqlalchemy import (
     Table,
     Text,
     bindparam,
+    case,
+    exists,
+    func,
+    or_,
+    select,
 )
 
 from trimtab.store.metadata import metadata
@@ -72,6 +79,90 @@ policies = Table(
     Column("deadline_s", Float, nullable=False),
 )
 
+# What was uploaded for batches and what they made. The words lie in the home, in the blob.
+files = Table(
+    "files",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("key_id", String(64), nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("purpose", String(16), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("blob", String(64), nullable=False, unique=True),
+    # Of what was uploaded: how many requests it holds, and for which route.
+    Column("lines", Integer, nullable=False),
+    Column("endpoint", Text),
+    Column("created_us", BigInteger, nullable=False),
+    Column("expires_us", BigInteger, nullable=False),
+    Index(None, "owner", "created_us"),
+    Index(None, "expires_us"),
+)
+
+# `next_line` and `next_offset` say how far a file was begun. `claim` and `lease_until_us` are those
+# of the process that writes a batch's files at its end.
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("key_id", String(64), nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("endpoint", Text, nullable=False),
+    Column("input_file", String(64), nullable=False),
+    Column("output_file", String(64)),
+    Column("error_file", String(64)),
+    Column("details", Text),
+    Column("window_s", Integer, nullable=False),
+    Column("status", String(16), nullable=False),
+    Column("waits_for", Text),
+    Column("total", Integer, nullable=False),
+    Column("answered", Integer, nullable=False),
+    Column("failed", Integer, nullable=False),
+    Column("next_line", Integer, nullable=False),
+    Column("next_offset", BigInteger, nullable=False),
+    Column("not_before_us", BigInteger, nullable=False),
+    Column("served_us", BigInteger, nullable=False),
+    Column("claim", String(32)),
+    Column("lease_until_us", BigInteger, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    Column("expires_us", BigInteger, nullable=False),
+    Column("cancelling_us", BigInteger),
+    Column("finalizing_us", BigInteger),
+    Column("ended_us", BigInteger),
+    CheckConstraint("answered >= 0 AND failed >= 0 AND answered + failed <= total", name="counts"),
+    CheckConstraint(
+        "status IN ('in_progress', 'cancelling', 'finalizing', 'completed', 'expired',"
+        " 'cancelled')",
+        name="status",
+    ),
+    Index(None, "status"),
+    Index(None, "owner", "created_us"),
+)
+
+# The lines of batches that were begun. One that is claimed belongs to whoever knows its `claim`.
+lines = Table(
+    "lines",
+    metadata,
+    Column("batch_id", String(64), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("request_id", String(64), nullable=False, unique=True),
+    Column("custom_id", Text, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("length", Integer, nullable=False),
+    Column("state", String(10), nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("replays", Integer, nullable=False),
+    Column("not_before_us", BigInteger, nullable=False),
+    Column("claim", String(32)),
+    Column("lease_until_us", BigInteger, nullable=False),
+    Column("answer", Text),
+    CheckConstraint(
+        "state IN ('waiting', 'claimed', 'answered', 'dead', 'cancelled')", name="state"
+    ),
+    Index(None, "batch_id", "state"),
+    Index(None, "claim"),
+)
+
 # The statements of every request, built once.
 READ_KEYS = keys.select().where(keys.c.id.in_(bindparam("ids", expanding=True)))
 LOCK_METERS = (
@@ -83,3 +174,78 @@ LOCK_METERS = (
 WRITE_METER = meters.update().where(
     (meters.c.key_id == bindparam("at_key")) & (meters.c.kind == bindparam("at_kind"))
 )
+
+
+def _lines_of(*states: str) -> Any:
+    """How many lines of a batch are in these states."""
+    mine = (lines.c.batch_id == batches.c.id) & lines.c.state.in_(states)
+    return select(func.count()).select_from(lines).where(mine).scalar_subquery()
+
+
+_DUE = (lines.c.state == "waiting") & (lines.c.not_before_us <= bindparam("now"))
+# The batches that are not over, the one that waited longest first.
+OPEN_BATCHES = (
+    select(
+        batches,
+        _lines_of("waiting").label("waiting"),
+        _lines_of("claimed").label("claimed"),
+        case(
+            (batches.c.next_line < batches.c.total, True),
+            else_=exists().where((lines.c.batch_id == batches.c.id) & _DUE),
+        ).label("due"),
+    )
+    .where(batches.c.status.in_(("in_progress", "cancelling", "finalizing")))
+    .order_by(batches.c.served_us, batches.c.id)
+)
+LOCK_BATCH = batches.select().where(batches.c.id == bindparam("id")).with_for_update()
+DUE_LINES = (
+    lines.select()
+    .where((lines.c.batch_id == bindparam("id")) & _DUE)
+    .order_by(lines.c.number)
+    .limit(bindparam("most"))
+    .with_for_update()
+)
+LEFT_LINES = (
+    lines.select()
+    .where((lines.c.state == "claimed") & (lines.c.lease_until_us <= bindparam("now")))
+    .order_by(lines.c.batch_id, lines.c.number)
+    .limit(bindparam("most"))
+)
+LOCK_LINE = (
+    lines.select()
+    .with_only_columns(lines.c.number)
+    .where(
+        (lines.c.request_id == bindparam("request"))
+        & (lines.c.claim == bindparam("claim"))
+        & (lines.c.state == "claimed")
+    )
+    .with_for_update()
+)
+LINES_FROM = (
+    lines.select()
+    .where((lines.c.batch_id == bindparam("id")) & (lines.c.number >= bindparam("first")))
+    .order_by(lines.c.number)
+    .limit(bindparam("most"))
+)
+BATCH_STATES = select(batches.c.status, func.count()).group_by(batches.c.status)
+BYTES_OF = select(func.coalesce(func.sum(files.c.bytes), 0)).where(
+    files.c.owner == bindparam("owner")
+)
+USED_FILES = select(batches.c.input_file).where(
+    batches.c.status.in_(("in_progress", "cancelling", "finalizing"))
+)
+
+
+def page(
+    table: Table, owner: str, after: tuple[int, str] | None, limit: int, *, oldest_first: bool
+) -> Any:
+    """Rows of an owner, by time of making, beyond the row that was made at `after` (its id)."""
+    made, name = table.c.created_us, table.c.id
+    query = table.select().where(table.c.owner == owner)
+    if after is not None:
+        us, last = after
+        later = or_(made > us, (made == us) & (name > last))
+        earlier = or_(made < us, (made == us) & (name < last))
+        query = query.where(later if oldest_first else earlier)
+    order = (made, name) if oldest_first else (made.desc(), name.desc())
+    return query.order_by(*order).limit(limit)

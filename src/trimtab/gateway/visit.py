@@ -6,7 +6,7 @@ Only a value that fills as the request goes on; what the ledger and the journal 
 
 import secrets
 import time
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,9 +15,10 @@ from starlette.datastructures import State
 from trimtab.gateway.bodies import Asked, UsageBody
 from trimtab.gateway.encoders import Answerer
 from trimtab.gateway.keys import Key
-from trimtab.inference import Chunk, FinishReason, Runtime, Usage
+from trimtab.inference import Chunk, FinishReason, Priority, Runtime, Usage
 from trimtab.ledger.money import Price, usd
 from trimtab.ledger.reservation import Hold
+from trimtab.store.database import Connection
 
 SAFE_TEMPLATE = "safe_template"
 
@@ -40,7 +41,9 @@ class Visit:
     """`served` and `runtime` are known once the model is resolved and its engine reached,
     `reserved` once the ledger holds the price, `latency_ms` and `cost_nano` once it is settled.
 
-    `asked` is the version that should have answered. `headers` go out with the answer.
+    `asked` is the version that should have answered. `headers` go out with the answer. Work of the
+    priority `batch` belongs to whoever holds its lease: `mine` tells, inside a transaction, whether
+    that is still us.
     """
 
     id: str
@@ -65,6 +68,8 @@ class Visit:
     templated: bool = False
     latency_ms: float = 0.0
     cost_nano: int = 0
+    priority: Priority = "interactive"
+    mine: Callable[[Connection], bool] | None = None
 
     @classmethod
     def of(cls, state: State, route: str, body: Asked) -> "Visit":

@@ -92,12 +92,13 @@ def outcomes(
     version: str | None = None,
     since_us: int = 0,
 ) -> Sequence[Outcome]:
-    """How the requests to a deployment or a version went, the oldest first."""
+    """How the requests to a deployment or a version went, the oldest first; lines of batches, which
+    nobody waits for, are not among them."""
     columns = requests.c
     query = requests.select().with_only_columns(
         columns.status, columns.degraded, columns.latency_ms, columns.created_us
     )
-    query = query.where(columns.created_us >= since_us)
+    query = query.where((columns.created_us >= since_us) & columns.route.not_like("batch.%"))
     if deployment is not None:
         query = query.where(columns.deployment == deployment)
     if version is not None:

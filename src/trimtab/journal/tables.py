@@ -1,8 +1,9 @@
-"""The journal's table."""
+"""The journal's tables."""
 
 from sqlalchemy import (
     BigInteger,
     Boolean,
+    CheckConstraint,
     Column,
     Float,
     Index,
@@ -55,3 +56,34 @@ COUNT_ANSWERS = (
     .select_from(requests)
     .where((requests.c.model_version == bindparam("version")) & (requests.c.status < 400))
 )
+
+# Work that was accepted for later and failed for good. `source` says what kind of work, `group` and
+# `place` which of it (a batch and its line); under `request_id` it is billed once.
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("source", String(16), nullable=False),
+    Column("group", String(64), nullable=False),
+    Column("place", Integer, nullable=False),
+    Column("request_id", String(64), nullable=False, unique=True),
+    Column("name", Text, nullable=False),
+    Column("key_id", String(64), nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("state", String(10), nullable=False),
+    Column("reason", String(32), nullable=False),
+    Column("detail", Text, nullable=False),
+    Column("payload", Text, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("replays", Integer, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    Column("expires_us", BigInteger, nullable=False),
+    CheckConstraint("state IN ('dead', 'replaying')", name="state"),
+    Index(None, "source", "group", "place"),
+    Index(None, "expires_us"),
+)
+
+COUNT_LETTERS = select(
+    dead_letters.c.source, dead_letters.c.reason, dead_letters.c.state, func.count()
+).group_by(dead_letters.c.source, dead_letters.c.reason, dead_letters.c.state)
+COUNT_CHOSEN = select(func.count()).select_from(dead_letters)

@@ -9,6 +9,8 @@ from trimtab.errors import LedgerError
 from trimtab.ledger.tables import KEEP_HOLDS, LOCK_HOLDS, NOTE_HOLD, READ_HOLDS, holds
 from trimtab.store.database import Connection
 
+# A hold that outlives processes belongs to work that does: whoever keeps that work closes it.
+NEVER_US = 2**62
 _COLUMNS = tuple(column.name for column in holds.columns)
 
 Charged = tuple[tuple[str, str], ...]
@@ -65,6 +67,13 @@ def find(connection: Connection, request_id: str) -> Hold | None:
     return None if row is None else of_row(row)
 
 
+def of_requests(connection: Connection, requests: Iterable[str]) -> Sequence[Hold]:
+    """The holds of requests, those that have one."""
+    wanted = sorted(set(requests))
+    rows = connection.execute(holds.select().where(holds.c.request_id.in_(wanted)))
+    return tuple(of_row(row) for row in rows)
+
+
 def get(connection: Connection, hold_id: str) -> Hold:
     """Raises LedgerError for a hold that was never made."""
     for found in of_ids(connection, [hold_id]):
@@ -83,9 +92,10 @@ def of_ids(connection: Connection, ids: Iterable[str], *, lock: bool = False) ->
 
 def suspects(connection: Connection, now: int, back_us: int = 2**61) -> Sequence[Hold]:
     """The open holds whose gateway has not been heard of since before `now`, and those that were
-    made more than `back_us` after it."""
+    made more than `back_us` after it; never those that do not expire."""
     old = (holds.c.expires_us <= now) | (holds.c.created_us > now + back_us)
-    query = holds.select().where((holds.c.state == "open") & old).order_by(holds.c.id)
+    open_ = (holds.c.state == "open") & (holds.c.expires_us < NEVER_US)
+    query = holds.select().where(open_ & old).order_by(holds.c.id)
     return tuple(of_row(row) for row in connection.execute(query))
 
 

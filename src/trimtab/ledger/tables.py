@@ -109,6 +109,7 @@ WRITE_BUDGET = budgets.update().where(
     (budgets.c.account == bindparam("at_account")) & (budgets.c.period == bindparam("at_period"))
 )
 WRITE_HOLD = holds.update().where(holds.c.id == bindparam("at_id"))
+DELETE_HOLD = holds.delete().where(holds.c.id == bindparam("at_id"))
 NOTE_HOLD = (
     holds.update()
     .where(

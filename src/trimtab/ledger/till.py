@@ -14,7 +14,7 @@ from trimtab.ledger import reservation
 from trimtab.ledger.accounts import Budget, budgets_of, no_account, write_budgets
 from trimtab.ledger.money import show
 from trimtab.ledger.reservation import Hold, Wanted
-from trimtab.ledger.tables import WRITE_HOLD, database_now, holds, spends
+from trimtab.ledger.tables import DELETE_HOLD, WRITE_HOLD, database_now, holds, spends
 from trimtab.store.database import Connection
 
 
@@ -36,6 +36,7 @@ class Till:
         self._holds = {hold.id: hold for hold in found}
         self._new: dict[str, Hold] = {}
         self._changed: set[str] = set()
+        self._voided: list[str] = []
         self._spends: list[dict[str, object]] = []
 
     def left(self, accounts: Iterable[str]) -> int | None:
@@ -112,15 +113,30 @@ class Till:
         hold = self._find(hold_id)
         return self._close(hold, "expired", hold.floor_nano, True, "recovered")
 
+    def void(self, hold_id: str) -> None:
+        """Take an open hold back as if it had never been made: nothing was spent, and its work
+        will be asked for again under the same request. A hold that is closed stays as it is."""
+        hold = self._find(hold_id)
+        if hold.state != "open":
+            return
+        for budget in self._charged(hold):
+            budget.held_nano -= hold.amount_nano
+        del self._holds[hold_id]
+        self._changed.discard(hold_id)
+        if self._new.pop(hold_id, None) is None:
+            self._voided.append(hold_id)
+
     def is_as(self, seen: Hold) -> bool:
         """Whether a hold is open still, and nobody has extended it since it was `seen`."""
         hold = self._holds.get(seen.id)
         return hold is not None and hold.state == "open" and hold.expires_us == seen.expires_us
 
     def write(self) -> None:
-        """Everything above, in four statements at most."""
+        """Everything above, in five statements at most."""
         touched = [b for found in self._budgets.values() for b in found]
         write_budgets(self._connection, touched)
+        if self._voided:
+            self._connection.execute(DELETE_HOLD, [{"at_id": hold} for hold in self._voided])
         if self._new:
             rows = [reservation.to_row(hold) for hold in self._new.values()]
             self._connection.execute(holds.insert(), rows)
@@ -142,7 +158,7 @@ class Till:
             )
         if self._spends:
             self._connection.execute(spends.insert(), self._spends)
-        self._new, self._changed, self._spends = {}, set(), []
+        self._new, self._changed, self._voided, self._spends = {}, set(), [], []
 
     def _covered(self, wanted: Wanted, budgets: Sequence[Budget]) -> int:
         units = wanted.units

@@ -12,7 +12,7 @@ import re
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
@@ -44,6 +44,16 @@ class Blobs:
         with self._arriving() as temporary:
             return self._keep(temporary, _copy(source, temporary))
 
+    def put_chunks(self, chunks: Iterable[bytes]) -> str:
+        """Store what comes in pieces; its hash. What raises on the way leaves nothing behind."""
+        with self._arriving() as temporary:
+            hasher = hashlib.sha256()
+            with temporary.open("xb") as writer:
+                for chunk in chunks:
+                    hasher.update(chunk)
+                    writer.write(chunk)
+            return self._keep(temporary, hasher.hexdigest())
+
     def put_tree(self, folder: Path) -> str:
         """Store every file below a folder; the artifact, which is its manifest's hash.
 
@@ -72,6 +82,20 @@ class Blobs:
         if digest(data) != name:
             raise _damaged(path)
         return data
+
+    def delete(self, name: str) -> None:
+        """Remove a blob that nothing names any more; one that is gone already is no error."""
+        self.path(name).unlink(missing_ok=True)
+
+    def older_than(self, seconds: float) -> Iterator[str]:
+        """The names of blobs that were last stored longer ago than this."""
+        oldest = time.time() - seconds
+        for path in self.root.glob("[0-9a-f][0-9a-f]/*"):
+            try:
+                if path.stat().st_mtime <= oldest:
+                    yield path.parent.name + path.name
+            except FileNotFoundError:
+                continue  # another process was quicker
 
     def materialise(self, artifact: str, into: Path) -> Path:
         """Make the folder `into` hold exactly the artifact's files, each checked.

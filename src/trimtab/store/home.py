@@ -24,6 +24,8 @@ class Home:
     def __init__(self, root: Path) -> None:
         self.root = root.resolve()
         self.blobs = Blobs(self.root / "blobs")
+        # What users sent and got back lies apart from artifacts: it is deleted some day.
+        self.content = Blobs(self.root / "content")
 
     def database(self) -> Database:
         """The database at `TRIMTAB_DATABASE_URL`, else a SQLite file here; migrated. Close it."""

@@ -1,0 +1,165 @@
+"""One line of a batch, from its claim to its end: an answer, a dead letter, or another try later.
+
+A line is asked of the best tier alone, at the priority `batch`. What it cannot help makes it wait,
+without counting as an attempt: an open breaker, a full queue, an engine that cannot be reached, a
+rate limit of ours, a budget that is used up, a store that cannot write. What can never work, or
+failed ATTEMPTS times in the asking, is a dead letter.
+"""
+
+import logging
+import random
+import secrets
+import time
+from typing import Any
+
+from pydantic import ValidationError
+
+from trimtab.errors import (
+    BudgetExceeded,
+    DataError,
+    EngineError,
+    EngineOverloaded,
+    IdentityError,
+    LedgerError,
+    NotFound,
+    RequestRefused,
+    StorageFull,
+    StoreError,
+    TrimtabError,
+)
+from trimtab.gateway import problems, upstream
+from trimtab.gateway.desk import Desk
+from trimtab.gateway.offline.endpoints import ENDPOINTS, Task
+from trimtab.gateway.offline.lines import Answered, Back, Dead, Line
+from trimtab.gateway.problems import LeaseLost, Problem
+from trimtab.gateway.stream import in_time
+from trimtab.gateway.visit import Visit
+
+ATTEMPTS = 5
+BASE_S, LONGEST_S = 1.0, 60.0
+BUSY_S, BUDGET_S = 1.0, 10.0
+# Behind interactive work a line may wait long before it begins; this is no judgement of an engine.
+PATIENCE_S = 600.0
+ANSWERED = "answered"
+
+log = logging.getLogger(__name__)
+
+Outcome = Dead | Back
+
+
+class NotYet(Exception):
+    """The batch has to wait for `why`; the line is not to blame."""
+
+    def __init__(self, why: str, wait_s: float) -> None:
+        super().__init__(why)
+        self.why = why
+        self.wait_s = wait_s
+
+
+async def ask(desk: Desk, line: Line) -> str:
+    """Bring a line to its end and write that down; how it ended, in a word. Raises LeaseLost, and
+    StoreError or StorageFull where nothing could be written: its lease runs out then."""
+    try:
+        task = line.request.task()
+    except ValidationError as error:
+        # It was checked when it came: this Trimtab reads it differently.
+        unfit = Dead(line, "invalid_request", str(error.errors()[0]["msg"]))
+        await desk.books.give_up(_visit(line, None), unfit)
+        return unfit.reason
+    visit = _visit(line, task)
+    try:
+        given = await in_time(_given(desk, visit, task), PATIENCE_S)
+    except LeaseLost:
+        raise
+    except Exception as error:
+        outcome = _after(line, error)
+        await desk.books.give_up(visit, outcome)
+        return outcome.reason if isinstance(outcome, Dead) else outcome.why or "tried_again"
+    except BaseException:
+        # The process ends. What nobody has seen, nobody pays; the next one begins anew.
+        await desk.books.give_up(visit, Back(line, 0, attempted=False))
+        raise
+    answer = Answered(line, lambda: task.answer(visit, given).model_dump_json())
+    await desk.books.close(visit, kept=answer)
+    return ANSWERED
+
+
+async def _given(desk: Desk, visit: Visit, task: Task) -> Any:
+    """What the engine gave. Raises what went wrong, and NotYet."""
+    served = (await desk.catalogue.resolve(task.asked.model)).tiers[0]
+    visit.asked = visit.served = served
+    breaker = desk.upstreams.breaker(served)
+    permit = breaker.allow()
+    if permit is None:
+        raise NotYet("breaker_open", max(BUSY_S, breaker.wait_s))
+    try:
+        try:
+            prepared = await desk.prepare(visit, task.asked, served)
+        except (EngineError, IdentityError) as error:
+            if upstream.counts(error):
+                permit.failed()
+            desk.catalogue.forget(served)
+            # Nothing was asked yet, so it is not the line that this fails on.
+            raise NotYet(upstream.reason(error), BUSY_S) from error
+        work = await task.work(served.chat)
+        completion, least = work.size(prepared, served)
+        await desk.books.reserve(visit, len(prepared.prompt), completion, least)
+        visit.begin_attempt()
+        given = await work.ask(prepared, visit, lambda: None)
+    except BaseException as error:
+        if upstream.counts(error):
+            permit.failed()
+            desk.catalogue.forget(served)
+        permit.left()
+        raise
+    permit.succeeded()
+    return given
+
+
+def _after(line: Line, error: Exception) -> Outcome:
+    """What becomes of a line that was not answered."""
+    if isinstance(error, StoreError | StorageFull):
+        return Back(line, _us(BUSY_S), attempted=False, why="store_unavailable")
+    if isinstance(error, NotYet):
+        return Back(line, _us(error.wait_s), attempted=False, why=error.why)
+    if isinstance(error, BudgetExceeded):
+        return Back(line, _us(BUDGET_S), attempted=False, why="budget_exceeded")
+    if isinstance(error, EngineOverloaded):
+        return Back(line, _us(BUSY_S), attempted=False, why="overloaded")
+    if isinstance(error, Problem) and error.code == "rate_limited":
+        wait_s = float(error.headers.get("Retry-After", LONGEST_S))
+        return Back(line, _us(wait_s), attempted=False, why="rate_limited")
+    if isinstance(error, Problem) and error.code == "deadline_exceeded":
+        return Back(line, _us(BUSY_S), attempted=False, why="timeout")
+    if isinstance(error, LedgerError):
+        return Back(line, _us(LONGEST_S), attempted=False, why="ledger_unavailable")
+    found = problems.of(error)
+    if found.status < 500 and isinstance(error, Problem | RequestRefused | DataError | NotFound):
+        return Dead(line, found.code, found.detail)
+    if not isinstance(error, TrimtabError):
+        log.error("request %s: internal error: %s", line.request_id, type(error).__name__)
+    if line.attempts + 1 >= ATTEMPTS:
+        return Dead(line, upstream.reason(error), f"{ATTEMPTS} attempts failed")
+    longest = min(LONGEST_S, BASE_S * 2**line.attempts)
+    return Back(line, _us(random.uniform(0, longest)), attempted=True)
+
+
+def _visit(line: Line, task: Task | None) -> Visit:
+    asked = None if task is None else task.asked
+    return Visit(
+        id=line.request_id,
+        route=ENDPOINTS[line.request.url].route,
+        key=line.key,
+        model=asked.model if asked else "",
+        trace_id=(asked.trace_id if asked else None) or secrets.token_hex(16),
+        session_id=asked.session_id if asked else None,
+        user_id=task.user if task else None,
+        arrived=time.perf_counter(),
+        headers={},
+        priority="batch",
+        mine=line.mine,
+    )
+
+
+def _us(seconds: float) -> int:
+    return int(seconds * 1_000_000)

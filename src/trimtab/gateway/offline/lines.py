@@ -1,0 +1,330 @@
+"""The lines of a batch: who works on which, and how each ends: once, answered or a dead letter.
+
+A line is claimed under a lease. Whoever claimed it knows its claim, and nothing is reserved,
+settled or written for a line by anybody who does not hold its claim at that moment: each of these
+is one transaction that locks the line first. What a lease that ran out left behind is taken back,
+its hold too, and the line waits for the next.
+"""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trimtab.gateway import keys
+from trimtab.gateway.keys import Key
+from trimtab.gateway.offline import batches, files, requests
+from trimtab.gateway.offline.batches import Batch
+from trimtab.gateway.offline.requests import Request
+from trimtab.gateway.tables import DUE_LINES, LEFT_LINES, LOCK_LINE, lines
+from trimtab.journal import dead_letters
+from trimtab.journal.dead_letters import DeadLetter
+from trimtab.ledger import reservation
+from trimtab.ledger.tables import database_now
+from trimtab.ledger.till import Till
+from trimtab.store.blobs import Blobs
+from trimtab.store.database import Connection
+
+LEASE_US = 30 * 1_000_000
+SOURCE = "batch"
+_AT_ONCE = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A line that was claimed. `number` counts from 0; `attempts` are those before this one."""
+
+    batch: Batch
+    key: Key
+    number: int
+    request_id: str
+    request: Request
+    attempts: int
+    claim: str
+
+    def mine(self, connection: Connection) -> bool:
+        """Whether the line is still ours; nobody else can take it until the transaction ends."""
+        wanted = {"request": self.request_id, "claim": self.claim}
+        return connection.execute(LOCK_LINE, wanted).first() is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """Written down with the settlement. `answer` is asked for when the cost is known."""
+
+    line: Line
+    answer: Callable[[], str]
+
+    def keep(self, connection: Connection) -> None:
+        _end(connection, self.line, "answered", answer=self.answer())
+        batches.count(connection, self.line.batch.id, answered=1)
+        dead_letters.settle(connection, self.line.request_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Dead:
+    """It fails for good, for this reason."""
+
+    line: Line
+    reason: str
+    detail: str
+
+    def keep(self, connection: Connection) -> None:
+        line = self.line
+        _end(connection, line, "dead", attempts=line.attempts + 1)
+        batches.count(connection, line.batch.id, failed=1)
+        _bury(connection, line, self.reason, self.detail, line.attempts + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Back:
+    """It waits: for its own next attempt, or (`why`) the whole batch does for a while."""
+
+    line: Line
+    wait_us: int
+    attempted: bool
+    why: str | None = None
+
+    def keep(self, connection: Connection) -> None:
+        until = database_now(connection) + self.wait_us
+        attempts = self.line.attempts + self.attempted
+        own = 0 if self.why else until
+        _end(connection, self.line, "waiting", attempts=attempts, not_before_us=own)
+        if self.why is not None:
+            batches.put_off(connection, self.line.batch.id, self.why, until)
+
+
+def request_id(batch_id: str, number: int) -> str:
+    """The id of a line's request, the same however often it is tried: it is billed once."""
+    print_ = hashlib.sha256(f"{batch_id}/{number}".encode()).hexdigest()
+    return f"req_{print_[:32]}"
+
+
+def claim(
+    connection: Connection, content: Blobs, batch_id: str, token: str, most: int
+) -> Sequence[Line]:
+    """Take up to `most` lines of a batch: those that wait for another attempt, then new ones."""
+    batch, now = batches.locked(connection, batch_id), database_now(connection)
+    if batch.status != "in_progress" or batch.not_before_us > now or batch.expires_us <= now:
+        return ()
+    file = files.find(connection, batch.input_file)
+    key = keys.get(connection, batch.key_id)
+    rows = [*connection.execute(DUE_LINES, {"id": batch_id, "now": now, "most": most})]
+    letters = dead_letters.of_requests(connection, [row.request_id for row in rows if row.replays])
+    taken = [
+        Line(batch, key, row.number, row.request_id, request, row.attempts, token)
+        for row in rows
+        if (request := _request_of(row, letters.get(row.request_id), file, content)) is not None
+    ]
+    for line in taken:
+        here = (lines.c.batch_id == batch_id) & (lines.c.number == line.number)
+        values = {"state": "claimed", "claim": token, "lease_until_us": now + LEASE_US}
+        connection.execute(lines.update().where(here).values(values))
+    wanted = min(most - len(taken), batch.total - batch.next_line)
+    if file is not None and wanted > 0:
+        begun = begin(connection, content, batch, wanted, "claimed", token, now + LEASE_US)
+        taken += [
+            Line(batch, key, number, request_id(batch_id, number), request, 0, token)
+            for number, request in begun
+        ]
+    batches.change(connection, batch_id, served_us=now)
+    return taken
+
+
+def begin(
+    connection: Connection,
+    content: Blobs,
+    batch: Batch,
+    most: int,
+    state: str,
+    token: str | None = None,
+    lease_until_us: int = 0,
+) -> Sequence[tuple[int, Request]]:
+    """Make rows of the next lines of a batch that is locked; their numbers and requests."""
+    file = files.find(connection, batch.input_file)
+    assert file is not None, "a batch's file is there while it works"
+    found = [*requests.next_lines(content.path(file.blob), batch.next_offset, most)]
+    begun = [(batch.next_line + at, requests.read(raw.data)) for at, raw in enumerate(found)]
+    if not begun:
+        return begun
+    connection.execute(
+        lines.insert(),
+        [
+            {
+                "batch_id": batch.id,
+                "number": number,
+                "request_id": request_id(batch.id, number),
+                "custom_id": request.custom_id,
+                "offset": raw.offset,
+                "length": raw.length,
+                "state": state,
+                "attempts": 0,
+                "replays": 0,
+                "not_before_us": 0,
+                "claim": token,
+                "lease_until_us": lease_until_us,
+                "answer": None,
+            }
+            for (number, request), raw in zip(begun, found, strict=True)
+        ],
+    )
+    last = found[-1]
+    batches.change(
+        connection,
+        batch.id,
+        next_line=batch.next_line + len(begun),
+        next_offset=last.offset + last.length,
+    )
+    return begun
+
+
+def beat(connection: Connection, tokens: Sequence[str]) -> None:
+    """A living worker keeps its lines."""
+    mine = lines.c.claim.in_(tokens) & (lines.c.state == "claimed")
+    until = database_now(connection) + LEASE_US
+    connection.execute(lines.update().where(mine).values(lease_until_us=until))
+
+
+def take_back(connection: Connection) -> int:
+    """Let lines wait again whose lease ran out, and take back what was held for them; how many."""
+    now = database_now(connection)
+    left = [*connection.execute(LEFT_LINES, {"now": now, "most": _AT_ONCE})]
+    ids = [row.request_id for row in left]
+    before = {hold.request_id: hold for hold in reservation.of_requests(connection, ids)}
+    # Budgets before lines, as whoever settles does, so that neither waits for the other.
+    accounts = {name for hold in before.values() for name in hold.accounts}
+    till = Till(connection, accounts, [hold.id for hold in before.values()])
+    still = [
+        row
+        for row in left
+        if connection.execute(LOCK_LINE, {"request": row.request_id, "claim": row.claim}).first()
+    ]
+    held = {hold.request_id: hold for hold in reservation.of_requests(connection, ids)}
+    taken = 0
+    for row in still:
+        hold = held.get(row.request_id)
+        if hold != before.get(row.request_id):
+            continue  # its worker was quicker than the lock, and is alive
+        here = (lines.c.request_id == row.request_id) & (lines.c.lease_until_us <= now)
+        values = {"state": "waiting", "claim": None}
+        if connection.execute(lines.update().where(here).values(values)).rowcount:
+            taken += 1
+            if hold is not None:
+                till.void(hold.id)
+    till.write()
+    return taken
+
+
+def let_die(connection: Connection, content: Blobs, batch_id: str) -> int:
+    """Bury lines of a batch whose time is over, some at a time; how many."""
+    batch = batches.locked(connection, batch_id)
+    file = files.find(connection, batch.input_file)
+    rows = [*connection.execute(DUE_LINES, {"id": batch_id, "now": 2**62, "most": _AT_ONCE})]
+    letters = dead_letters.of_requests(connection, [row.request_id for row in rows if row.replays])
+    dead = [
+        (row.number, request, row.attempts)
+        for row in rows
+        if (request := _request_of(row, letters.get(row.request_id), file, content)) is not None
+    ]
+    fresh = begin(connection, content, batch, _AT_ONCE - len(rows), "dead") if file else ()
+    dead += [(number, request, 0) for number, request in fresh]
+    key = keys.get(connection, batch.key_id)
+    for number, request, attempts in dead:
+        line = Line(batch, key, number, request_id(batch_id, number), request, attempts, "")
+        _move(connection, line, "dead")
+        _bury(connection, line, "expired", "its batch's completion window ended", attempts)
+    batches.count(connection, batch_id, failed=len(dead))
+    return len(dead)
+
+
+def let_go(connection: Connection, batch_id: str) -> int:
+    """Drop lines of a batch that was cancelled, some at a time; how many. One that was a dead
+    letter is one again."""
+    batch = batches.locked(connection, batch_id)
+    rows = [*connection.execute(DUE_LINES, {"id": batch.id, "now": 2**62, "most": _AT_ONCE})]
+    letters = dead_letters.of_requests(connection, [row.request_id for row in rows])
+    for row in rows:
+        here = lines.c.request_id == row.request_id
+        letter = letters.get(row.request_id)
+        state = "cancelled" if letter is None else "dead"
+        connection.execute(lines.update().where(here).values(state=state, claim=None))
+        if letter is not None:
+            dead_letters.dead_again(connection, letter.request_id)
+    again = sum(row.request_id in letters for row in rows)
+    batches.count(connection, batch_id, failed=again)
+    return len(rows)
+
+
+def replay(connection: Connection, letter: DeadLetter) -> bool:
+    """Let the line of a letter wait again, under its old id, and open its batch for it; False
+    where the letter was taken up already, or its batch is being ended at the moment."""
+    batch = batches.locked(connection, letter.group)
+    ending = batch.status in ("cancelling", "finalizing")
+    if ending or not dead_letters.replaying(connection, letter.id):
+        return False
+    here = lines.c.request_id == letter.request_id
+    values = {
+        "state": "waiting",
+        "attempts": 0,
+        "replays": lines.c.replays + 1,
+        "not_before_us": 0,
+        "claim": None,
+    }
+    connection.execute(lines.update().where(here).values(values))
+    batches.count(connection, batch.id, failed=-1)
+    if batch.status != "in_progress":
+        batches.change(
+            connection,
+            batch.id,
+            status="in_progress",
+            claim=None,
+            expires_us=database_now(connection) + batch.window_s * 1_000_000,
+            ended_us=None,
+            cancelling_us=None,
+            # What a cancelled batch had not begun stays undone.
+            total=batch.total if batch.status != "cancelled" else batch.next_line,
+        )
+    return True
+
+
+def _request_of(
+    row: Any, letter: DeadLetter | None, file: files.File | None, content: Blobs
+) -> Request | None:
+    """What a line asks for: from its letter where it has one, since the file may be gone."""
+    if letter is not None:
+        return requests.read(letter.payload)
+    if file is None:
+        return None
+    return requests.read(requests.line_at(content.path(file.blob), row.offset, row.length))
+
+
+def _end(connection: Connection, line: Line, state: str, **values: Any) -> None:
+    _move(connection, line, state, claim=None, **values)
+
+
+def _move(connection: Connection, line: Line, state: str, **values: Any) -> None:
+    here = lines.c.request_id == line.request_id
+    connection.execute(lines.update().where(here).values(state=state, **values))
+
+
+def _bury(connection: Connection, line: Line, reason: str, detail: str, attempts: int) -> None:
+    now = database_now(connection)
+    letter = DeadLetter(
+        id=dead_letters.new_id(),
+        source=SOURCE,
+        group=line.batch.id,
+        place=line.number,
+        request_id=line.request_id,
+        name=line.request.custom_id,
+        key_id=line.batch.key_id,
+        owner=line.batch.owner,
+        state="dead",
+        reason=reason,
+        detail=detail,
+        payload=requests.payload(line.request),
+        attempts=attempts,
+        replays=0,
+        created_us=now,
+        expires_us=now + dead_letters.KEPT_US,
+    )
+    dead_letters.put(connection, letter)
