@@ -39,7 +39,7 @@ def test_money_survives_the_upgrade(empty_url: URL) -> None:
         assert account(connection, "free").limit_nano is None
         assert price_of(connection, "v").completion_nano == 4
         [key] = keys.list(connection)
-        assert (key.owner, key.scopes) == ("team", frozenset(keys.USUAL))
+        assert (key.owner, key.scopes) == ("team", {"generate", "score", "models"})
         settle(connection, "h", 10)
         assert account(connection, "k").left_nano == 70
     database.close()
