@@ -11,9 +11,9 @@ from trimtab.gateway import score
 from trimtab.gateway.answering import Work
 from trimtab.gateway.bodies import Asked, GenerateAnswer, GenerateBody, ScoreBody
 from trimtab.gateway.generation import Generation
+from trimtab.gateway.offer import Offer
 from trimtab.gateway.openai import Chat, Completions
 from trimtab.gateway.openai_bodies import ChatBody, CompletionBody
-from trimtab.gateway.tools import Offer
 from trimtab.gateway.visit import Visit
 from trimtab.text.chat import ChatFormat
 
