@@ -65,7 +65,7 @@ async def embeddings(
         work = _embedded(desk, visit, encoding, inputs)
         vectors = await unless_gone(request.receive, work, left_s)
         kept = replaying.kept(claim, lambda: made().model_dump_json())
-        await desk.books.close(visit, replay=kept)
+        await desk.books.close(visit, kept=kept)
     return Response(made().model_dump_json(), media_type="application/json")
 
 
