@@ -28,8 +28,9 @@ lint: $(VENV)/.dev
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 
-test-crash: $(VENV)/.dev ## Campaigns: kill the loop, and the ledger's writers, many times
+test-crash: $(VENV)/.dev ## Campaigns: kill the loop, the ledger's writers and batches' workers, many times
 	@$(BIN)/python -m tests.crash.campaign
+	@$(BIN)/python -m tests.crash.batch_campaign
 	@$(BIN)/python -m tests.crash.ledger_campaign
 
 bench-demo: $(VENV)/.dev ## Measure the demo and write docs/benchmarks/demo.json

@@ -11,7 +11,8 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
-from tests.gateway.world import PROMPT, World
+from tests.gateway.offline_world import ended, jsonl, request, started
+from tests.gateway.world import PROMPT, World, until
 
 ASK = {"model": "desk", "prompt": PROMPT, "max_tokens": 20, "stream": True}
 
@@ -142,3 +143,29 @@ def test_two_processes_share_a_socket_and_a_limit(world: World, listener: socket
     assert (account.held_nano, account.spent_nano) == (0, sum(a.cost_nano for a in world.log()))
     assert account.limit_nano is not None
     assert account.spent_nano <= account.limit_nano
+
+
+def test_a_batch_is_handed_back_at_once_and_ends_elsewhere(
+    world: World, listener: socket.socket
+) -> None:
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    headers = {"Authorization": f"Bearer {world.key.key}"}
+    process = start(world, listener)
+    with httpx.Client(base_url=address, headers=headers, timeout=20.0) as client:
+        asks = jsonl([request(f"r{number}", max_tokens=20) for number in range(3)])
+        batch = started(client, asks)
+        until(lambda: world.account().held_nano > 0)
+    process.terminate()
+    process.communicate(timeout=10)
+    assert (world.account().held_nano, world.account().spent_nano) == (0, 0)
+    with world.database.read() as connection:
+        states = connection.exec_driver_sql("SELECT state, claim FROM lines").all()
+    assert {tuple(row) for row in states} == {("waiting", None)}
+    process = start(world, listener)
+    with httpx.Client(base_url=address, headers=headers, timeout=20.0) as client:
+        done = ended(client, batch)
+    process.terminate()
+    process.communicate(timeout=10)
+    assert done["request_counts"] == {"total": 3, "completed": 3, "failed": 0}
+    assert world.account().spent_nano == sum(logged.cost_nano for logged in world.log())
+    assert len(world.log()) == 3

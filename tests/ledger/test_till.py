@@ -46,6 +46,35 @@ def wanted(request: str, fixed: int, unit: int = 0, units: int = 0, least: int =
     return Wanted("k", request, ACCOUNTS, fixed, 0, NEVER, unit=unit, units=units, least=least)
 
 
+def test_a_hold_that_is_taken_back_was_never_made(database: Database) -> None:
+    with database.transaction() as connection:
+        open_account(connection, "k", 100)
+        till = Till(connection, ACCOUNTS)
+        hold, _ = till.reserve(wanted("r1", 60))
+        fleeting, _ = till.reserve(wanted("r2", 30))
+        till.void(fleeting.id)
+        till.write()
+        check(connection)
+        assert account(connection, "k").held_nano == 60
+    with database.transaction() as connection:
+        till = Till(connection, ACCOUNTS, [hold.id])
+        till.void(hold.id)
+        again, _ = till.reserve(wanted("r1", 100))
+        till.write()
+        check(connection)
+        assert account(connection, "k").held_nano == 100
+    with database.transaction() as connection:
+        till = Till(connection, ACCOUNTS, [again.id])
+        till.settle(again.id, 40)
+        till.void(again.id)
+        till.write()
+        check(connection)
+        found = account(connection, "k")
+        assert (found.spent_nano, found.held_nano) == (40, 0)
+        with pytest.raises(LedgerError, match="no hold"):
+            Till(connection, ACCOUNTS, [hold.id]).void(hold.id)
+
+
 def test_a_reservation_is_clamped_to_what_the_tightest_budget_covers(database: Database) -> None:
     with database.transaction() as connection:
         open_account(connection, "k", 1_000)

@@ -1,6 +1,7 @@
 import hashlib
 import os
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,6 +26,26 @@ def tree(folder: Path, files: dict[str, bytes]) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
     return folder
+
+
+def test_pieces_are_one_blob_and_a_deleted_one_is_gone(blobs: Blobs) -> None:
+    name = blobs.put_chunks([b"one ", b"two"])
+    assert name == digest(b"one two")
+    assert blobs.read_bytes(name) == b"one two"
+    assert list(blobs.older_than(-60)) == [name]
+    assert list(blobs.older_than(60)) == []
+    blobs.delete(name)
+    blobs.delete(name)
+    with pytest.raises(NotFound):
+        blobs.read_bytes(name)
+
+    def failing() -> Iterator[bytes]:
+        yield b"half"
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        blobs.put_chunks(failing())
+    assert [path for path in blobs.root.rglob("*") if path.is_file()] == []
 
 
 def content(folder: Path) -> dict[str, bytes]:

@@ -1,0 +1,66 @@
+"""Leases of lines: one owner at a time, and what a dead one held is nobody's."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.crash.batch_kills import accept
+from tests.gateway.world import World
+from trimtab.gateway.offline import batches, lines
+from trimtab.ledger.holds import reserve
+from trimtab.ledger.reservation import NEVER_US, find, suspects
+
+
+@pytest.fixture
+def batch(world: World, tmp_path: Path) -> str:
+    return accept(world, tmp_path, 5)
+
+
+def test_a_line_has_one_owner_until_its_lease_ends(
+    world: World, batch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with world.database.transaction() as connection:
+        first = lines.claim(connection, world.content, batch, "one", 3)
+        second = lines.claim(connection, world.content, batch, "two", 3)
+        assert [line.number for line in (*first, *second)] == [0, 1, 2, 3, 4]
+        assert lines.claim(connection, world.content, batch, "three", 3) == []
+        assert all(line.mine(connection) for line in (*first, *second))
+        assert lines.take_back(connection) == 0
+        monkeypatch.setattr(lines, "LEASE_US", -1)
+        lines.beat(connection, ["one"])
+        assert lines.take_back(connection) == 3
+        assert [line.mine(connection) for line in (*first, *second)] == [False] * 3 + [True] * 2
+        third = lines.claim(connection, world.content, batch, "three", 9)
+        assert [(line.number, line.request) for line in third] == [
+            (line.number, line.request) for line in first
+        ]
+        assert [line.mine(connection) for line in (*first, *third)] == [False] * 3 + [True] * 3
+
+
+def test_what_was_held_for_a_lost_line_is_taken_back_and_costs_nothing(
+    world: World, batch: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lines, "LEASE_US", -1)
+    with world.database.transaction() as connection:
+        [line] = lines.claim(connection, world.content, batch, "one", 1)
+        reserve(connection, world.key.id, line.request_id, 100, 30, NEVER_US)
+        assert suspects(connection, 2**61) == ()
+    assert world.account().held_nano == 100
+    with world.database.transaction() as connection:
+        assert lines.take_back(connection) == 1
+        assert find(connection, line.request_id) is None
+    assert (world.account().held_nano, world.account().spent_nano) == (0, 0)
+
+
+def test_a_batch_that_waits_or_is_over_gives_no_lines(world: World, batch: str) -> None:
+    with world.database.transaction() as connection:
+        batches.put_off(connection, batch, "budget_exceeded", 2**61)
+        assert lines.claim(connection, world.content, batch, "one", 1) == ()
+        batches.change(connection, batch, not_before_us=0, expires_us=1)
+        assert lines.claim(connection, world.content, batch, "one", 1) == ()
+
+
+def test_ids_of_lines_are_the_same_however_often_they_are_tried() -> None:
+    ids = {lines.request_id(batch, number) for batch in "ab" for number in range(100)}
+    assert len(ids) == 200
+    assert lines.request_id("a", 7) in ids
