@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 # One file of pins for each Python; its header says whether the tests were run with it.
 CONSTRAINTS = constraints/$(shell $(or $(PYTHON),false) -c 'import sys; print("py%d%d" % sys.version_info[:2])' 2>/dev/null).txt
 
-.PHONY: help demo test lint lock bench-demo bench-gateway bench-serve test-crash clean
+.PHONY: help demo test lint lock bench-demo bench-gateway bench-serve test-crash test-fuzz clean
 .DEFAULT_GOAL := help
 
 ifneq ($(filter-out help clean,$(or $(MAKECMDGOALS),help)),)
@@ -32,6 +32,9 @@ test-crash: $(VENV)/.dev ## Campaigns: kill the loop, the ledger's writers and b
 	@$(BIN)/python -m tests.crash.campaign
 	@$(BIN)/python -m tests.crash.batch_campaign
 	@$(BIN)/python -m tests.crash.ledger_campaign
+
+test-fuzz: $(VENV)/.dev ## Campaign: ten thousand fuzzed requests, frames and streams
+	@$(BIN)/python -m tests.gateway.fuzz_campaign
 
 bench-demo: $(VENV)/.dev ## Measure the demo and write docs/benchmarks/demo.json
 	@$(BIN)/python -m benchmarks.demo

@@ -13,6 +13,7 @@ import trimtab
 from trimtab.errors import TrimtabError
 from trimtab.gateway import (
     conversation,
+    document,
     embeddings,
     generate,
     health,
@@ -49,10 +50,6 @@ _ROUTERS = (
     batch_routes.router,
     measured.router,
 )
-_PROBLEM = {
-    "description": "A problem (RFC 9457)",
-    "content": {"application/problem+json": {"schema": problems.SCHEMA}},
-}
 
 
 def create_app(
@@ -71,7 +68,6 @@ def create_app(
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        responses={"default": _PROBLEM},
     )
     desk = app.state.desk = Desk(
         off_loop,
@@ -94,7 +90,7 @@ def create_app(
         app.add_exception_handler(kind, problems.on_error)
     app.add_exception_handler(RequestValidationError, problems.on_invalid)
     app.add_exception_handler(HTTPException, problems.on_http)
-    app.add_exception_handler(Exception, problems.on_fault)
+    document.describe(app)
     return app
 
 

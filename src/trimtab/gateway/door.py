@@ -75,8 +75,12 @@ class Door:
         state: MutableMapping[str, Any] = scope.setdefault("state", {})
         state.update(trace=trace, trace_id=trace.trace_id, arrived=time.perf_counter(), headers={})
 
+        started = False
+
         async def traced(message: Message) -> None:
+            nonlocal started
             if message["type"] in STARTS:
+                started = True
                 sent = MutableHeaders(scope=message)
                 sent["traceparent"] = state["trace"].header
                 sent.update(state["headers"])
@@ -95,7 +99,14 @@ class Door:
             # Before a WebSocket is accepted, this is the answer to its handshake.
             await refusal(scope, receive, traced)
             return
-        await self._app(scope, _limited(receive, limit), traced)
+        try:
+            await self._app(scope, _limited(receive, limit), traced)
+        except Exception as error:
+            # The server's own log would quote the error, and an error may quote a prompt.
+            problem = problems.noted(error, state["trace_id"])
+            if not started:
+                answer = problems.response(problem, state["trace_id"], path=scope["path"])
+                await answer(scope, receive, traced)
 
     def _check_open(self) -> None:
         if self._drain.begun.is_set():

@@ -3,7 +3,9 @@
 import asyncio
 import difflib
 import logging
+import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from fastapi import Request
@@ -84,6 +86,26 @@ SCHEMA: dict[str, Any] = {
 }
 
 
+OPENAI_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "required": ["error"],
+    "properties": {
+        "error": {
+            "type": "object",
+            "required": ["message", "type", "param", "code", "retryable", "trace_id"],
+            "properties": {
+                "message": {"type": "string"},
+                "type": {"type": "string"},
+                "param": {"type": ["string", "null"]},
+                "code": {"type": "string"},
+                "retryable": {"type": "boolean"},
+                "trace_id": {"type": "string"},
+            },
+        }
+    },
+}
+
+
 class Problem(Exception):
     """An answer that is not 200. `detail` names the field or the cause; it never holds a secret."""
 
@@ -132,6 +154,9 @@ def of(error: BaseException) -> Problem:
 def noted(error: BaseException, trace_id: str) -> Problem:
     """The problem of an error; what is our fault is logged, since the client hears less of it."""
     problem = of(error)
+    if problem.code == "internal_error":
+        log_fault(error, trace_id)
+        return problem
     # "Not ready" is what a readiness probe asks for, many times a start; it is no fault.
     if problem.status >= 500 and problem.code != "not_ready":
         log.warning("trace %s: %s: %s", trace_id, problem.code, error)
@@ -297,7 +322,8 @@ def _unreadable(error: HTTPException) -> str:
     return "body: cannot be read" if error.status_code == 400 else ""
 
 
-async def on_fault(request: Request, error: Exception) -> JSONResponse:
-    """A bug of ours. The client hears that, and nothing of our insides."""
-    log.error("trace %s: internal error: %s", trace_id_of(request), type(error).__name__)
-    return response(of(error), trace_id_of(request), path=request.url.path)
+def log_fault(error: BaseException, trace_id: str) -> None:
+    """A bug of ours: where it happened. Not what it said, which may quote a prompt."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = " < ".join(f"{Path(at.filename).name}:{at.lineno}" for at in reversed(frames[-8:]))
+    log.error("trace %s: internal error: %s at %s", trace_id, type(error).__name__, where)

@@ -156,7 +156,7 @@ class EventStream(Response):
         except BaseException as error:
             problem = problems.noted(error, self._trace_id)
             await write(self._dialect.error(problem, self._trace_id))
-            if problem.status == 500 or not isinstance(error, Exception):
+            if not isinstance(error, Exception):
                 raise
 
 
