@@ -54,7 +54,7 @@ def _document(app: FastAPI) -> dict[str, Any]:
 def _correct(path: str, operation: dict[str, Any]) -> None:
     responses = operation["responses"]
     responses.pop("422", None)
-    responses["default"] = _OPENAI_ERROR if path in problems.OPENAI else _PROBLEM
+    responses["default"] = _OPENAI_ERROR if problems.speaks_openai(path) else _PROBLEM
     if path in STREAMS:
         responses["200"]["content"] |= EVENTS
     if path in OPEN:
