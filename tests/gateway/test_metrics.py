@@ -1,10 +1,14 @@
 import re
 
 import httpx
+import pytest
 
 from tests.gateway.echo import Echo
 from tests.gateway.world import PROMPT, World
+from trimtab.errors import StoreError
 from trimtab.gateway import keys
+from trimtab.gateway.offline import batches
+from trimtab.store.database import Connection
 
 ASK = {"model": "desk", "prompt": PROMPT, "max_tokens": 5}
 LINE = re.compile(r'([a-z_:][a-zA-Z0-9_:]*)\{((?:[a-z_]+="(?:[^"\\]|\\.)*",?)+)\} (\S+)')
@@ -57,3 +61,16 @@ def test_no_words_and_no_secrets_are_in_it(world: World, client: httpx.Client) -
     text = client.get("/metrics", headers={"Authorization": f"Bearer {key.key}"}).text
     for secret in ("my-secret-prompt", "u-1", world.key.id, world.key.key):
         assert secret not in text
+
+
+def test_without_its_database_a_gateway_tells_what_it_counted_itself(
+    world: World, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreadable(connection: Connection) -> dict[str, int]:
+        raise StoreError("the disk is gone")
+
+    monkeypatch.setattr(batches, "counts", unreadable)
+    client.post("/v1/generate", json=ASK)
+    found = scraped(world, client)
+    assert any(name.startswith("trimtab_requests_total") for name in found)
+    assert not any(name.startswith("trimtab_batches") for name in found)

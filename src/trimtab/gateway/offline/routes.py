@@ -55,6 +55,7 @@ async def create(
         return made
 
     answer = await desk.database.write(accepted, durable=True)
+    request.app.state.worker.wake()
     if isinstance(answer, str):
         request.state.headers[REPLAYED] = "true"
         return Response(answer, media_type="application/json")
