@@ -1,5 +1,7 @@
 """Answers over HTTP, with the engine of these tests: fields, limits and what clients may ask."""
 
+import json
+
 import httpx
 import pytest
 
@@ -78,6 +80,71 @@ def test_sampling_reaches_the_engine(client: httpx.Client, echo: Echo) -> None:
         *(3, 0.7, 0.9, 5, 3),
         ("\n",),
     )
+
+
+def test_all_that_can_be_asked_reaches_the_engine(client: httpx.Client, echo: Echo) -> None:
+    more = {
+        "stop": "\n" * 1024,
+        "min_p": 0.2,
+        "repetition_penalty": 1.5,
+        "presence_penalty": 0.25,
+        "frequency_penalty": -0.5,
+        "stop_token_ids": [7, 8],
+        "top_logprobs": 3,
+        "logprobs": True,
+        "deterministic": True,
+    }
+    answer = client.post("/v1/generate", json={**ASK, **more}).json()
+    got = asked(echo).sampling
+    assert (got.stop, got.min_p, got.repetition_penalty) == (("\n" * 1024,), 0.2, 1.5)
+    assert (got.presence_penalty, got.frequency_penalty) == (0.25, -0.5)
+    assert (got.stop_tokens, got.top_logprobs, got.deterministic) == ((7, 8), 3, True)
+    assert [one["logprob"] for one in answer["logprobs"]] == [-0.5] * 5
+
+
+def test_a_schema_keeps_the_order_of_its_properties(client: httpx.Client, echo: Echo) -> None:
+    schema = {"type": "object", "properties": {"b": {"type": "integer"}, "a": {}}}
+    client.post("/v1/generate", json={**ASK, "json_schema": schema})
+    assert asked(echo).sampling.schema == json.dumps(schema)
+
+
+def test_several_answers_stand_beside_the_first(
+    world: World, client: httpx.Client, echo: Echo
+) -> None:
+    answer = client.post("/v1/generate", json={**ASK, "n": 2, "max_tokens": 3, "seed": 4}).json()
+    assert [one["text"] for one in answer["choices"]] == ["yes " * 3] * 2
+    assert (answer["text"], answer["finish_reason"]) == ("yes " * 3, "length")
+    assert answer["usage"] == {"prompt": world.prompt_tokens, "completion": 6, "cached": 0}
+    assert world.account().held_nano == 0
+
+
+def test_one_of_several_answers_that_fails_ends_them_all(
+    world: World, client: httpx.Client, echo: Echo
+) -> None:
+    echo.die_after = 2
+    answer = client.post("/v1/generate", json={**ASK, "n": 3, "fallback": False})
+    assert (answer.status_code, echo.running) == (503, 0)
+    assert world.account().held_nano == 0
+
+
+@pytest.mark.parametrize(
+    ("more", "detail"),
+    [
+        ({"n": 2, "stream": True}, "a stream tells one answer"),
+        ({"n": 9}, "n: input should be less than or equal to 8"),
+        ({"top_logprobs": 2}, "top_logprobs go with logprobs"),
+        ({"json_schema": {}, "stop": ["x"]}, "leave out stop"),
+        ({"json_schema": "object"}, "json_schema: input should be a valid dictionary"),
+        ({"stop": ["x" * 1025]}, "stop.0: string should have at most 1024 characters"),
+        ({"repetition_penalty": 0}, "repetition_penalty: input should be greater than 0"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    client: httpx.Client, more: dict[str, object], detail: str
+) -> None:
+    answer = client.post("/v1/generate", json={**ASK, **more})
+    assert answer.status_code == 422
+    assert detail in answer.json()["detail"]
 
 
 def test_the_default_length_gives_way_to_the_context(

@@ -118,11 +118,10 @@ def test_their_errors_are_what_their_client_expects(world: World, theirs: OpenAI
         chat.create(model="desk", messages=[USER], temperature=3)  # type: ignore[list-item]
     assert (unfit.value.param, unfit.value.code) == ("temperature", "invalid_request")
     with pytest.raises(openai.BadRequestError) as more:
-        chat.create(model="desk", messages=[USER], n=2)  # type: ignore[list-item]
+        chat.create(model="desk", messages=[USER], n=9)  # type: ignore[list-item]
     assert more.value.param == "n"
-    with pytest.raises(openai.BadRequestError) as penalty:
-        chat.create(model="desk", messages=[USER], presence_penalty=1)  # type: ignore[list-item]
-    assert "not offered" in penalty.value.message
+    with pytest.raises(openai.BadRequestError, match="a stream tells one answer"):
+        chat.create(model="desk", messages=[USER], n=2, stream=True)  # type: ignore[list-item]
     with pytest.raises(openai.AuthenticationError):
         theirs.with_options(api_key="tt_wrong").chat.completions.create(
             model="desk",
@@ -180,3 +179,63 @@ def test_a_whole_answer_is_replayed(world: World, theirs: OpenAI, echo: Echo) ->
             stream=True,
             extra_headers=named,
         )
+
+
+def test_several_answers_are_drawn_and_the_prompt_is_paid_once(
+    world: World, theirs: OpenAI, echo: Echo
+) -> None:
+    answer = theirs.chat.completions.create(
+        model="desk",
+        messages=[USER],  # type: ignore[list-item]
+        n=3,
+        seed=7,
+        max_tokens=4,
+        logprobs=True,
+        top_logprobs=2,
+        frequency_penalty=0.5,
+        presence_penalty=-1,
+        response_format={
+            "type": "json_schema",
+            "json_schema": {"name": "ticket", "strict": True, "schema": {"type": "object"}},
+        },
+        extra_body={"min_p": 0.1, "repetition_penalty": 1.2, "top_k": 9, "deterministic": True},
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    for choice in answer.choices:
+        assert (choice.message.content, choice.finish_reason) == ("yes " * 4, "length")
+        assert choice.logprobs is not None
+        assert [one.logprob for one in choice.logprobs.content or ()] == [-0.5] * 4
+    requests = [one for one in echo.asked if isinstance(one, GenerateRequest)]
+    assert sorted(one.sampling.seed or 0 for one in requests) == [7, 8, 9]
+    got = requests[0].sampling
+    assert (got.max_tokens, got.top_logprobs, got.schema) == (4, 2, '{"type": "object"}')
+    assert (got.frequency_penalty, got.presence_penalty, got.min_p) == (0.5, -1.0, 0.1)
+    assert (got.repetition_penalty, got.top_k, got.deterministic) == (1.2, 9, True)
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (
+        world.prompt_tokens,
+        12,
+    )
+    assert world.account().spent_nano == PRICE.of(world.prompt_tokens, 12)
+
+
+def test_log_probabilities_come_with_the_end_of_a_stream(theirs: OpenAI) -> None:
+    pieces = list(
+        theirs.chat.completions.create(
+            model="desk",
+            messages=[USER],  # type: ignore[list-item]
+            stream=True,
+            logprobs=True,
+        )
+    )
+    told = pieces[-1].choices[0].logprobs
+    assert told is not None
+    assert len(told.content or ()) == 5
+
+
+def test_completions_tell_log_probabilities_in_their_own_form(theirs: OpenAI) -> None:
+    answer = theirs.completions.create(model="desk", prompt="Once", max_tokens=3, logprobs=1)
+    told = answer.choices[0].logprobs
+    assert told is not None
+    assert told.token_logprobs == [-0.5] * 3
+    assert told.text_offset == [0, *[len("".join((told.tokens or [])[:i])) for i in (1, 2)]]

@@ -154,6 +154,26 @@ def test_the_safe_template_always_answers_and_costs_nothing(
     assert (world.account().spent_nano, world.account().held_nano) == (0, 0)
 
 
+@pytest.mark.parametrize(
+    ("schema", "status"),
+    [
+        ({"type": "object", "properties": {"b": {"type": "integer"}, "a": {}}}, 200),
+        ({"type": "object", "properties": {"a": {"enum": ["x"]}}}, 503),
+        ({"not": {}}, 422),
+    ],
+)
+def test_the_template_is_an_error_where_it_does_not_satisfy_the_schema(
+    world: World, client: httpx.Client, echo: Moody, schema: dict[str, object], status: int
+) -> None:
+    echo.errors = {version.hash: [GONE] for version in (world.adapter, world.base)}
+    declared(world, '{"a": "later", "b": 2}')
+    answer = client.post("/v1/generate", json={**ASK, "json_schema": schema})
+    assert answer.status_code == status
+    [logged] = world.log()
+    assert (logged.status, logged.cost_nano) == (status, 0)
+    assert (logged.tier == "safe_template") is (status == 200)
+
+
 def test_the_template_answers_where_no_engine_can_even_be_reached(
     world: World, client: httpx.Client, echo: Moody
 ) -> None:

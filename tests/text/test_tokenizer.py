@@ -104,3 +104,46 @@ def test_text_is_given_at_once_when_it_is_certain(tokenizer: Tokenizer) -> None:
     for token in tokenizer.encode("plain words"):
         assert detokenizer.push([token]) == tokenizer.decode([token])
     assert detokenizer.flush() == ""
+
+
+@given(text=st.text("ab é你🙂\n<>", max_size=12))
+def test_the_bytes_of_tokens_are_those_of_the_text(tokenizer: Tokenizer, text: str) -> None:
+    ids = tokenizer.encode(text)
+    assert b"".join(map(tokenizer.bytes_of, ids)) == text.encode()
+    assert tokenizer.bytes_of(tokenizer.size) == b""
+    assert tokenizer.bytes_of(2) == b"<|im_end|>"
+
+
+@pytest.fixture(scope="module")
+def falling_back(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
+    """As SentencePiece makes them: words with a mark for the space, bytes for what has no word."""
+    from tokenizers import Tokenizer as Inner
+    from tokenizers import decoders, models, normalizers
+
+    words = ["<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", "a", "b", "▁a"]
+    inner = Inner(
+        models.BPE(
+            {word: id for id, word in enumerate(words)},
+            [("▁", "a")],
+            unk_token="<unk>",
+            byte_fallback=True,
+        )
+    )
+    inner.normalizer = normalizers.Replace(" ", "▁")
+    inner.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
+    folder = tmp_path_factory.mktemp("falling back")
+    inner.save(str(folder / "tokenizer.json"))
+    return Tokenizer(folder)
+
+
+@given(text=st.text("ab é你🙂\n", max_size=12))
+def test_bytes_that_stand_for_characters_come_whole(falling_back: Tokenizer, text: str) -> None:
+    """A character over four tokens comes with its last one, and nothing before it is half of it."""
+    ids = falling_back.encode(text)
+    stream = Detokenizer(falling_back)
+    pieces = [stream.push([token]) for token in ids]
+    assert "".join(pieces) + stream.flush() == text
+    assert "\N{REPLACEMENT CHARACTER}" not in "".join(pieces)
+    assert b"".join(map(falling_back.bytes_of, ids)) == text.encode()

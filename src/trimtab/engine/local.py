@@ -93,6 +93,7 @@ class LocalEngine:
             prefix_cache=fast,
             priority=True,
             merged=True,
+            grammar=True,
         )
 
     async def load(self, files: VersionFiles) -> None:

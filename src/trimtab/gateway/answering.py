@@ -37,6 +37,9 @@ class Work(Protocol[Given]):
     def size(self, prepared: Prepared, served: Served) -> tuple[int, int]:
         """Tokens of completion to hold the price of, and the least that must be held."""
 
+    async def stands_in(self, text: str) -> bool:
+        """Whether a safe template may answer in place of a model."""
+
     async def ask(self, prepared: Prepared, visit: Visit, started: Callable[[], None]) -> Given:
         """Do it, within what the visit's hold covers. `started` hears of the first token."""
 
@@ -132,7 +135,7 @@ class Answering(Generic[Answer]):
     async def _enter(self) -> None:
         """Prepare the tier at hand, or give it up for the next one."""
         if not self._tiers:
-            self._end()
+            await self._end()
             return
         served = self._tiers[0]
         self._permit = self._desk.upstreams.breaker(served).allow()
@@ -251,15 +254,15 @@ class Answering(Generic[Answer]):
         self._prepared = None
         self._repeats = 0
 
-    def _end(self) -> None:
+    async def _end(self) -> None:
         """No engine answers: the template does, or nobody."""
         visit = self._visit
-        if self._template is None:
+        visit.degraded_reason = "; ".join(self._why) or None
+        if self._template is None or not await self._work.stands_in(self.safe_text):
             # The log shows the version that was asked for, not the last one that was tried.
-            visit.served = visit.asked
+            visit.served, visit.degraded_reason = visit.asked, None
             if isinstance(self._error, TimeoutError):
                 raise stream.too_late()
             raise self._error or EngineUnavailable("no tier could answer")
         visit.templated = visit.degraded = True
-        visit.degraded_reason = "; ".join(self._why) or None
         visit.usage, visit.finish_reason = Usage(0, 0), "stop"

@@ -3,7 +3,8 @@
 Knows shapes and bounds alone; whether a prompt fits a model is found out later.
 """
 
-from typing import Annotated, Literal, Self
+import json
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -11,6 +12,7 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    field_validator,
     model_validator,
 )
 
@@ -25,9 +27,19 @@ def _whole(text: str) -> str:
     return text
 
 
+def _absent(value: object) -> bool:
+    return value is None
+
+
 Text = Annotated[str, AfterValidator(_whole)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=128), AfterValidator(_whole)]
-Stop = Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(_whole)]
+Stop = Annotated[str, StringConstraints(min_length=1, max_length=1024), AfterValidator(_whole)]
+StopTokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=32)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Penalty = Annotated[float, Field(ge=-2, le=2, allow_inf_nan=False)]
+Repetition = Annotated[float, Field(gt=0, le=10, allow_inf_nan=False)]
+Likeliest = Annotated[int, Field(ge=0, le=20)]
+Choices = Annotated[int, Field(ge=1, le=8)]
 Scored = Annotated[str, StringConstraints(min_length=1), AfterValidator(_whole)]
 
 
@@ -62,7 +74,11 @@ class Asked(Body):
 class GenerateBody(Asked):
     """Without `max_tokens` the version's own default holds, cut to what the context leaves.
 
-    `fallback` false refuses a lower tier's answer: the best one answers, or there is an error.
+    `logprobs` are told of the answer's tokens, and of the `top_logprobs` likeliest in each place.
+    An answer that ends by `stop` satisfies the `json_schema`. `n` answers to one prompt are drawn
+    with the seeds `seed`, `seed` + 1, and so on. `deterministic` answers are the same to the last
+    bit whatever else the engine computes. `fallback` false refuses a lower tier's answer: the best
+    one answers, or there is an error.
     """
 
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
@@ -71,8 +87,38 @@ class GenerateBody(Asked):
     top_k: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     stop: Annotated[list[Stop], Field(max_length=8)] = []
+    min_p: Share = 0.0
+    repetition_penalty: Repetition = 1.0
+    presence_penalty: Penalty = 0.0
+    frequency_penalty: Penalty = 0.0
+    stop_token_ids: StopTokens = []
+    logprobs: bool = False
+    top_logprobs: Likeliest = 0
+    json_schema: dict[str, Any] | None = None
+    deterministic: bool = False
+    n: Choices = 1
     stream: bool = False
     fallback: bool = True
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_or_many(cls, stop: object) -> object:
+        return [stop] if isinstance(stop, str) else stop
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs go with logprobs: true")
+        if self.stream and self.n > 1:
+            raise ValueError("a stream tells one answer: leave n at 1")
+        if self.json_schema is not None and (self.stop or self.stop_token_ids):
+            raise ValueError("an answer under a schema ends where the schema does: leave out stop")
+        return self
+
+    @property
+    def schema_text(self) -> str | None:
+        """As JSON; the order of its properties is the order in which they are written."""
+        return None if self.json_schema is None else json.dumps(self.json_schema)
 
 
 class Continued(GenerateBody):
@@ -113,9 +159,36 @@ class Answered(BaseModel):
     cost_usd: float
 
 
-class GenerateAnswer(Answered):
+class Alternative(BaseModel):
+    """A token by its text and its bytes, of which half a character's may be the whole, and its
+    natural log-probability in the model's raw distribution."""
+
+    token: str
+    bytes: list[int]
+    logprob: float
+
+
+class TokenLogprob(Alternative):
+    top_logprobs: list[Alternative]
+
+
+class Choice(BaseModel):
+    """One of several answers to one prompt."""
+
+    index: int
     text: str
     finish_reason: Literal["stop", "length", "cancelled"]
+    logprobs: list[TokenLogprob] | None = Field(default=None, exclude_if=_absent)
+
+
+class GenerateAnswer(Answered):
+    """`text`, `finish_reason` and `logprobs` are the first answer's; `choices` has all, where `n`
+    asked for more than one."""
+
+    text: str
+    finish_reason: Literal["stop", "length", "cancelled"]
+    logprobs: list[TokenLogprob] | None = Field(default=None, exclude_if=_absent)
+    choices: list[Choice] | None = Field(default=None, exclude_if=_absent)
 
 
 class Token(BaseModel):

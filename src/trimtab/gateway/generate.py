@@ -47,8 +47,7 @@ async def _whole(
     work = Generation(body)
 
     def made() -> GenerateAnswer:
-        assert visit.finish_reason is not None
-        return GenerateAnswer(**visit.answered(), text=work.text, finish_reason=visit.finish_reason)
+        return GenerateAnswer(**visit.answered(), **work.spoken)
 
     async with replaying.released(desk, claim), desk.books.accounted(visit):
         answering = await admitted(desk, visit, body, work, streaming=False)
@@ -98,10 +97,4 @@ async def _kept_alive(desk: Desk, visit: Visit, body: GenerateBody, claim: Claim
 
 
 def done(visit: Visit, work: Generation) -> Done:
-    assert visit.finish_reason is not None
-    return Done(
-        **visit.answered(),
-        text=work.text,
-        finish_reason=visit.finish_reason,
-        ttft_ms=visit.ttft_ms,
-    )
+    return Done(**visit.answered(), **work.spoken, ttft_ms=visit.ttft_ms)

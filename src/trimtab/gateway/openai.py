@@ -11,7 +11,7 @@ from starlette.types import Receive
 
 from trimtab.canonical import canonical_json
 from trimtab.gateway import problems, replaying
-from trimtab.gateway.bodies import GenerateBody, Token
+from trimtab.gateway.bodies import Choice, GenerateBody, Token
 from trimtab.gateway.desk import AtDesk, Desk
 from trimtab.gateway.dialogue import AnswerCall, DeltaCall
 from trimtab.gateway.generation import Generation, admitted, answer
@@ -23,7 +23,7 @@ from trimtab.gateway.openai_bodies import (
     ChatBody,
     ChatChoice,
     ChatChunk,
-    Choice,
+    ChatLogprobs,
     Common,
     CompletionAnswer,
     CompletionBody,
@@ -32,6 +32,8 @@ from trimtab.gateway.openai_bodies import (
     DeltaChoice,
     Envelope,
     OpenAIUsage,
+    TextChoice,
+    TextLogprobs,
 )
 from trimtab.gateway.problems import Problem
 from trimtab.gateway.stream import Emit, EventStream, unless_gone
@@ -69,32 +71,52 @@ class Chat:
         self._reading = None if offer is None else offer.listener()
         self._first = True
 
-    def whole(self, visit: Visit, text: str) -> Envelope:
-        spoken, calls = (text, None) if self._offer is None else self._offer.read(text, visit.id)
-        message = AnswerMessage(content=spoken, tool_calls=calls)
-        choice = ChatChoice(message=message, finish_reason=_reason(visit, calls))
-        return ChatAnswer(**_around(visit, "chat.completion"), choices=[choice])
+    def whole(self, visit: Visit, work: Generation) -> Envelope:
+        choices = [self._choice(visit.id, choice) for choice in work.choices]
+        return ChatAnswer(**_around(visit, "chat.completion"), choices=choices)
+
+    def _choice(self, id: str, choice: Choice) -> ChatChoice:
+        spoken: str | None = choice.text
+        calls: list[AnswerCall] | None = None
+        if self._offer is not None:
+            id = f"{id}.{choice.index}" if choice.index else id
+            spoken, calls = self._offer.read(choice.text, id)
+        return ChatChoice(
+            index=choice.index,
+            message=AnswerMessage(content=spoken, tool_calls=calls),
+            finish_reason=_reason(choice, calls),
+            logprobs=self._logprobs(choice),
+        )
 
     def pieces(self, visit: Visit, text: str) -> list[Envelope]:
         """What goes out for a piece of text; a part of a call waits for its end."""
         told = text if self._reading is None else self._reading.push(text)
         return [self._delta(visit, Delta(content=told))] if told else []
 
-    def end(self, visit: Visit, text: str) -> list[Envelope]:
-        """What is left of the whole answer, and why it ended."""
+    def end(self, visit: Visit, work: Generation) -> list[Envelope]:
+        """What is left of the whole answer, and why it ended, with the log-probabilities of all
+        its tokens, where they are wanted.
+        """
+        [told] = work.choices
         rest: str | None = None
         calls: list[DeltaCall] | None = None
         if self._offer is not None and self._reading is not None:
-            rest, calls = self._offer.rest(self._reading, text, visit.id)
+            rest, calls = self._offer.rest(self._reading, told.text, visit.id)
         more = [Delta(content=rest)] if rest else []
         more += [Delta(tool_calls=[call]) for call in calls or ()]
-        last = DeltaChoice(delta=Delta(), finish_reason=_reason(visit, calls))
+        last = DeltaChoice(
+            delta=Delta(), finish_reason=_reason(told, calls), logprobs=self._logprobs(told)
+        )
         return [*(self._delta(visit, delta) for delta in more), self._chunk(visit, [last])]
 
     def _delta(self, visit: Visit, delta: Delta) -> Envelope:
         if self._first:
             delta.role, self._first = "assistant", False
         return self._chunk(visit, [DeltaChoice(delta=delta)])
+
+    @staticmethod
+    def _logprobs(choice: Choice) -> ChatLogprobs | None:
+        return None if choice.logprobs is None else ChatLogprobs(content=choice.logprobs)
 
     def usage(self, visit: Visit) -> Envelope:
         return ChatChunk(**_around(visit, "chat.completion.chunk"), choices=[])
@@ -108,20 +130,34 @@ class Completions:
 
     route = "completions"
 
-    def whole(self, visit: Visit, text: str) -> Envelope:
-        choice = Choice(text=text, finish_reason=_end_of(visit))
-        return CompletionAnswer(**_around(visit, "text_completion"), choices=[choice])
+    def whole(self, visit: Visit, work: Generation) -> Envelope:
+        choices = [
+            TextChoice(
+                index=choice.index,
+                text=choice.text,
+                finish_reason=_end_of(choice),
+                logprobs=self._logprobs(choice),
+            )
+            for choice in work.choices
+        ]
+        return CompletionAnswer(**_around(visit, "text_completion"), choices=choices)
 
     def pieces(self, visit: Visit, text: str) -> list[Envelope]:
-        return [self._chunk(visit, [Choice(text=text, finish_reason=None)])]
+        return [self._chunk(visit, [TextChoice(text=text, finish_reason=None)])]
 
-    def end(self, visit: Visit, text: str) -> list[Envelope]:
-        return [self._chunk(visit, [Choice(text="", finish_reason=_end_of(visit))])]
+    def end(self, visit: Visit, work: Generation) -> list[Envelope]:
+        [told] = work.choices
+        last = TextChoice(text="", finish_reason=_end_of(told), logprobs=self._logprobs(told))
+        return [self._chunk(visit, [last])]
+
+    @staticmethod
+    def _logprobs(choice: Choice) -> TextLogprobs | None:
+        return None if choice.logprobs is None else TextLogprobs.of(choice.logprobs)
 
     def usage(self, visit: Visit) -> Envelope:
         return CompletionChunk(**_around(visit, "text_completion"), choices=[])
 
-    def _chunk(self, visit: Visit, choices: list[Choice]) -> Envelope:
+    def _chunk(self, visit: Visit, choices: list[TextChoice]) -> Envelope:
         return CompletionChunk(**_bare(visit, "text_completion"), choices=choices)
 
 
@@ -167,7 +203,7 @@ async def _answered(
     work = Generation(body)
 
     def made() -> Envelope:
-        return shape.whole(visit, work.text)
+        return shape.whole(visit, work)
 
     async with replaying.released(desk, claim), desk.books.accounted(visit):
         answering = await admitted(desk, visit, body, work, streaming=False)
@@ -194,7 +230,7 @@ async def _streamed(
         async with desk.books.accounted(visit):
             await unless_gone(receive, answer(answering, work), answering.left_s)
             await desk.books.close(visit)
-        for piece in shape.end(visit, work.text):
+        for piece in shape.end(visit, work):
             await send("end of text", piece)
         if asked.include_usage:
             await send("usage", shape.usage(visit))
@@ -230,13 +266,13 @@ def _around(visit: Visit, kind: str) -> dict[str, Any]:
 
 
 def _reason(
-    visit: Visit, calls: Sequence[AnswerCall] | None
+    choice: Choice, calls: Sequence[AnswerCall] | None
 ) -> Literal["stop", "length", "tool_calls"]:
-    return "tool_calls" if calls else _end_of(visit)
+    return "tool_calls" if calls else _end_of(choice)
 
 
-def _end_of(visit: Visit) -> Literal["stop", "length"]:
-    return "length" if visit.finish_reason == "length" else "stop"
+def _end_of(choice: Choice) -> Literal["stop", "length"]:
+    return "length" if choice.finish_reason == "length" else "stop"
 
 
 def _sparse(data: BaseModel) -> str:

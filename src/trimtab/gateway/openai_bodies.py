@@ -4,11 +4,26 @@ Fields that ask for what is not offered are known by name and accepted with the 
 nothing, so that a client hears at once what it cannot have.
 """
 
-from typing import Annotated, Any, Literal
+import itertools
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, Field, ValidationInfo, field_validator
+from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
 
-from trimtab.gateway.bodies import Body, Continued, Name, Stop, Text
+from trimtab.gateway.bodies import (
+    Body,
+    Choices,
+    Continued,
+    Likeliest,
+    Name,
+    Penalty,
+    Repetition,
+    Share,
+    Stop,
+    StopTokens,
+    Text,
+    TokenLogprob,
+)
 from trimtab.gateway.dialogue import (
     MOST_TOOLS,
     AnswerCall,
@@ -25,12 +40,38 @@ class StreamOptions(Body):
     include_usage: bool = False
 
 
-class ResponseFormat(Body):
-    type: Literal["text"]
+class PlainFormat(Body):
+    type: Literal["text", "json_object"]
+
+
+class NamedSchema(Body):
+    """Always held to, `strict` or not."""
+
+    name: Annotated[str, Field(max_length=64)] = ""
+    description: str | None = None
+    json_schema: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None
+
+
+class SchemaFormat(Body):
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+
+ResponseFormat = Annotated[PlainFormat | SchemaFormat, Field(discriminator="type")]
+
+
+def schema_of(form: PlainFormat | SchemaFormat | None) -> dict[str, Any] | None:
+    """What an answer is held to; any object at all for `json_object`."""
+    if isinstance(form, SchemaFormat):
+        return form.json_schema.json_schema
+    return {"type": "object"} if form is not None and form.type == "json_object" else None
 
 
 class Common(Body):
-    """Sampling as OpenAI documents it, its defaults included."""
+    """Sampling as OpenAI documents it, its defaults included, and what others have added to it:
+    `top_k`, `min_p`, `repetition_penalty`, `stop_token_ids` and `deterministic`.
+    """
 
     model: Name
     temperature: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = 1.0
@@ -40,16 +81,20 @@ class Common(Body):
     stream: bool | None = False
     stream_options: StreamOptions | None = None
     user: Annotated[str, Field(max_length=128)] | None = None
-    n: Literal[1] | None = 1
-    presence_penalty: float | None = 0.0
-    frequency_penalty: float | None = 0.0
+    n: Choices | None = 1
+    presence_penalty: Penalty | None = 0.0
+    frequency_penalty: Penalty | None = 0.0
+    top_k: Annotated[int, Field(ge=0, le=1_000_000)] = 0
+    min_p: Share = 0.0
+    repetition_penalty: Repetition = 1.0
+    stop_token_ids: StopTokens = Field(default_factory=list)
+    deterministic: bool = False
 
-    @field_validator("presence_penalty", "frequency_penalty")
-    @classmethod
-    def _no_penalties(cls, value: float | None) -> float | None:
-        if value:
-            raise ValueError("penalties are not offered here; leave it at 0")
-        return value
+    @model_validator(mode="after")
+    def _streams_tell_one(self) -> Self:
+        if self.stream and self.n is not None and self.n > 1:
+            raise ValueError("a stream tells one answer: leave n at 1")
+        return self
 
     @property
     def include_usage(self) -> bool:
@@ -64,6 +109,14 @@ class Common(Body):
             "seed": self.seed,
             "stop": stop or [],
             "stream": bool(self.stream),
+            "n": self.n or 1,
+            "presence_penalty": self.presence_penalty or 0.0,
+            "frequency_penalty": self.frequency_penalty or 0.0,
+            "top_k": self.top_k,
+            "min_p": self.min_p,
+            "repetition_penalty": self.repetition_penalty,
+            "stop_token_ids": self.stop_token_ids,
+            "deterministic": self.deterministic,
         }
 
 
@@ -72,10 +125,22 @@ class ChatBody(Common):
     max_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     max_completion_tokens: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
     response_format: ResponseFormat | None = None
-    logprobs: Literal[False] | None = None
+    logprobs: bool | None = None
+    top_logprobs: Likeliest | None = None
+
     tools: Annotated[list[ToolBody], Field(max_length=MOST_TOOLS)] | None = None
     tool_choice: Chosen | None = None
     parallel_tool_calls: bool | None = True
+
+    @model_validator(mode="after")
+    def _together(self) -> Self:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs go with logprobs: true")
+        if schema_of(self.response_format) is not None and (self.stop or self.stop_token_ids):
+            raise ValueError("an answer under a schema ends where the schema does: leave out stop")
+        if schema_of(self.response_format) is not None and self.tools:
+            raise ValueError("a schema and tools do not go together: leave out one of them")
+        return self
 
     @field_validator("tools")
     @classmethod
@@ -105,6 +170,9 @@ class ChatBody(Common):
             max_tokens=self.max_completion_tokens or self.max_tokens,
             tools=() if choice == "none" else tuple(self.tools or ()),
             choice=choice.function.name if isinstance(choice, ChosenTool) else choice,
+            json_schema=schema_of(self.response_format),
+            logprobs=bool(self.logprobs),
+            top_logprobs=self.top_logprobs or 0,
         )
 
 
@@ -116,11 +184,17 @@ class CompletionBody(Common):
     echo: Literal[False] | None = False
     suffix: None = None
     best_of: Literal[1] | None = 1
-    logprobs: None = None
+    logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
 
     def ours(self) -> Continued:
         prompt = self.prompt if isinstance(self.prompt, str) else self.prompt[0]
-        return Continued(**self.sampling(), prompt=prompt, max_tokens=self.max_tokens or 16)
+        return Continued(
+            **self.sampling(),
+            prompt=prompt,
+            max_tokens=self.max_tokens or 16,
+            logprobs=self.logprobs is not None,
+            top_logprobs=self.logprobs or 0,
+        )
 
 
 class CachedTokens(BaseModel):
@@ -141,18 +215,43 @@ class AnswerMessage(BaseModel):
     tool_calls: list[AnswerCall] | None = None
 
 
+class ChatLogprobs(BaseModel):
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+class TextLogprobs(BaseModel):
+    """`text_offset` counts the characters of the tokens before."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]] | None
+    text_offset: list[int]
+
+    @classmethod
+    def of(cls, told: Sequence[TokenLogprob]) -> "TextLogprobs":
+        lengths = [len(one.token) for one in told]
+        tops = [{each.token: each.logprob for each in one.top_logprobs} for one in told]
+        return cls(
+            tokens=[one.token for one in told],
+            token_logprobs=[one.logprob for one in told],
+            top_logprobs=tops if any(tops) else None,
+            text_offset=[0, *itertools.accumulate(lengths[:-1])] if lengths else [],
+        )
+
+
 class ChatChoice(BaseModel):
     index: int = 0
     message: AnswerMessage
     finish_reason: Literal["stop", "length", "tool_calls"]
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
 
 
-class Choice(BaseModel):
+class TextChoice(BaseModel):
     index: int = 0
     text: str
     finish_reason: Literal["stop", "length"] | None
-    logprobs: None = None
+    logprobs: TextLogprobs | None = None
 
 
 class Delta(BaseModel):
@@ -165,7 +264,7 @@ class DeltaChoice(BaseModel):
     index: int = 0
     delta: Delta
     finish_reason: Literal["stop", "length", "tool_calls"] | None = None
-    logprobs: None = None
+    logprobs: ChatLogprobs | None = None
 
 
 class Envelope(BaseModel):
@@ -185,7 +284,7 @@ class ChatAnswer(Envelope):
 
 
 class CompletionAnswer(Envelope):
-    choices: list[Choice]
+    choices: list[TextChoice]
 
 
 class ChatChunk(Envelope):
@@ -193,4 +292,4 @@ class ChatChunk(Envelope):
 
 
 class CompletionChunk(Envelope):
-    choices: list[Choice]
+    choices: list[TextChoice]

@@ -32,6 +32,9 @@ class Scoring:
         check_fit(prepared, max(map(len, self._completions)), "completions")
         return self._total, self._total
 
+    async def stands_in(self, text: str) -> bool:
+        return False
+
     async def ask(
         self, prepared: Prepared, visit: Visit, started: Callable[[], None]
     ) -> Sequence[Score]:

@@ -60,6 +60,7 @@ class Visit:
     runtime: Runtime | None = None
     reserved: Reserved | None = None
     usage: Usage = field(default_factory=lambda: Usage(0, 0))
+    counted: dict[int, Usage] = field(default_factory=dict)
     ttft_ms: float | None = None
     finish_reason: FinishReason | None = None
     attempts: int = 0
@@ -104,16 +105,25 @@ class Visit:
         """Forget what an attempt before this one used: nobody has seen it, and nobody pays it."""
         self.attempts += 1
         self.usage, self.ttft_ms, self.finish_reason = Usage(0, 0), None, None
+        self.counted.clear()
 
-    def count(self, chunk: Chunk, prompt_tokens: int) -> None:
-        """Add what a chunk brought; the engine's own count, in the last one, replaces ours."""
+    def count(self, chunk: Chunk, prompt_tokens: int, choice: int = 0) -> None:
+        """Add what a chunk of one of the choices brought; the engine's own count, in its last one,
+        replaces ours. The prompt counts once, however many choices it has.
+        """
         if self.ttft_ms is None and chunk.tokens:
             self.ttft_ms = self.elapsed_ms()
+        before = self.counted.get(choice, Usage(prompt_tokens, 0))
         if chunk.usage is not None:
-            self.usage = chunk.usage
-            self.finish_reason = chunk.finish_reason
+            self.counted[choice] = chunk.usage
         elif chunk.tokens:
-            self.usage = Usage(prompt_tokens, self.usage.completion + len(chunk.tokens))
+            self.counted[choice] = Usage(prompt_tokens, before.completion + len(chunk.tokens))
+        if counted := self.counted.values():
+            self.usage = Usage(
+                max(usage.prompt for usage in counted),
+                sum(usage.completion for usage in counted),
+                min(usage.cached for usage in counted),
+            )
 
     def answered(self) -> dict[str, Any]:
         """The fields that every answer carries. The books must be closed, the cost known."""

@@ -4,6 +4,7 @@ Knows nothing of messages or templates; no torch, no transformers.
 """
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,21 @@ from trimtab.errors import DataError
 
 # What a decoder puts where bytes are not UTF-8, or not yet.
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+METASPACE = "\N{LOWER ONE EIGHTH BLOCK}"
+# A byte that has no token of its own, as SentencePiece writes it.
+BYTE = re.compile("<0x([0-9A-F]{2})>")
+
+
+def _alphabet() -> dict[str, int]:
+    """The characters that byte-level tokenizers write for bytes: itself where it can be seen, else
+    the next of those from 256 on (Radford et al., 2019)."""
+    seen = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), 256)]
+    hidden = [byte for byte in range(256) if byte not in seen]
+    return {chr(byte): byte for byte in seen} | {chr(256 + i): b for i, b in enumerate(hidden)}
+
+
+BYTES = _alphabet()
 
 
 class Tokenizer:
@@ -38,6 +54,9 @@ class Tokenizer:
         self.eos_token = token_text(config.get("eos_token"))
         self.pad_token = token_text(config.get("pad_token"))
         added = self._inner.get_added_tokens_decoder()
+        self._added = frozenset(added)
+        decoder = self._inner.decoder
+        self._by_bytes = decoder is not None and b'"ByteLevel"' in decoder.__getstate__()
         self._special = frozenset(number for number, token in added.items() if token.special)
 
     @property
@@ -53,6 +72,22 @@ class Tokenizer:
     def decode(self, ids: Sequence[int], keep_special: bool = False) -> str:
         """Text of the ids; special tokens are left out unless they are asked for."""
         return self._inner.decode(list(ids), skip_special_tokens=not keep_special)
+
+    def bytes_of(self, token: int) -> bytes:
+        """What one token stands for, which need not be whole characters; empty for an unknown id.
+
+        A leading space that `decode` drops at the beginning of a text is kept.
+        """
+        piece = self._inner.id_to_token(token)
+        if piece is None:
+            return b""
+        if token in self._added:
+            return piece.encode()
+        if self._by_bytes:
+            return bytes(BYTES[character] for character in piece)
+        if fallen := BYTE.fullmatch(piece):
+            return bytes([int(fallen[1], 16)])
+        return piece.replace(METASPACE, " ").encode()
 
     def id_of(self, token: str) -> int | None:
         """The id of one token by its exact text, or None where the vocabulary lacks it."""

@@ -44,9 +44,7 @@ class Generate:
         return self._work
 
     def answer(self, visit: Visit, given: Any) -> BaseModel:
-        assert visit.finish_reason is not None
-        text, reason = self._work.text, visit.finish_reason
-        return GenerateAnswer(**visit.answered(), text=text, finish_reason=reason)
+        return GenerateAnswer(**visit.answered(), **self._work.spoken)
 
 
 class Score:
@@ -76,7 +74,7 @@ class OfOpenAI:
         return self._work
 
     def answer(self, visit: Visit, given: Any) -> BaseModel:
-        return self._shape.whole(visit, self._work.text)
+        return self._shape.whole(visit, self._work)
 
 
 @dataclass(frozen=True, slots=True)
