@@ -29,7 +29,7 @@ def main() -> int:
     ):
         bar = progress.add_task("cases", total=wanted)
         while (done := sum(to.cases.values())) < wanted:
-            for fuzz, examples in ((fuzz_requests, 25), (fuzz_frames, 40), (fuzz_streams, 60)):
+            for fuzz, examples in ((fuzz_requests, 4), (fuzz_frames, 10), (fuzz_streams, 10)):
                 try:
                     fuzz(to, examples, number)
                 except Exception as error:
