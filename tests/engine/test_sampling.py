@@ -17,7 +17,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from trimtab.engine.sampling import Drawn, Sampler, choose, uniform
+from trimtab.engine.drawn import Drawn
+from trimtab.engine.sampling import Sampler, choose, uniform
 from trimtab.errors import EngineError
 from trimtab.inference import GenerateRequest, Sampling
 

@@ -55,12 +55,14 @@ async def verify(
     files: VersionFiles,
     base_files: VersionFiles,
     base_engine: Engine | None = None,
+    reference: Engine | None = None,
 ) -> Verification:
     """Judge a version through the engine that will serve it.
 
     `files` are the version's and `base_files` those of the base that it was trained from; both stay
     loaded. A version that was trained whole stands on a base of its own, so the other one has
-    `base_engine`; it has nothing to fold in. Raises IdentityError before loading anything where a
+    `base_engine`; it has nothing to fold in. Copies in float32 are computed by `reference`, where
+    the engine cannot: `Capabilities.merged`. Raises IdentityError before loading anything where a
     file is not what the package's version names.
     """
     check_identity(package, files)
@@ -74,9 +76,9 @@ async def verify(
     base = await _together(beside, base_files.version, probes)
     rounding = merged = 0.0
     if runtime.dtype != "float32" and files.adapter is not None:
-        rounding = _difference(base, await _in_float32(beside, base_files, probes))
+        rounding = _difference(base, await _in_float32(reference or beside, base_files, probes))
     if files.adapter is not None:
-        merged = _difference(batched, await _in_float32(engine, files, probes))
+        merged = _difference(batched, await _in_float32(reference or engine, files, probes))
     trained = [probe.logprobs for probe in probes]
     return _judge(
         runtime=runtime.name,

@@ -16,6 +16,7 @@ from trimtab.engine.adapters import Adapters
 from trimtab.engine.batch import Part, lay_out
 from trimtab.engine.blocks import BLOCK, Blocks
 from trimtab.engine.cache import Cache, block_bytes
+from trimtab.engine.drawn import Drawn
 from trimtab.engine.family import Shape
 from trimtab.engine.faults import unexpected
 from trimtab.engine.jobs import GenerateJob, Job
@@ -23,7 +24,7 @@ from trimtab.engine.llama import Llama
 from trimtab.engine.lora import read_config
 from trimtab.engine.ops import TorchOps, pick_ops
 from trimtab.engine.rope import frequencies
-from trimtab.engine.sampling import Drawn, choose, not_finite
+from trimtab.engine.sampling import choose, not_finite
 from trimtab.engine.schedule import Schedule, Share
 from trimtab.engine.sequence import Generation, Scoring, Sequence, sequences
 from trimtab.engine.weights import load_weights

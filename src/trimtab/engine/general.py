@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 
 from trimtab.engine.answer import Answer
 from trimtab.engine.decode import Decoder, score_rows
+from trimtab.engine.drawn import Drawn
 from trimtab.engine.load import load_base
 from trimtab.engine.overlay import Overlay, lay_over, merged
-from trimtab.engine.sampling import Drawn, Sampler, choose
+from trimtab.engine.sampling import Sampler, choose
 from trimtab.errors import BaseError, EngineError
 from trimtab.inference import (
     Chunk,

@@ -92,8 +92,8 @@ class LocalEngine:
             dict.fromkeys(MIXED, "mixed" if fast else "alone") | dict.fromkeys(ALONE, "alone"),
             prefix_cache=fast,
             priority=True,
-            merged=True,
             grammar=True,
+            merged=True,
         )
 
     async def load(self, files: VersionFiles) -> None:

@@ -1,8 +1,9 @@
 """The engine process: `python -m trimtab.engine.process --socket PATH --base FOLDER`.
 
-With `--encoder FOLDER` in place of a base it makes embeddings, and nothing else. Prints one line,
-"ready", when it serves, and logs to stderr. SIGTERM lets it finish what it admitted. With
-`--parent-fd` it leaves at once when its parent is gone.
+With `--encoder FOLDER` in place of a base it makes embeddings, and nothing else. With `--vllm-url`
+or `--vllm-env` a vLLM server computes, one that runs already or one that is started from that
+environment. Prints one line, "ready", when it serves, and logs to stderr. SIGTERM lets it finish
+what it admitted. With `--parent-fd` it leaves at once when its parent is gone.
 """
 
 import argparse
@@ -13,23 +14,25 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trimtab.child import leave_with_parent
 from trimtab.engine.protocol import MAX_FRAME
-from trimtab.errors import InUse, TrimtabError
+from trimtab.errors import EngineUnavailable, InUse, TrimtabError
 
 if TYPE_CHECKING:
     from trimtab.engine.encoding import EncoderEngine
     from trimtab.engine.local import LocalEngine
+    from trimtab.engine.vllm import VllmEngine
 
-    Computing = LocalEngine | EncoderEngine
+    Computing = LocalEngine | EncoderEngine | VllmEngine
 
 DRAIN_S = 8.0
 FLUSH_S = 1.0
+ALIVE_S = 0.5
 
 # Read by libraries when they are imported, so they are set before. Threads that wait spin for about
 # a millisecond: asleep at once they cost a quiet machine half its speed, and spinning on they slow
@@ -54,7 +57,7 @@ def main() -> int:
     os.umask(0o077)
     try:
         with claimed(arguments.socket):
-            asyncio.run(serve(_engine(arguments), arguments.socket))
+            asyncio.run(_run(arguments))
     except TrimtabError as error:
         log.error("%s%s", error.message, f" ({error.hint})" if error.hint else "")
         return error.exit_code
@@ -67,8 +70,25 @@ def _arguments() -> argparse.Namespace:
     held = parser.add_mutually_exclusive_group(required=True)
     held.add_argument("--base", type=Path)
     held.add_argument("--encoder", type=Path)
+    chosen = parser.add_mutually_exclusive_group()
+    chosen.add_argument("--vllm-url")
+    chosen.add_argument("--vllm-env", type=Path)
     parser.add_argument("--parent-fd", type=int)
     return parser.parse_args()
+
+
+async def _run(arguments: argparse.Namespace) -> None:
+    if not (arguments.vllm_url or arguments.vllm_env):
+        await serve(_engine(arguments), arguments.socket)
+        return
+    from trimtab.engine import vllm_server
+
+    if arguments.vllm_url:
+        opened = vllm_server.given(arguments.vllm_url, arguments.base)
+    else:
+        opened = vllm_server.started(arguments.vllm_env, arguments.base)
+    async with opened as engine:
+        await serve(engine, arguments.socket, engine.alive)
 
 
 def _engine(arguments: argparse.Namespace) -> "Computing":
@@ -104,8 +124,12 @@ def claimed(socket: Path) -> Iterator[None]:
         socket.unlink(missing_ok=True)
 
 
-async def serve(engine: "Computing", socket: Path) -> None:
-    """Serve until SIGTERM or SIGINT, then drain."""
+async def serve(
+    engine: "Computing", socket: Path, alive: Callable[[], bool] = lambda: True
+) -> None:
+    """Serve until SIGTERM or SIGINT, then drain. Raises EngineUnavailable where what computes
+    behind the engine is not `alive` any more.
+    """
     from trimtab.engine.server import Connection
 
     connections: set[Connection] = set()
@@ -121,8 +145,12 @@ async def serve(engine: "Computing", socket: Path) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     server = await asyncio.start_unix_server(accept, socket, limit=MAX_FRAME)
     print("ready", flush=True)
-    await stopped.wait()
+    while not stopped.is_set() and alive():
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stopped.wait(), ALIVE_S)
     server.close()
+    if not alive():
+        raise EngineUnavailable("what computes behind the engine ended", hint="its words are above")
     await engine.drain(DRAIN_S)
     await asyncio.gather(*(connection.finish(FLUSH_S) for connection in connections))
 

@@ -10,10 +10,10 @@ import math
 import secrets
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 
+from trimtab.engine.drawn import Drawn
 from trimtab.engine.grammar import Grammar
 from trimtab.errors import EngineError, RequestRefused
 from trimtab.inference import GenerateRequest, Sampling, Top
@@ -21,15 +21,6 @@ from trimtab.inference import GenerateRequest, Sampling, Top
 # So many of the best tokens nearly always hold the mass that `top_p` asks for; sorting these alone
 # costs a tenth of sorting a vocabulary.
 NUCLEUS = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """A token, its natural log-probability in the model's raw distribution, and the likeliest."""
-
-    token: int
-    logprob: float
-    top: Top = ()
 
 
 class Sampler:

@@ -4,8 +4,9 @@ from collections.abc import Sequence as Row
 
 from trimtab.engine.answer import Answer
 from trimtab.engine.blocks import BLOCK, chain
+from trimtab.engine.drawn import Drawn
 from trimtab.engine.jobs import GenerateJob, Job, ScoreJob
-from trimtab.engine.sampling import Drawn, Sampler
+from trimtab.engine.sampling import Sampler
 from trimtab.errors import TrimtabError
 from trimtab.inference import Score, VersionFiles
 from trimtab.text.tokenizer import Tokenizer
