@@ -71,7 +71,7 @@ class Data(Section):
 
 
 class Train(Section):
-    objective: Literal["sft", "dpo"] = "sft"
+    objective: Literal["sft", "dpo", "kto", "orpo", "reward", "grpo", "rloo", "ppo"] = "sft"
     method: Literal["lora", "rslora", "dora", "full"] = "lora"
     rank: Annotated[int, Field(ge=1, le=512)] = 16
     alpha: Annotated[float, Field(gt=0)] = 32
@@ -85,6 +85,7 @@ class Train(Section):
     seed: int = 17
     budget_usd: Annotated[float, Field(ge=0)] | None = None
     deadline_hours: Annotated[float, Field(gt=0)] | None = None
+    rewards: list[str] = ["exact_match"]
     extra: dict[str, Any] = {}
 
 

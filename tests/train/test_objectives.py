@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,6 +19,7 @@ from trimtab.train.lesson import Lesson
 from trimtab.train.objectives import OBJECTIVES, Needs, objective_of
 from trimtab.train.preflight import preflight
 from trimtab.train.prepare import Prepared, prepare
+from trimtab.train.rewards import Reward, Rollout, scores
 from trimtab.train.rows import Answers
 from trimtab.train.run import RunResult
 from trimtab.train.settings import TrainSettings
@@ -184,3 +186,192 @@ def test_an_unknown_objective_lists_the_known() -> None:
     with pytest.raises(ProjectError, match="no objective 'dop'") as caught:
         objective_of("dop")
     assert "dpo" in caught.value.hint
+
+
+def judged(records: Records) -> list[Lesson]:
+    """Half of the answers good, half of them bad."""
+    return [
+        Lesson(
+            (*r.prompt, Message("assistant", r.answer if i % 2 else r.rejected)), good=i % 2 == 1
+        )
+        for i, r in enumerate(records)
+    ]
+
+
+def length(rollouts: Sequence[Rollout]) -> list[float]:
+    """A reward that a random model can learn: answers of few characters."""
+    return [-len(each.answer) / 10 for each in rollouts]
+
+
+SHORT = Reward("short", "short", length)
+
+
+def test_kto_is_that_of_plain_trl(
+    base: Path, chat: ChatFormat, records: Records, tmp_path: Path
+) -> None:
+    from trl import KTOConfig, KTOTrainer
+
+    from trimtab.train.model import quiet
+    from trimtab.train.trainer import tokenizer_of
+
+    settings = settings_of("kto", learning_rate=1e-3)
+    result = train(base, chat, judged(records), settings, tmp_path / "run")
+    ready = prepared(base, chat, judged(records), settings)
+    rows = [row for row in ready.laid_out if isinstance(row, Answers)]
+    data = [
+        {"prompt": text["prompt"], "completion": text["chosen"], "label": row.good}
+        for text, row in zip(texts(ready, chat), rows, strict=True)
+    ]
+    assert {row["label"] for row in data} == {True, False}
+    with quiet():
+        trainer = KTOTrainer(
+            model=ready.attached.model,
+            args=KTOConfig(**plain_arguments(tmp_path / "plain", settings, max_length=None)),
+            train_dataset=Dataset.from_list(data),
+            processing_class=tokenizer_of(ready),
+        )
+        theirs = plain_losses(trainer)
+    assert [point["loss"] for point in curve(result)] == pytest.approx(theirs, abs=1e-5)
+
+
+def test_orpo_is_that_of_plain_trl(
+    base: Path, chat: ChatFormat, records: Records, tmp_path: Path
+) -> None:
+    from trl.experimental.orpo import ORPOConfig, ORPOTrainer
+
+    from trimtab.train.model import quiet
+    from trimtab.train.trainer import tokenizer_of
+
+    settings = settings_of("orpo", learning_rate=1e-3)
+    result = train(base, chat, records, settings, tmp_path / "run")
+    ready = prepared(base, chat, records, settings)
+    tokenizer = tokenizer_of(ready)
+    # It would put one before each prompt; the template has written what stands there.
+    tokenizer.bos_token = None
+    with quiet():
+        trainer = ORPOTrainer(
+            model=ready.attached.model,
+            args=ORPOConfig(**plain_arguments(tmp_path / "plain", settings, max_length=512)),
+            train_dataset=Dataset.from_list(texts(ready, chat)),
+            processing_class=tokenizer,
+        )
+        theirs = plain_losses(trainer)
+    assert [point["loss"] for point in curve(result)] == pytest.approx(theirs, abs=1e-4)
+
+
+def test_a_reward_model_is_that_of_plain_trl_and_ranks(
+    base: Path, chat: ChatFormat, records: Records, tmp_path: Path
+) -> None:
+    from trl import RewardConfig, RewardTrainer
+
+    from trimtab.train.model import quiet
+    from trimtab.train.reward_model import RewardModel
+    from trimtab.train.trainer import tokenizer_of
+
+    settings = settings_of("reward", epochs=2)
+    result = train(base, chat, records, settings, tmp_path / "run")
+    ready = prepared(base, chat, records, settings)
+    data = [
+        {side: text["prompt"] + text[side] for side in ("chosen", "rejected")}
+        for text in texts(ready, chat)
+    ]
+    with quiet():
+        trainer = RewardTrainer(
+            model=ready.attached.model,
+            args=RewardConfig(**plain_arguments(tmp_path / "plain", settings, max_length=None)),
+            train_dataset=Dataset.from_list(data),
+            processing_class=tokenizer_of(ready),
+        )
+        theirs = plain_losses(trainer)
+    ours = curve(result)
+    assert [point["loss"] for point in ours] == pytest.approx(theirs, abs=1e-5)
+    assert ours[-1]["loss"] < ours[0]["loss"]
+    model = RewardModel(base, result.files.adapter, chat)
+    chosen = model.scores([r.messages for r in records])
+    worse = model.scores([(*r.prompt, Message("assistant", r.rejected)) for r in records])
+    assert sum(a > b for a, b in zip(chosen, worse, strict=True)) >= 22
+
+
+def test_grpo_is_that_of_plain_trl(
+    base: Path, chat: ChatFormat, records: Records, tmp_path: Path
+) -> None:
+    from trl import GRPOConfig, GRPOTrainer
+
+    from trimtab.train.model import quiet
+    from trimtab.train.trainer import tokenizer_of
+
+    extra = {"num_generations": 4, "max_completion_length": 8, "beta": 0.05}
+    settings = settings_of("grpo", learning_rate=1e-3, batch_size=8, extra=extra)
+    result = train(base, chat, records, settings, tmp_path / "run", rewards=[SHORT])
+    checked = preflight(chat, records, 512, OBJECTIVES["grpo"])
+    ready = prepare(base, settings, checked, records, [SHORT])
+    prompts = [chat.tokenizer.decode(row.prompt, keep_special=True) for row in ready.laid_out]
+
+    def short(*, completions: list[str], **_: Any) -> list[float]:
+        return [-len(answer) / 10 for answer in completions]
+
+    arguments = plain_arguments(tmp_path / "plain", settings, shuffle_dataset=False, **extra)
+    del arguments["train_sampling_strategy"]
+    with quiet():
+        trainer = GRPOTrainer(
+            model=ready.attached.model,
+            args=GRPOConfig(**arguments),
+            train_dataset=Dataset.from_list([{"prompt": prompt} for prompt in prompts]),
+            processing_class=tokenizer_of(ready),
+            reward_funcs=[short],
+        )
+        theirs = plain_losses(trainer)
+    assert [point["loss"] for point in curve(result)] == pytest.approx(theirs, abs=1e-5)
+    assert len(theirs) == result.steps == 12
+
+
+@pytest.mark.parametrize("objective", ["grpo", "rloo", "ppo"])
+def test_answers_of_its_own_become_what_is_rewarded(
+    base: Path, chat: ChatFormat, records: Records, tmp_path: Path, objective: str
+) -> None:
+    extra: dict[str, Any] = {"num_generations": 4, "max_completion_length": 12, "beta": 0.0}
+    if objective == "ppo":
+        extra |= {"beta": 0.01, "num_iterations": 2}
+    settings = settings_of(objective, learning_rate=0.02, batch_size=8, extra=extra, epochs=2)
+    result = train(base, chat, records, settings, tmp_path, rewards=[SHORT])
+    rewards = [point["metrics"]["reward"] for point in curve(result)]
+    third = len(rewards) // 3
+    assert sum(rewards[-third:]) / third > sum(rewards[:third]) / third + 0.1
+    assert (result.files.adapter / "adapter_model.safetensors").is_file()
+    assert result.files.probes.is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"objective": "reward", "method": "full"}, "reward by full"),
+        ({"objective": "grpo", "batch_size": 6}, "not whole groups of 4"),
+        ({"objective": "kto", "batch_size": 1}, "needs 2 at least"),
+        ({"objective": "ppo", "batch_size": 1}, "compares two answers"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(
+    base: Path,
+    chat: ChatFormat,
+    records: Records,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    message: str,
+) -> None:
+    settings = dataclasses.replace(small_settings(), **changes)
+    with pytest.raises(ProjectError, match=message):
+        train(base, chat, records, settings, tmp_path / "run", rewards=[SHORT])
+    assert not (tmp_path / "run").exists()
+
+
+def test_no_reward_is_refused(
+    base: Path, chat: ChatFormat, records: Records, tmp_path: Path
+) -> None:
+    with pytest.raises(ProjectError, match="needs one at least"):
+        train(base, chat, records, settings_of("rloo"), tmp_path)
+
+
+def test_a_reward_that_is_no_number_is_refused() -> None:
+    broken = Reward("broken", "b", lambda rollouts: [float("nan") for _ in rollouts])
+    with pytest.raises(DataError, match="'broken' gave"):
+        scores(broken, [Rollout((), "a", "b")])

@@ -20,7 +20,8 @@ data:
   # seed: 17
 
 # train:
-#   objective: sft               # or dpo, over records with a chosen and a rejected answer
+#   objective: sft               # or dpo, orpo, reward (over pairs), kto (over judged answers),
+#                                # grpo, rloo, ppo (over answers of its own and their rewards)
 #   method: lora               # or rslora, dora, full
 #   rank: 16
 #   alpha: 32
@@ -33,6 +34,7 @@ data:
 #   max_length: 512              # longer records are dropped, and listed
 #   budget_usd: 5                # a plan that costs more is refused
 #   deadline_hours: 2            # a plan that takes longer is refused
+#   rewards: [exact_match]       # or valid_json, FILE.py:FUNCTION, run:ID of a reward model
 #   extra: {{}}                    # anything else that TRL's configuration of the objective knows
 
 # evaluate:

@@ -106,7 +106,12 @@ def _superseded(work: Work, outputs: Mapping[str, Mapping[str, Any]]) -> str:
 
 
 def _refusal(work: Work, outputs: Mapping[str, Mapping[str, Any]]) -> str:
-    """Why the loop ends here: a gate that does not say better, a shadow that failed, a rollback."""
+    """Why the loop ends here: a reward model, which only ranks; a gate that does not say better, a
+    shadow that failed, a rollback.
+    """
+    if "reward_model" in outputs.get("train", {}):
+        run = outputs["train"]["run"][:12]
+        return f"a reward model is not served: name run:{run} in train.rewards"
     if "gate" in outputs and outputs["gate"]["verdict"] != "better":
         return f"the gate says {outputs['gate']['verdict']}"
     if "shadow" in outputs and not outputs["shadow"]["passed"]:

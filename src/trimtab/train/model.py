@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 
 from trimtab.errors import BaseError, IdentityError, ProjectError
 from trimtab.train.methods import Method, method_of
+from trimtab.train.objectives import objective_of
 from trimtab.train.settings import TrainSettings
 from trimtab.train.speed import Device
 
@@ -53,7 +54,8 @@ def attach(base: Path, settings: TrainSettings, device: Device) -> Attached:
     """
     transformers.set_seed(settings.seed)
     method = method_of(settings.method)
-    loaded = load(base, device, method)
+    scores = not objective_of(settings.objective).answers
+    loaded = load(base, device, method, scores=scores)
     model: Trained = _adapted(loaded, base, settings) if method.frozen else loaded
     modules = sum(isinstance(module, BaseTunerLayer) for module in model.modules())
     sizes = [(item.numel(), item.requires_grad) for item in model.parameters()]
@@ -67,12 +69,17 @@ def attach(base: Path, settings: TrainSettings, device: Device) -> Attached:
     )
 
 
-def load(base: Path, device: Device, method: Method) -> PreTrainedModel:
-    """The base on its device; what is trained whole has its master weights in float32."""
+def load(base: Path, device: Device, method: Method, *, scores: bool = False) -> PreTrainedModel:
+    """The base on its device; what is trained whole has its master weights in float32.
+
+    With `scores` it has a new scalar head, drawn from the seed, in the place of its language head.
+    """
     dtype = getattr(torch, device.dtype) if method.frozen else torch.float32
+    kind = "AutoModelForSequenceClassification" if scores else "AutoModelForCausalLM"
+    more = {"num_labels": 1} if scores else {}
     try:
-        model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            base, dtype=dtype, use_safetensors=True, local_files_only=True
+        model: Any = getattr(transformers, kind).from_pretrained(
+            base, dtype=dtype, use_safetensors=True, local_files_only=True, **more
         )
     except (OSError, ValueError) as error:
         raise BaseError(
@@ -86,7 +93,9 @@ def load(base: Path, device: Device, method: Method) -> PreTrainedModel:
 def _adapted(model: PreTrainedModel, base: Path, settings: TrainSettings) -> PeftModel:
     module = importlib.import_module(f"trimtab.train.methods.{settings.method}")
     try:
-        adapted = get_peft_model(model, module.config(settings, "CAUSAL_LM"))
+        answers = objective_of(settings.objective).answers
+        task = "CAUSAL_LM" if answers else "SEQ_CLS"
+        adapted = get_peft_model(model, module.config(settings, task))
     except ValueError as error:
         if "arget module" not in str(error):
             raise

@@ -1,13 +1,17 @@
 """What a run needs before its first step: examples, their order, the base with its adapter."""
 
 import importlib.metadata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trimtab.errors import DataError
+from trimtab.train.lesson import Lesson
 from trimtab.train.objectives import Objective, objective_of
 from trimtab.train.order import batch_order
 from trimtab.train.preflight import Preflight
+from trimtab.train.rewards import Reward
 from trimtab.train.rows import Row
 from trimtab.train.settings import TrainSettings
 from trimtab.train.speed import Device, device
@@ -29,6 +33,8 @@ class Prepared:
     attached: "Attached"
     base_fingerprint: str
     order: list[list[int]]
+    lessons: Sequence[Lesson] = ()
+    rewards: Sequence[Reward] = ()
 
     @property
     def objective(self) -> Objective:
@@ -41,7 +47,7 @@ class Prepared:
 
     @property
     def steps(self) -> int:
-        return -(-len(self.order) // self.settings.accumulation)
+        return -(-len(self.order) // self.settings.accumulation) * self.settings.iterations
 
     @property
     def step_examples(self) -> list[list[Row]]:
@@ -49,7 +55,11 @@ class Prepared:
         size = self.settings.accumulation
         cut = [self.order[i : i + size] for i in range(0, len(self.order), size)]
         examples = self.checked.examples
-        return [[examples[place] for batch in batches for place in batch] for batches in cut]
+        return [
+            [examples[place] for batch in batches for place in batch]
+            for batches in cut
+            for _ in range(self.settings.iterations)
+        ]
 
     def asked(self) -> dict[str, Any]:
         """What makes this run this run: its hash is the run's identity."""
@@ -59,19 +69,50 @@ class Prepared:
             "base_fingerprint": self.base_fingerprint,
             "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
             "machine": [self.machine.name, self.machine.dtype],
+            "rewards": [reward.identity for reward in self.rewards],
         }
 
 
-def prepare(base: Path, settings: TrainSettings, checked: Preflight) -> Prepared:
-    """Load the base, attach the adapter, lay out the order."""
+def prepare(
+    base: Path,
+    settings: TrainSettings,
+    checked: Preflight,
+    lessons: Sequence[Lesson] = (),
+    rewards: Sequence[Reward] = (),
+) -> Prepared:
+    """Load the base, attach the adapter, lay out the order.
+
+    Raises DataError where there are too few prompts for one batch of answers.
+    """
     from trimtab.train.model import attach
 
     machine = device()
     attached = attach(base, settings, machine)
+    objective = objective_of(settings.objective)
+    width = settings.batch_size
+    if objective.rollouts:
+        width = max(1, settings.batch_size // settings.generations)
     order = batch_order(
         [example.longest for example in checked.examples],
         examples=settings.examples(len(checked.examples)),
-        batch_size=settings.batch_size,
+        batch_size=width,
         seed=settings.seed,
     )
-    return Prepared(base, settings, machine, checked, attached, attached.base_fingerprint, order)
+    if objective.rollouts:
+        order = _whole(order, width, settings.accumulation)
+    fingerprint = attached.base_fingerprint
+    return Prepared(
+        base, settings, machine, checked, attached, fingerprint, order, lessons, rewards
+    )
+
+
+def _whole(order: list[list[int]], width: int, accumulation: int) -> list[list[int]]:
+    """The steps that are full: answers are compared within a batch."""
+    whole = [batch for batch in order if len(batch) == width]
+    whole = whole[: len(whole) // accumulation * accumulation]
+    if not whole:
+        raise DataError(
+            f"{len(order)} batches of prompts do not fill one step of {accumulation} x {width}",
+            hint="lower train.batch_size or train.accumulation, or add records",
+        )
+    return whole

@@ -12,7 +12,9 @@ from trimtab.errors import ProjectError
 from trimtab.train.methods import method_of
 from trimtab.train.objectives import Objective, objective_of
 
+# Full fine-tuning moves every weight, so each moves less.
 FULL_SHARE = 0.1
+GENERATIONS = 4
 
 # Fields of TRL's configurations that a field of the project, or this room's own data path, already
 # decides.
@@ -41,6 +43,9 @@ OWNED = {
     "logging_nan_inf_filter": "a loss that is not finite stops the run",
     "disable_tqdm": "progress is shown by the command line",
     "push_to_hub": "versions go to the registry",
+    "shuffle_dataset": "the order is fixed by train.seed, so that a run can go on",
+    "steps_per_generation": "answers are made anew for every step; set train.extra.num_iterations",
+    "generation_batch_size": "set train.batch_size and train.accumulation",
 }
 
 
@@ -82,6 +87,18 @@ class TrainSettings:
             return self.learning_rate
         rate = objective_of(self.objective).rate
         return rate if method_of(self.method).frozen else rate * FULL_SHARE
+
+    @property
+    def generations(self) -> int:
+        """Answers to each prompt, where the objective learns from answers of the model's own."""
+        asked: int = self.extra.get("num_generations", min(GENERATIONS, self.batch_size))
+        return asked
+
+    @property
+    def iterations(self) -> int:
+        """How often a batch of answers is learnt from before new ones are made."""
+        asked: int = self.extra.get("num_iterations", 1)
+        return asked
 
     def examples(self, records: int) -> int:
         """How many examples the run sees, over all its epochs."""

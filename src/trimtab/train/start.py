@@ -18,8 +18,10 @@ from trimtab.text.chat import ChatFormat
 from trimtab.train import checkpoint, curve, probes
 from trimtab.train.lesson import Lesson
 from trimtab.train.objectives import objective_of
+from trimtab.train.pairing import check
 from trimtab.train.preflight import preflight
 from trimtab.train.prepare import Prepared, prepare
+from trimtab.train.rewards import Reward
 from trimtab.train.run import (
     RunFolder,
     RunResult,
@@ -44,6 +46,7 @@ def train(
     folder: Path,
     *,
     on_step: OnStep | None = None,
+    rewards: Sequence[Reward] = (),
 ) -> RunResult:
     """Train `base` on the lessons, by objective and method; a run that is done is returned as is.
 
@@ -53,11 +56,12 @@ def train(
     """
     objective = objective_of(settings.objective)
     check_extra(objective, settings.extra)
+    check(settings, rewards)
     checked = preflight(chat, lessons, settings.max_length, objective)
     from trimtab.train.model import quiet
 
     with quiet():
-        prepared = prepare(base, settings, checked)
+        prepared = prepare(base, settings, checked, lessons, rewards)
         asked = prepared.asked()
         files = RunFolder(folder)
         with _alone_in(folder), checkpoint.room_needed(files.checkpoints):
@@ -82,6 +86,7 @@ def _run(prepared: Prepared, files: RunFolder, identity: str, on_step: OnStep | 
     trainer = build(prepared, files.checkpoints, watch)
     trainer.train(resume_from_checkpoint=str(last.path) if last else None)
     seconds = watch.seconds
+    trainer.finish()
     prepared.attached.must_still_be(prepared.base_fingerprint)
     points = _keep(prepared, files, trainer)
     done = len(points)
@@ -110,10 +115,11 @@ def _run(prepared: Prepared, files: RunFolder, identity: str, on_step: OnStep | 
 def _keep(prepared: Prepared, files: RunFolder, trainer: "SealedTrainer") -> list[curve.Point]:
     """Write the result, the probes, and the curve, which comes back."""
     save_result(prepared.attached, prepared.base, files)
-    measured = probes.measure(
-        prepared.attached.model, prepared.checked.examples, prepared.machine.dtype
-    )
-    measured.save(files.probes)
+    if prepared.objective.answers:
+        measured = probes.measure(
+            prepared.attached.model, prepared.checked.examples, prepared.machine.dtype
+        )
+        measured.save(files.probes)
     points = [
         curve.Point(
             step=int(entry["step"]),

@@ -3,6 +3,7 @@
 Imports torch and trl; import this module only where a run starts.
 """
 
+import dataclasses
 import importlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 # How often a run is saved, unless train.extra.save_steps says otherwise; a save syncs to disk.
 SAVES = 8
+# Tokens that an answer of the model's own may have, unless train.extra says otherwise.
+ANSWER = 64
 
 
 class SealedTrainer(Trainer):
@@ -32,6 +35,9 @@ class SealedTrainer(Trainer):
         super().__init__(callbacks=[watch], **given)
         self._watch = watch
         self.remove_callback(PrinterCallback)
+
+    def finish(self) -> None:
+        """Take off whatever training hung on the model and the result has no part of."""
 
     def _prepare_dataset(self, dataset: Dataset, *_: Any, **__: Any) -> Dataset:
         """Rows are tokens already, by the room that serves them too."""
@@ -70,7 +76,8 @@ def arguments(prepared: Prepared, checkpoints: Path, **owned: Any) -> Any:
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.05,
         "gradient_checkpointing": False,
-        "save_steps": max(1, -(-prepared.steps // SAVES)),
+        "save_steps": max(1, -(-prepared.steps // SAVES // prepared.settings.iterations))
+        * prepared.settings.iterations,
         "bf16": prepared.machine.dtype == "bfloat16",
         "use_cpu": prepared.machine.name == "cpu",
         "dataloader_pin_memory": False,
@@ -90,4 +97,9 @@ def arguments(prepared: Prepared, checkpoints: Path, **owned: Any) -> Any:
         "logging_nan_inf_filter": False,
         "disable_tqdm": True,
     }
-    return config_class(prepared.objective)(**(free | dict(settings.extra) | fixed | owned))
+    if prepared.objective.rollouts:
+        free |= {"num_generations": settings.generations, "max_completion_length": ANSWER}
+    config = config_class(prepared.objective)
+    known = {field.name for field in dataclasses.fields(config)}
+    fixed = {name: value for name, value in fixed.items() if name in known}
+    return config(**(free | dict(settings.extra) | fixed | owned))

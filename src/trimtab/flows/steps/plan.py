@@ -8,7 +8,9 @@ from trimtab.plan.candidates import Limits, Plan, duration, gigabytes, make_plan
 from trimtab.plan.machine import this_machine
 from trimtab.plan.shape import read_shape
 from trimtab.plan.work import Work as TrainingWork
+from trimtab.train.methods import METHODS
 from trimtab.train.objectives import objective_of
+from trimtab.train.pairing import why_not
 from trimtab.train.preflight import Preflight, preflight
 from trimtab.train.speed import device, gemm_rate
 
@@ -65,4 +67,9 @@ def _plan(work: Work, checked: Preflight) -> Plan:
     )
     hours = section.deadline_hours
     limits = Limits(section.budget_usd, None if hours is None else hours * 3600)
-    return make_plan(read_shape(work.base.folder), training, [machine], limits)
+    closed = {
+        method: f"{section.objective} by {method}: {reason}"
+        for method in METHODS
+        if (reason := why_not(section.objective, method))
+    }
+    return make_plan(read_shape(work.base.folder), training, [machine], limits, closed)

@@ -5,10 +5,14 @@ from typing import Any
 
 from trimtab.canonical import content_hash, short
 from trimtab.flows.lessons import lessons_of
+from trimtab.flows.rewards import identities, rewards_of
 from trimtab.flows.work import Outputs, Result, Work
+from trimtab.inference import Message
 from trimtab.plan.candidates import duration
 from trimtab.registry.identity import adapter_hash, base_hash
-from trimtab.train.run import StepProgress
+from trimtab.stats.binomial import clopper_pearson
+from trimtab.train.objectives import objective_of
+from trimtab.train.run import RunResult, StepProgress
 from trimtab.train.settings import TrainSettings
 from trimtab.train.start import train
 
@@ -20,6 +24,7 @@ def inputs(work: Work, outputs: Outputs) -> dict[str, Any]:
         "chat_template": work.chat.template.source,
         "system": work.chat.system,
         "settings": _settings(work).to_json(),
+        "rewards": identities(work) if _learns_from_rewards(work) else [],
     }
 
 
@@ -37,7 +42,10 @@ def work(work: Work, outputs: Outputs) -> Result:
         _settings(work),
         folder,
         on_step=lambda step: _show(work, step),
+        rewards=rewards_of(work) if _learns_from_rewards(work) else (),
     )
+    if not objective_of(work.project.train.objective).answers:
+        return _reward_model(work, outputs, run, result)
     files, blobs = result.files, work.home.blobs
     whole = files.model.is_dir()
     base = base_hash(files.model) if whole else work.base.hash
@@ -66,6 +74,37 @@ def work(work: Work, outputs: Outputs) -> Result:
         f"{result.trainable_share:.2%} of the parameters trained"
     )
     return Result(output, line)
+
+
+def _reward_model(work: Work, outputs: Outputs, run: str, result: RunResult) -> Result:
+    """A reward model ranks: how often it ranks held-out pairs as people did is its measure."""
+    from trimtab.train.reward_model import RewardModel
+
+    pairs = [record for record in work.dataset(outputs).holdout if record.rejected]
+    model = RewardModel(work.base.folder, result.files.adapter, work.chat)
+    chosen = model.scores([record.messages for record in pairs])
+    worse = [(*record.prompt, Message("assistant", record.rejected)) for record in pairs]
+    right = sum(a > b for a, b in zip(chosen, model.scores(worse), strict=True))
+    interval = clopper_pearson(right, len(pairs))
+    output = {
+        "run": run,
+        "reward_model": work.home.blobs.put_tree(result.files.adapter),
+        "steps": result.steps,
+        "loss": result.loss,
+        "seconds": result.seconds,
+        "pairs": len(pairs),
+        "accuracy": right / len(pairs),
+        "interval": [interval.low, interval.high],
+    }
+    line = (
+        f"reward model run:{run[:12]}: ranks {right} of {len(pairs)} held-out pairs right "
+        f"({interval.low:.0%} to {interval.high:.0%})"
+    )
+    return Result(output, line)
+
+
+def _learns_from_rewards(work: Work) -> bool:
+    return objective_of(work.project.train.objective).rollouts
 
 
 def _settings(work: Work) -> TrainSettings:

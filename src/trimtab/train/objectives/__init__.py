@@ -34,6 +34,7 @@ class Objective:
     watched: tuple[str, ...] = ()
 
 
+PAIRED = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
 SFT = Objective("sft", "the answer, given the prompt", "answer", "trl.SFTConfig", 2e-4)
 OBJECTIVES = {
     objective.name: objective
@@ -46,7 +47,62 @@ OBJECTIVES = {
             "trl.DPOConfig",
             5e-5,
             reference=True,
-            watched=("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies"),
+            watched=PAIRED,
+        ),
+        Objective(
+            "kto",
+            "good answers over the reference, bad ones under it (Ethayarajh et al. 2024)",
+            "judgement",
+            "trl.KTOConfig",
+            5e-5,
+            reference=True,
+            watched=("kl",),
+        ),
+        Objective(
+            "orpo",
+            "the chosen answer, and its odds over the rejected one's (Hong et al. 2024)",
+            "preference",
+            "trl.experimental.orpo.ORPOConfig",
+            5e-5,
+            watched=PAIRED,
+        ),
+        Objective(
+            "reward",
+            "a score that ranks the chosen answer above the rejected one",
+            "preference",
+            "trl.RewardConfig",
+            1e-4,
+            answers=False,
+            watched=("accuracy", "margin"),
+        ),
+        Objective(
+            "grpo",
+            "answers above the others to the same prompt (Shao et al. 2024)",
+            "prompt",
+            "trl.GRPOConfig",
+            1e-5,
+            rollouts=True,
+            watched=("reward",),
+        ),
+        Objective(
+            "rloo",
+            "answers above the mean of the others (Ahmadian et al. 2024)",
+            "prompt",
+            "trl.RLOOConfig",
+            1e-5,
+            reference=True,
+            rollouts=True,
+            watched=("reward", "kl"),
+        ),
+        Objective(
+            "ppo",
+            "answers above what a value head expects (Schulman et al. 2017)",
+            "prompt",
+            "trimtab.train.objectives.ppo.PPOConfig",
+            1e-5,
+            reference=True,
+            rollouts=True,
+            watched=("reward", "kl", "value_loss"),
         ),
     )
 }

@@ -1,0 +1,34 @@
+"""Reward modelling: a score for which chosen answers come above rejected ones (Bradley and Terry).
+
+By TRL's trainer, over a base with a scalar head in the place of its language head. Imports torch
+and trl.
+"""
+
+from pathlib import Path
+
+from datasets import Dataset
+from trl.trainer.reward_trainer import RewardTrainer
+
+from trimtab.train.objectives.dpo import pairs
+from trimtab.train.prepare import Prepared
+from trimtab.train.trainer import SealedTrainer, arguments, tokenizer_of
+from trimtab.train.watch import Watch
+
+
+class SealedReward(SealedTrainer, RewardTrainer):
+    """Reward modelling over pairs that are tokens already."""
+
+
+def build(prepared: Prepared, checkpoints: Path, watch: Watch) -> SealedTrainer:
+    """A trainer over the pairs in their final order."""
+    rows = [
+        {f"{side}_ids": pair["prompt_ids"] + pair[f"{side}_ids"] for side in ("chosen", "rejected")}
+        for pair in pairs(prepared)
+    ]
+    return SealedReward(
+        model=prepared.attached.model,
+        watch=watch,
+        args=arguments(prepared, checkpoints),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer_of(prepared),
+    )

@@ -1,0 +1,50 @@
+"""Which objective goes with which method, and why the others do not. The one place that says so."""
+
+from collections.abc import Sequence
+
+from trimtab.errors import ProjectError
+from trimtab.train.methods import method_of
+from trimtab.train.objectives import objective_of
+from trimtab.train.rewards import Reward
+from trimtab.train.settings import TrainSettings
+
+
+def why_not(objective: str, method: str) -> str:
+    """Why the pair makes no sense, or cannot be had; empty where it is open."""
+    aim, way = objective_of(objective), method_of(method)
+    if not aim.answers and not way.frozen:
+        return (
+            "a reward model is kept beside its base: trained whole it would be a second model of "
+            "the same size that answers nothing"
+        )
+    return ""
+
+
+def check(settings: TrainSettings, rewards: Sequence[Reward]) -> None:
+    """Raises ProjectError where the settings contradict each other, before anything is loaded."""
+    objective = objective_of(settings.objective)
+    if reason := why_not(settings.objective, settings.method):
+        raise ProjectError(
+            f"train: {settings.objective} by {settings.method}: {reason}",
+            hint="set train.method to lora",
+        )
+    if objective.rollouts and not rewards:
+        raise ProjectError(
+            f"train.rewards: {objective.name} needs one at least", hint="e.g. [exact_match]"
+        )
+    if objective.rollouts and settings.batch_size % settings.generations:
+        raise ProjectError(
+            f"train.batch_size: {settings.batch_size} answers are not whole groups of "
+            f"{settings.generations}",
+            hint="set train.extra.num_generations to a divisor of train.batch_size",
+        )
+    if objective.rollouts and settings.generations < 2:
+        raise ProjectError(
+            f"train.batch_size: {objective.name} compares two answers to a prompt at least",
+            hint="set train.batch_size to 2 or more",
+        )
+    if objective.name == "kto" and settings.batch_size < 2:
+        raise ProjectError(
+            "train.batch_size: kto compares the rows of a batch, so it needs 2 at least",
+            hint="set train.batch_size to 2 or more",
+        )

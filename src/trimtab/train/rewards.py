@@ -1,0 +1,40 @@
+"""What an answer of the model's own is worth: a function of the prompt, the answer and the gold.
+
+Training asks for rewards and knows not where they come from: a rule, a reward model, a judge.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from trimtab.errors import DataError
+from trimtab.inference import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """An answer that the model gave in training. `gold` is the record's own answer."""
+
+    prompt: tuple[Message, ...]
+    answer: str
+    gold: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reward:
+    """`score` gives one finite number a rollout; `identity` tells one reward from another."""
+
+    name: str
+    identity: str
+    score: Callable[[Sequence[Rollout]], Sequence[float]]
+
+
+def scores(reward: Reward, rollouts: Sequence[Rollout]) -> list[float]:
+    """The rewards of a batch. Raises DataError where one is missing or no number."""
+    found = [float(value) for value in reward.score(rollouts)]
+    if len(found) != len(rollouts) or not all(map(math.isfinite, found)):
+        raise DataError(
+            f"train.rewards: '{reward.name}' gave {found} for {len(rollouts)} answers",
+            hint="a reward gives one finite number an answer",
+        )
+    return found

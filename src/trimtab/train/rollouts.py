@@ -1,0 +1,49 @@
+"""What GRPO, RLOO and PPO share: prompts that are tokens already, answers of the model's own, and
+rewards for them. Imports torch and trl.
+"""
+
+from typing import Any
+
+from datasets import Dataset
+
+from trimtab.train.prepare import Prepared
+from trimtab.train.rewards import Reward, Rollout, scores
+from trimtab.train.trainer import SealedTrainer
+
+
+class RolloutTrainer(SealedTrainer):
+    """Mixed in before a trainer of TRL that samples; a prompt is known by its place."""
+
+    prompts: dict[str, list[int]]
+
+    def __init__(self, *, prepared: Prepared, **given: Any) -> None:
+        self.prompts = {str(at): list(row.prompt) for at, row in enumerate(prepared.laid_out)}
+        super().__init__(
+            train_dataset=rows(prepared),
+            reward_funcs=[reward_function(reward, prepared) for reward in prepared.rewards],
+            **given,
+        )
+
+    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        return [self.prompts[prompt] for prompt in prompts], None, {}
+
+
+def rows(prepared: Prepared) -> Dataset:
+    """One row a prompt, in the final order."""
+    return Dataset.from_list(
+        [{"prompt": str(at), "record": row.record} for at, row in enumerate(prepared.laid_out)]
+    )
+
+
+def reward_function(reward: Reward, prepared: Prepared) -> Any:
+    """A reward as TRL calls one."""
+
+    def score(*, completions: list[str], record: list[int], **_: Any) -> list[float]:
+        rollouts = [
+            Rollout(prepared.lessons[at].prompt, text, prepared.lessons[at].answer)
+            for at, text in zip(record, completions, strict=True)
+        ]
+        return scores(reward, rollouts)
+
+    score.__name__ = reward.name
+    return score
