@@ -24,21 +24,25 @@ class RewardModel:
             loaded = load(base, machine, METHODS["lora"], scores=True)
             self._model: Any = PeftModel.from_pretrained(loaded, str(adapter)).eval()
         self._chat = chat
+        tokenizer = chat.tokenizer
+        self._padding = tokenizer.id_of(tokenizer.pad_token or tokenizer.eos_token or "")
 
     def scores(self, dialogues: Sequence[Sequence[Message]]) -> list[float]:
         """One score a dialogue that ends in an answer; higher is better.
 
-        One at a time, so that no padding has to be told from an end of turn.
+        One at a time: nothing is padded.
         """
         return [self._score(dialogue) for dialogue in dialogues]
 
     def _score(self, dialogue: Sequence[Message]) -> float:
         rendered = self._chat.supervised(self._chat.messages_of(dialogue))
         end = len(rendered.mask) - rendered.mask[::-1].index(True)
+        # Training reads the score at the last token that is not padding; where the end of a turn is
+        # what pads, that is the token before it.
+        while end > 1 and rendered.tokens[end - 1] == self._padding:
+            end -= 1
         tokens = torch.tensor([rendered.tokens[:end]], device=self._model.device)
         with torch.inference_mode():
-            # Through the backbone and the head: the model itself looks for the last token that is
-            # not padding, and an end of turn may be what pads.
             inner = self._model.get_base_model()
             hidden = inner.base_model(input_ids=tokens, use_cache=False).last_hidden_state
             return float(inner.score(hidden[:, -1])[0, 0])

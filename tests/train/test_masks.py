@@ -1,0 +1,185 @@
+"""Golden masks: what carries loss under the templates of eight families, written out by hand.
+
+Each family is its own facts (special tokens, and how a dialogue is laid out), not a copy of its
+file. `<<` and `>>` stand around what is learnt of the last answer.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from trimtab.errors import DataError
+from trimtab.inference import Message
+from trimtab.text.chat import ChatFormat
+from trimtab.train.lesson import Lesson
+from trimtab.train.preflight import preflight
+
+DIALOGUE = (
+    Message("system", "Be brief."),
+    Message("user", "Why?"),
+    Message("assistant", "So."),
+    Message("user", "And how?"),
+    Message("assistant", "Like this."),
+)
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    specials: tuple[str, ...]
+    eos: str
+    template: str
+    golden: str
+
+
+FAMILIES = {
+    "chatml": Family(
+        ("<|im_start|>", "<|im_end|>"),
+        "<|im_end|>",
+        CHATML,
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n"
+        "<|im_start|>assistant\nSo.<|im_end|>\n<|im_start|>user\nAnd how?<|im_end|>\n"
+        "<|im_start|>assistant\n<<Like this.<|im_end|>>>\n",
+    ),
+    "smollm2": Family(
+        ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+        "<|im_end|>",
+        "{% for m in messages %}{% if loop.first and m.role != 'system' %}"
+        "{{ '<|im_start|>system\nYou are SmolLM.<|im_end|>\n' }}{% endif %}"
+        + CHATML.removeprefix("{% for m in messages %}"),
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n"
+        "<|im_start|>assistant\nSo.<|im_end|>\n<|im_start|>user\nAnd how?<|im_end|>\n"
+        "<|im_start|>assistant\n<<Like this.<|im_end|>>>\n",
+    ),
+    "qwen2.5": Family(
+        ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+        "<|endoftext|>",
+        CHATML,
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n"
+        "<|im_start|>assistant\nSo.<|im_end|>\n<|im_start|>user\nAnd how?<|im_end|>\n"
+        "<|im_start|>assistant\n<<Like this.<|im_end|>>>\n",
+    ),
+    "llama-3": Family(
+        (
+            "<|begin_of_text|>",
+            "<|start_header_id|>",
+            "<|end_header_id|>",
+            "<|eot_id|>",
+            "<|end_of_text|>",
+        ),
+        "<|end_of_text|>",
+        "{{ '<|begin_of_text|>' }}{% for m in messages %}{{ '<|start_header_id|>' + m.role + "
+        "'<|end_header_id|>\n\n' + m.content + '<|eot_id|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}"
+        "{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}",
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nBe brief.<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\nWhy?<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\nSo.<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\nAnd how?<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n<<Like this.<|eot_id|>>>",
+    ),
+    "mistral": Family(
+        ("<s>", "</s>", "[INST]", "[/INST]"),
+        "</s>",
+        "{{ '<s>' }}"
+        "{% set system = messages[0].content if messages[0].role == 'system' else '' %}"
+        "{% for m in messages if m.role != 'system' %}{% if m.role == 'user' %}{{ '[INST] ' }}"
+        "{% if loop.first and system %}{{ system + '\n\n' }}{% endif %}"
+        "{{ m.content + '[/INST]' }}{% else %}{{ ' ' + m.content + '</s>' }}{% endif %}"
+        "{% endfor %}",
+        "<s>[INST] Be brief.\n\nWhy?[/INST] So.</s>[INST] And how?[/INST]<< Like this.</s>>>",
+    ),
+    "gemma": Family(
+        ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>"),
+        "<eos>",
+        "{{ '<bos>' }}"
+        "{% set system = messages[0].content if messages[0].role == 'system' else '' %}"
+        "{% for m in messages if m.role != 'system' %}{{ '<start_of_turn>' + "
+        "('model' if m.role == 'assistant' else m.role) + '\n' }}"
+        "{% if loop.first and system %}{{ system + '\n\n' }}{% endif %}"
+        "{{ m.content + '<end_of_turn>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}",
+        "<bos><start_of_turn>user\nBe brief.\n\nWhy?<end_of_turn>\n"
+        "<start_of_turn>model\nSo.<end_of_turn>\n<start_of_turn>user\nAnd how?<end_of_turn>\n"
+        "<start_of_turn>model\n<<Like this.<end_of_turn>>>\n",
+    ),
+    "phi": Family(
+        ("<|endoftext|>", "<|system|>", "<|user|>", "<|assistant|>", "<|end|>"),
+        "<|endoftext|>",
+        "{% for m in messages %}{{ '<|' + m.role + '|>\n' + m.content + '<|end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}",
+        "<|system|>\nBe brief.<|end|>\n<|user|>\nWhy?<|end|>\n<|assistant|>\nSo.<|end|>\n"
+        "<|user|>\nAnd how?<|end|>\n<|assistant|>\n<<Like this.<|end|>>>\n",
+    ),
+    "deepseek": Family(
+        ("<begin>", "<end>", "<User>", "<Assistant>"),
+        "<end>",
+        "{{ '<begin>' }}{% for m in messages %}{% if m.role == 'system' %}{{ m.content }}"
+        "{% elif m.role == 'user' %}{{ '<User>' + m.content }}{% else %}"
+        "{{ '<Assistant>' + m.content + '<end>' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<Assistant>' }}{% endif %}",
+        "<begin>Be brief.<User>Why?<Assistant>So.<end><User>And how?<Assistant><<Like this.<end>>>",
+    ),
+}
+
+
+def format_of(family: Family, folder: Path) -> ChatFormat:
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=[AddedToken(token, special=True) for token in family.specials],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([m.content for m in DIALOGUE], trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": family.eos}))
+    return ChatFormat.from_folder(folder, source=family.template)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_mask_is_the_golden_one(name: str, tmp_path: Path) -> None:
+    family = FAMILIES[name]
+    chat = format_of(family, tmp_path)
+    [example] = preflight(chat, [Lesson(DIALOGUE)], 512).examples
+    before, _, rest = family.golden.partition("<<")
+    # The first end that leaves an end of turn before it: `>>>` may hold a special token's own.
+    learnt, _, after = rest.rpartition(">>")
+    assert chat.tokenizer.decode(example.prompt, keep_special=True) == before
+    assert chat.tokenizer.decode(example.completion, keep_special=True) == learnt
+    assert example.completion[-1] in chat.stop_tokens()
+    assert example.size == len(example.prompt) + example.supervised + len(
+        chat.tokenizer.encode(after)
+    )
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_record_is_ever_cut(name: str, tmp_path: Path) -> None:
+    """At every length: whole, or dropped with its reason."""
+    chat = format_of(FAMILIES[name], tmp_path)
+    short = Lesson((Message("user", "Why?"), Message("assistant", "So.")))
+    [_, whole] = preflight(chat, [short, Lesson(DIALOGUE)], 512).examples
+    [least, _] = preflight(chat, [short, Lesson(DIALOGUE)], 512).examples
+    for length in range(least.size, whole.size + 2):
+        checked = preflight(chat, [short, Lesson(DIALOGUE)], length)
+        kept = [row for row in checked.examples if row.record == 1]
+        assert kept in ([], [whole])
+        assert bool(kept) == (length >= whole.size)
+        assert [d.record for d in checked.dropped] == ([] if kept else [1])
+
+
+def test_a_template_that_never_opens_the_answer_is_refused(tmp_path: Path) -> None:
+    """Without a generation prompt the first words of the answer's turn would be the model's."""
+    family = FAMILIES["chatml"]
+    bare = family.template.replace("{% if add_generation_prompt %}", "{% if false %}")
+    chat = format_of(Family(family.specials, family.eos, bare, ""), tmp_path)
+    with pytest.raises(DataError, match="training record 0"):
+        preflight(chat, [Lesson(DIALOGUE)], 512)
