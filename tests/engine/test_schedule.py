@@ -10,7 +10,7 @@ from tests.engine.conftest import VersionOf
 from tests.engine.paths import Kept, answer, make_path
 from tests.engine.reference import Reference
 from tests.engine.test_paths import NAMES, prompts, same
-from trimtab.engine.blocks import Blocks
+from trimtab.engine.blocks import BLOCK, Blocks
 from trimtab.engine.continuous import ContinuousPath
 from trimtab.engine.jobs import GenerateJob
 from trimtab.engine.schedule import Schedule
@@ -83,6 +83,82 @@ def test_no_answer_changes_because_of_its_neighbours(
     for (name, which, _, _), job in zip(events, jobs, strict=True):
         assert same(answer(job), expected[name, which])  # type: ignore[arg-type]
     assert path._schedule.blocks.available == blocks
+
+
+class Watched(Blocks):
+    """Knows of every block whose tokens it holds, from when they are whole until it is taken."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.content: dict[int, object] = {}
+
+    def take(self) -> int:
+        block = super().take()
+        self.content.pop(block, None)
+        return block
+
+    def look(self, path: ContinuousPath) -> None:
+        """What a sequence reads is its own version's, computed as it computes."""
+        for sequence in path._schedule:
+            for at in range(sequence.held // BLOCK):
+                own = (sequence.version, sequence.apart, tuple(sequence.tokens[: (at + 1) * BLOCK]))
+                assert self.content.setdefault(sequence.blocks[at], own) == own
+
+
+@settings(
+    max_examples=20,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+@given(
+    events=st.lists(
+        st.tuples(
+            st.sampled_from(NAMES),
+            st.integers(0, len(LENGTHS) - 1),
+            st.sampled_from(["ask", "ask", "ask apart", "cancel", "reload"]),
+            st.integers(0, 3),
+        ),
+        min_size=2,
+        max_size=10,
+    ),
+    blocks=st.integers(8, 20),
+)
+def test_arriving_leaving_and_unloading_change_nobodys_answer(
+    path: ContinuousPath,
+    version_of: VersionOf,
+    expected: dict[tuple[str, int], object],
+    events: list[tuple[str, int, str, int]],
+    blocks: int,
+) -> None:
+    watched = Watched(blocks)
+    path._schedule = Schedule(watched, PROMPT_TOKENS)
+    asked = prompts(LENGTHS, shared=20, seed=31)
+    jobs: list[tuple[str, int, GenerateJob]] = []
+    for name, which, verb, steps in events:
+        if verb == "cancel" and jobs:
+            jobs[which % len(jobs)][2].cancelled = True
+        elif verb == "reload" and not path.uses(name):
+            path.unload(name)
+            path.load(version_of(name))
+        elif verb.startswith("ask"):
+            sampling = Sampling(max_tokens=COUNT, deterministic=verb == "ask apart")
+            request = GenerateRequest(name, asked[which], sampling, str(len(jobs)))
+            jobs.append((name, which, GenerateJob(request, Kept())))
+            path.add(jobs[-1][2])
+        for _ in range(steps):
+            path.step()
+            watched.look(path)
+    while path.busy:
+        path.step()
+        watched.look(path)
+    for name, which, job in jobs:
+        told = answer(job)
+        if told.finish_reason == "cancelled":
+            whole = expected[name, which]
+            assert told.tokens == whole.tokens[: len(told.tokens)]  # type: ignore[attr-defined]
+        else:
+            assert same(told, expected[name, which])  # type: ignore[arg-type]
+    assert watched.available == blocks
 
 
 def test_the_interactive_go_first(path: ContinuousPath) -> None:
