@@ -185,6 +185,47 @@ def test_a_truncated_adapter_is_refused(
         path.load(VersionFiles("broken", base, broken, base, (2,)))
 
 
+def with_header(content: bytes, header: bytes) -> bytes:
+    """A safetensors file with another header: its length in 8 bytes goes before it."""
+    length = int.from_bytes(content[:8], "little")
+    return len(header).to_bytes(8, "little") + header + content[8 + length :]
+
+
+def overlapping(content: bytes) -> bytes:
+    """Two tensors that claim the same bytes."""
+    told = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    first, second = sorted(name for name in told if name != "__metadata__")[:2]
+    told[second]["data_offsets"] = told[first]["data_offsets"]
+    return with_header(content, json.dumps(told).encode())
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        overlapping,
+        lambda content: with_header(content, b'{"a": '),
+        lambda content: (2**62).to_bytes(8, "little") + content[8:],
+        lambda content: b"",
+    ],
+    ids=["overlapping", "header no JSON", "header too long", "empty"],
+)
+def test_a_corrupt_file_is_refused_and_the_others_go_on(
+    tmp_path: Path,
+    base: Path,
+    adapters: dict[str, Path],
+    path: Engine,
+    spoil: Callable[[bytes], bytes],
+) -> None:
+    broken = copied(adapters["red"], tmp_path / "broken")
+    file = broken / "adapter_model.safetensors"
+    file.write_bytes(spoil(file.read_bytes()))
+    before = path.score("base", PROMPT, END)
+    with pytest.raises(IdentityError, match="broken") as caught:
+        path.load(VersionFiles("broken", base, broken, base, (2,)))
+    assert refused_in_one_line(caught.value)
+    assert path.score("base", PROMPT, END) == before
+
+
 @pytest.mark.parametrize("start", ["pissa", "olora"])
 def test_how_an_adapter_was_initialised_does_not_touch_the_base(
     open_path: Open, tmp_path: Path, base: Path, adapters: dict[str, Path], start: str
