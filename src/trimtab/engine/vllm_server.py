@@ -83,7 +83,8 @@ def start(environment: Path, base: Path) -> tuple[Child, Server]:
     port, key = _free_port(), secrets.token_hex(16)
     cuda = Path("/proc/driver/nvidia/version").exists()
     dtype = "bfloat16" if cuda or _flags() & NATIVE_BF16 else "float32"
-    command = [str(python), *_arguments(base, port, dtype)]
+    # Modules of this program are not those of that environment.
+    command = ["env", "-u", "PYTHONPATH", str(python), *_arguments(base, port, dtype)]
     if not cuda:
         # Its first start would compile for minutes what is then used for one base.
         command.append("--enforce-eager")
@@ -109,12 +110,10 @@ def _arguments(base: Path, port: int, dtype: str) -> list[str]:
 
 
 def _environment(python: Path, key: str) -> dict[str, str | None]:
-    """What is set for the server, and unset (None), beside what is inherited."""
+    """What is set for the server beside what is inherited."""
     cores = len(os.sched_getaffinity(0))
     settings: dict[str, str | None] = {
         "PATH": f"{python.parent}{os.pathsep}{os.environ.get('PATH', '')}",
-        # Modules of this program are not those of that environment.
-        "PYTHONPATH": None,
         "VLLM_API_KEY": key,
         "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
         "VLLM_NO_USAGE_STATS": "1",
