@@ -185,6 +185,13 @@ def test_a_truncated_adapter_is_refused(
         path.load(VersionFiles("broken", base, broken, base, (2,)))
 
 
+def test_a_rank_above_the_width_of_the_base_is_refused(tmp_path: Path, base: Path) -> None:
+    adapter = build_adapter(tmp_path / "deep", base, rank=65)
+    with pytest.raises(IdentityError, match="rank of 65") as caught:
+        Engine(base, "native").load(VersionFiles("deep", base, adapter, base, (2,)))
+    assert refused_in_one_line(caught.value)
+
+
 def with_header(content: bytes, header: bytes) -> bytes:
     """A safetensors file with another header: its length in 8 bytes goes before it."""
     length = int.from_bytes(content[:8], "little")

@@ -115,6 +115,11 @@ def load_adapter(folder: Path, config: dict[str, Any], shape: Shape, weights: We
     place that the config names has its weights: what attaches to nothing would answer as the base
     does, and nobody would notice.
     """
+    if config["r"] > shape.hidden:
+        raise IdentityError(
+            f"{folder}: its rank of {config['r']} is more than the base is wide, {shape.hidden}",
+            hint=HINT,
+        )
     path = folder / "adapter_model.safetensors"
     try:
         tensors = load_file(path)
