@@ -173,7 +173,7 @@ def test_verification_through_it_takes_the_honest_and_refuses_the_others(
     async def judge(world: World, folder: Path) -> str:
         package = world.package(folder)
         loaded = files_of(world.spec, base, package)
-        found = await verify(engine, package, loaded, world.base_files(), ours)
+        found = await verify(engine, package, loaded, world.base_files(), reference=ours)
         await check_loaded(engine, package)
         return "" if found.ok else found.reason
 
