@@ -97,18 +97,23 @@ Ask = tuple[Face, str]
 
 
 async def closed(asks: Sequence[Ask], concurrency: int, tokens: int, limit_s: float) -> Result:
-    """All of `asks`, so many at once; none is begun after `limit_s`."""
+    """All of `asks`, so many at once; after `limit_s` what is not answered is given up."""
     waiting = list(reversed(asks))
     answers: list[Answer] = []
     began = time.perf_counter()
 
     async def worker() -> None:
-        while waiting and time.perf_counter() - began < limit_s:
+        while waiting:
             face, prompt = waiting.pop()
             answers.append(await ask(face, prompt, tokens, time.perf_counter()))
 
-    await asyncio.gather(*(worker() for _ in range(concurrency)))
-    return Result(answers, time.perf_counter() - began)
+    workers = [asyncio.create_task(worker()) for _ in range(concurrency)]
+    await asyncio.wait(workers, timeout=limit_s)
+    for task in workers:
+        task.cancel()
+    await asyncio.gather(*workers, return_exceptions=True)
+    lost = [Answer(0, limit_s, limit_s, 0, 0)] * (len(asks) - len(answers))
+    return Result([*answers, *lost], time.perf_counter() - began)
 
 
 async def opened(
