@@ -189,15 +189,9 @@ def shares(rows: Rows, machine: dict[str, float]) -> None:
 
 
 def absences(rows: Rows) -> None:
-    """What was left out, and int8 where the processor does not multiply bytes."""
     for name in STARTS:
         if name not in NAMES:
             rows.absent[name, "base/c1", "output_tok_s"] = "left out of this run"
-    flags = Path("/proc/cpuinfo").read_text()
-    if "avx512_vnni" not in flags and "avx_vnni" not in flags:
-        rows.absent["trimtab-int8", "base/c1", "output_tok_s"] = (
-            "this processor has no VNNI: the engine refuses int8 here"
-        )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -72,7 +73,7 @@ class Workshop:
 Start = Callable[[Workshop, ExitStack], System]
 
 
-def trimtab(shop: Workshop, stack: ExitStack) -> System:
+def trimtab(shop: Workshop, stack: ExitStack, quantisation: str = "none") -> System:
     """The engine process and one gateway before it, as `trimtab serve` starts them."""
     from trimtab.engine.dtype import dtype_name, pick_device, pick_dtype
     from trimtab.gateway import keys
@@ -85,7 +86,8 @@ def trimtab(shop: Workshop, stack: ExitStack) -> System:
     from trimtab.store.database import Database
     from trimtab.text.chat import ChatFormat
 
-    database = Database(f"sqlite:///{shop.folder / 'bench.db'}")
+    name = "trimtab" if quantisation == "none" else f"trimtab-{quantisation}"
+    database = Database(f"sqlite:///{shop.folder / name}.db")
     database.migrate()
     chat = ChatFormat.from_folder(shop.base)
     base_hash = identity.base_hash(shop.base)
@@ -107,23 +109,25 @@ def trimtab(shop: Workshop, stack: ExitStack) -> System:
             set_price(connection, each.hash, Price(0, 0))
         key = keys.create(connection, "bench", "bench", None, limits=most).key
     database.close()
-    files = shop.folder / "files.json"
+    files = shop.folder / f"{name}.json"
     hashes = [each.hash for each in adapted]
     places = dict(zip(hashes, map(str, shop.adapters), strict=True))
     files.write_text(json.dumps({"base": str(shop.base), "adapters": places}))
-    path = shop.folder / "engine.sock"
+    path = shop.folder / f"{name}.sock"
     engine = ["-m", "trimtab.engine.process", "--socket", str(path), "--base", str(shop.base)]
-    processes = [started(stack, [sys.executable, *engine], shop, "trimtab-engine")]
+    engine += ["--quantisation", quantisation]
+    processes = [started(stack, [sys.executable, *engine], shop, f"{name}-engine")]
     listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=1024))
     fd = listener.fileno()
     gateway = ["-m", "benchmarks.serve.gateway", database.url.render_as_string(), str(fd)]
     command = [sys.executable, *gateway, str(path), str(files)]
-    processes.append(started(stack, command, shop, "trimtab-gateway", fd))
+    processes.append(started(stack, command, shop, f"{name}-gateway", fd))
     port = listener.getsockname()[1]
-    computed, stored = dtype_name(pick_dtype(pick_device())), "bfloat16"
+    computed = dtype_name(pick_dtype(pick_device()))
+    exact = quantisation == "none"
     return System(
-        "trimtab",
-        f"{computed}, weights stored in {stored}",
+        name,
+        f"{computed}, weights stored in bfloat16" if exact else f"{computed}, {quantisation}",
         Face(port, base.hash, key),
         [Face(port, each.hash, key) for each in adapted],
         processes,
@@ -131,8 +135,14 @@ def trimtab(shop: Workshop, stack: ExitStack) -> System:
 
 
 def llama_server(shop: Workshop, stack: ExitStack) -> System:
+    import torch
+
+    from trimtab.engine.dtype import pick_device, pick_dtype
+
     python = peers.python_of(peers.LLAMA)
-    model = material.base_gguf(shop.folder, "bf16")
+    # Where bfloat16 is not native ggml multiplies float16 several times as fast.
+    kind = "bf16" if pick_dtype(pick_device()) == torch.bfloat16 else "f16"
+    model = material.base_gguf(shop.folder, kind)
     files = [str(path / "adapter.gguf") for path in shop.adapters]
     port = free_port()
     command = [str(python), str(FACES / "llama.py"), str(port), str(model), str(shop.cores), *files]
@@ -145,7 +155,7 @@ def llama_server(shop: Workshop, stack: ExitStack) -> System:
 
     return System(
         "llama-server",
-        "bfloat16 weights, as ggml multiplies them here",
+        f"{kind} weights, as ggml multiplies them here; 16-bit keys and values",
         face(*none),
         [face(*none[:n], {"id": n, "scale": 1.0}, *none[n + 1 :]) for n in range(len(files))],
         [process],
@@ -205,6 +215,7 @@ def transformers(shop: Workshop, stack: ExitStack) -> System:
 
 STARTS: dict[str, Start] = {
     "trimtab": trimtab,
+    "trimtab-int8": partial(trimtab, quantisation="int8"),
     "llama-server": llama_server,
     "openvino": openvino,
     "vllm-cpu": vllm_cpu,

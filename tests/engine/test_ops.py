@@ -1,7 +1,10 @@
 """The kernels against plain torch, over the shapes and dtypes that they claim to compute."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -217,6 +220,58 @@ def test_source_that_does_not_compile_leaves_nothing(
     assert "do not compile" in record.getMessage()
     assert "\n" not in record.getMessage()
     assert [path.name for path in (tmp_path / "cache" / "kernels").iterdir()] == ["lock"]
+
+
+def test_a_library_is_of_one_source_torch_compiler_and_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has a key of its own, so that none is ever loaded where another belongs."""
+    source = tmp_path / "kernels.cpp"
+    source.write_text("")
+    (tmp_path / "numbers.h").write_text("")
+    compiler = tmp_path / "c++"
+
+    def answers(version: str) -> None:
+        compiler.write_text(f"#!/bin/sh\necho {version}\n")
+        compiler.chmod(0o755)
+
+    monkeypatch.setattr(build, "SOURCE", source)
+    answers("one")
+    keys = {build._key(str(compiler))}
+    (tmp_path / "numbers.h").write_text("int changed;")
+    keys.add(build._key(str(compiler)))
+    answers("two")
+    keys.add(build._key(str(compiler)))
+    monkeypatch.setattr(torch, "__version__", "other")
+    keys.add(build._key(str(compiler)))
+    monkeypatch.setattr(build, "_cpu", lambda: "flags: none")
+    keys.add(build._key(str(compiler)))
+    assert len(keys) == 5
+
+
+def test_a_dead_process_holds_no_lock_and_leaves_no_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that was killed while it compiled."""
+    monkeypatch.setenv("TRIMTAB_CACHE", str(tmp_path / "cache"))
+    slow = tmp_path / "c++"
+    slow.write_text('#!/bin/sh\n[ "$1" = --version ] || { echo begun; exec sleep 60; }\n')
+    slow.chmod(0o755)
+    command = [sys.executable, "-c", "from trimtab.engine.ops.build import library; library()"]
+    folder = tmp_path / "cache" / "kernels"
+    dying = subprocess.Popen(command, env={**os.environ, "CXX": str(slow)}, start_new_session=True)
+    while not list(folder.glob("tmp*")):
+        assert dying.poll() is None
+        time.sleep(0.02)
+    os.killpg(dying.pid, signal.SIGKILL)
+    dying.wait()
+    trivial = tmp_path / "source" / "kernels.cpp"
+    trivial.parent.mkdir()
+    trivial.write_text('extern "C" void nothing() {}')
+    monkeypatch.setattr(build, "SOURCE", trivial)
+    made = library()
+    assert made is not None
+    assert list(folder.glob("*.so")) == [made]
 
 
 def test_several_processes_compile_it_once(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ class ContinuousPath:
         self.ops = ops or pick_ops(shape, dtype, device)
         self._weights = load_weights(base, shape, dtype, device, self.ops.arrange)
         self._radians = frequencies(shape.rope, shape.head_dim).to(device)
-        self._model = Llama(shape, self._weights, self.ops)
+        self.model = Llama(shape, self._weights, self.ops)
         self._adapters = Adapters(shape, self._weights)
         self._versions: dict[str, Version] = {}
         count = max(CACHE_BYTES // block_bytes(shape, dtype), -(-shape.context // BLOCK) + 1)
@@ -181,7 +181,7 @@ class ContinuousPath:
 
     def _compute(self, shares: Row[tuple[Share, Part]]) -> None:
         batch = lay_out([part for _, part in shares], self._radians, self._device)
-        logits = self._model.forward(batch, self._cache)
+        logits = self.model.forward(batch, self._cache)
         self._schedule.computed([share for share, _ in shares])
         drawn: list[tuple[Generation, int]] = []
         row = 0

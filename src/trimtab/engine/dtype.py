@@ -15,7 +15,7 @@ def pick_device() -> torch.device:
 
 def pick_dtype(device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) -> torch.dtype:
     """bfloat16 on a GPU and on a CPU with AVX512-BF16 or AMX, else float32."""
-    if device.type == "cuda" or {"avx512_bf16", "amx_bf16"} & _cpu_flags(cpuinfo):
+    if device.type == "cuda" or {"avx512_bf16", "amx_bf16"} & cpu_flags(cpuinfo):
         return torch.bfloat16
     return torch.float32
 
@@ -25,7 +25,8 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _cpu_flags(cpuinfo: Path) -> set[str]:
+def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
+    """What the processor says that it can do."""
     for line in cpuinfo.read_text(encoding="utf-8").splitlines():
         if line.startswith("flags"):
             return set(line.partition(":")[2].split())

@@ -15,11 +15,23 @@ PANEL = 16
 _PAIRED = [half * 8 + j for j in range(8) for half in range(2)]
 
 
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """Weights in 8 bits: `rows` (outputs, inputs), `packed` the same for oneDNN, times `scales`
+    (outputs,); symmetric, so `zeros` are the points of zero.
+    """
+
+    rows: torch.Tensor
+    packed: torch.Tensor
+    scales: torch.Tensor
+    zeros: torch.Tensor
+
+
 @dataclass(slots=True)
 class Linear:
     """`size` is (outputs, inputs). Of the arrangements one is there: `plain` is (outputs, inputs)
     in the dtype that is computed in; `panels` (panels, inputs, PANEL) in float32, or in bfloat16
-    where the file had no more; `packed` is oneDNN's own.
+    where the file had no more; `packed` is oneDNN's own; `bytes` is not exact.
     """
 
     size: tuple[int, int]
@@ -27,13 +39,16 @@ class Linear:
     plain: torch.Tensor | None = None
     panels: torch.Tensor | None = None
     packed: torch.Tensor | None = None
+    bytes: Bytes | None = None
 
     def rows(self) -> torch.Tensor:
-        """The weights as they were given, (outputs, inputs), in float32."""
+        """The weights that are computed with, (outputs, inputs), in float32."""
         if self.plain is not None:
             return self.plain.float()
         if self.panels is not None:
             return unpanelled(self.panels, self.size[0]).float()
+        if self.bytes is not None:
+            return self.bytes.rows.float() * self.bytes.scales.unsqueeze(1)
         assert self.packed is not None
         return self.packed.to_dense().float()
 
@@ -69,6 +84,16 @@ def packed(weight: torch.Tensor) -> Linear:
     except (AttributeError, RuntimeError):
         return plain(weight)
     return Linear(_size(weight), packed=blocked)
+
+
+def quantised(weight: torch.Tensor) -> Linear:
+    """In 8 bits, each output's largest weight at 127."""
+    wide = weight.float()
+    scales = wide.abs().amax(dim=1).clamp(min=1e-30) / 127
+    rows = (wide / scales.unsqueeze(1)).round().to(torch.int8)
+    packed = torch.ops.onednn.qlinear_prepack(rows, None)
+    zeros = torch.zeros(len(rows), dtype=torch.int32)
+    return Linear(_size(weight), bytes=Bytes(rows, packed, scales, zeros))
 
 
 def multiply(x: torch.Tensor, blocked: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -20,9 +21,11 @@ from trimtab.engine.faults import unexpected
 from trimtab.engine.general import MAX_BATCH, GeneralPath
 from trimtab.engine.grammar import Grammars
 from trimtab.engine.jobs import Command, GenerateJob, Job, ScoreJob
+from trimtab.engine.quantisation import int8_path
 from trimtab.engine.schedule import MAX_RUNNING
 from trimtab.engine.static import StaticPath
 from trimtab.errors import (
+    EngineError,
     EngineOverloaded,
     EngineUnavailable,
     IdentityError,
@@ -48,6 +51,8 @@ MIXED = ("full", "lora", "dora")
 ALONE = ("ia3", "prompt_tuning", "prefix_tuning", "bottleneck")
 POLL_S = 0.05
 
+Quantisation = Literal["none", "int8"]
+
 AnyPath = ContinuousPath | StaticPath
 
 
@@ -55,14 +60,25 @@ class LocalEngine:
     """An engine of one base in this process. `drain` it or `close` it when it is done."""
 
     def __init__(
-        self, base: Path, dtype: torch.dtype | None = None, device: torch.device | None = None
+        self,
+        base: Path,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+        quantisation: Quantisation = "none",
     ) -> None:
+        """Raises EngineError where a quantisation is not fit for the machine or the base."""
         self._base = base
         self._device = device or pick_device()
         self._dtype = dtype or pick_dtype(self._device)
         shape = read_shape(base)
-        self._fast = (
-            None if shape is None else ContinuousPath(base, shape, self._dtype, self._device)
+        make = int8_path if quantisation == "int8" else ContinuousPath
+        self._fast = None if shape is None else make(base, shape, self._dtype, self._device)
+        if quantisation != "none" and shape is None:
+            raise EngineError(
+                f"{base}: int8 is for the Llama family", hint="serve without quantisation"
+            )
+        self.runtime = Runtime(
+            "trimtab", trimtab.__version__, self._device.type, dtype_name(self._dtype), quantisation
         )
         self._general: StaticPath | None = None
         if shape is None:
@@ -81,12 +97,9 @@ class LocalEngine:
         self._thread.start()
 
     async def capabilities(self) -> Capabilities:
-        runtime = Runtime(
-            "trimtab", trimtab.__version__, self._device.type, dtype_name(self._dtype)
-        )
         fast = self._fast is not None
         return Capabilities(
-            runtime,
+            self.runtime,
             self.context,
             MAX_RUNNING if fast else MAX_BATCH,
             dict.fromkeys(MIXED, "mixed" if fast else "alone") | dict.fromkeys(ALONE, "alone"),

@@ -73,6 +73,7 @@ def _arguments() -> argparse.Namespace:
     chosen = parser.add_mutually_exclusive_group()
     chosen.add_argument("--vllm-url")
     chosen.add_argument("--vllm-env", type=Path)
+    chosen.add_argument("--quantisation", choices=("none", "int8"), default="none")
     parser.add_argument("--parent-fd", type=int)
     return parser.parse_args()
 
@@ -102,7 +103,7 @@ def _engine(arguments: argparse.Namespace) -> "Computing":
         return EncoderEngine(arguments.encoder)
     from trimtab.engine.local import LocalEngine
 
-    return LocalEngine(arguments.base)
+    return LocalEngine(arguments.base, quantisation=arguments.quantisation)
 
 
 @contextmanager
