@@ -185,6 +185,11 @@ def beat(connection: Connection, tokens: Sequence[str]) -> None:
     connection.execute(lines.update().where(mine).values(lease_until_us=until))
 
 
+def any_left(connection: Connection, now_us: int) -> bool:
+    """Whether a lease ran out. Looked at before anything is locked: mostly none has."""
+    return connection.execute(LEFT_LINES, {"now": now_us, "most": 1}).first() is not None
+
+
 def take_back(connection: Connection) -> int:
     """Let lines wait again whose lease ran out, and take back what was held for them; how many."""
     now = database_now(connection)

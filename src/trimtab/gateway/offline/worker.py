@@ -87,9 +87,9 @@ class Worker:
         return most - len(self._tasks)
 
     async def _tend(self) -> bool:
-        now, found = await self._desk.database.read(_standing)
+        now, found, left = await self._desk.database.read(_standing)
         busy = False
-        if any(each.claimed for each in found):
+        if left:
             busy = bool(await self._desk.database.write(lines.take_back))
         for each in found:
             busy |= await self._advance(each, now)
@@ -173,6 +173,8 @@ def _extend(tokens: Sequence[str], writing: str | None, connection: Connection) 
         ending.beat(connection, writing)
 
 
-def _standing(connection: Connection) -> tuple[int, Sequence[Standing]]:
+def _standing(connection: Connection) -> tuple[int, Sequence[Standing], bool]:
+    """The time, the batches that are not over, and whether a lease of theirs ran out."""
     now = database_now(connection)
-    return now, batches.standing(connection, now)
+    found = batches.standing(connection, now)
+    return now, found, bool(found) and lines.any_left(connection, now)
