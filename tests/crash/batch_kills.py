@@ -86,10 +86,11 @@ def work(url: str, content: Path, seed: int, share: float) -> NoReturn:
     """A forked worker's life; it ends with a kill."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     lines.LEASE_US = ending.LEASE_US = LEASE_US
-    worker.BEAT_S, worker.POLL_S = 0.05, 0.02
+    # Few at once, so that there is something left to do when the kills come.
+    worker.AT_ONCE, worker.BEAT_S, worker.POLL_S = 2, 0.05, 0.02
     asking.BASE_S, asking.BUSY_S, asking.ATTEMPTS = 0.01, 0.01, 3
     breaker.FAILURES = 10**9
-    engine = Dying(words=4, pause_s=0.002, share=share, chance=random.Random(seed))
+    engine = Dying(words=4, pause_s=0.01, share=share, chance=random.Random(seed))
 
     async def ready(version: ModelVersion) -> Engine:
         engine.loaded.add(version.hash)
