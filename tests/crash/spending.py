@@ -27,6 +27,7 @@ from trimtab.ledger.accounts import Level, Period, budgets_of, open_account, set
 from trimtab.ledger.holds import recover
 from trimtab.ledger.reservation import Wanted, beat
 from trimtab.ledger.till import Till
+from trimtab.store import database as store
 from trimtab.store.database import Database
 
 ACCOUNTS = ("key:k", "owner:o", "project:p")
@@ -47,6 +48,7 @@ def spend(url: str, seed: int, tell: Tell) -> None:
     database, chance = Database(url), random.Random(seed)
     open_: dict[str, tuple[str, int]] = {}
     for number in range(10**9):
+        time.sleep(0.001)  # whoever never lets go of the lock starves the others
         with database.transaction(durable=False) as connection:
             closing = [hold for hold in open_ if chance.random() < 0.6]
             changing = [hold for hold in open_ if hold not in closing and chance.random() < 0.3]
@@ -226,6 +228,8 @@ def _history(
     work: Callable[[int, Tell], None],
     more: int = MORE,
 ) -> Outcome:
+    # A lock may be waited for as long as it takes: how soon is not what is asked here.
+    store.BUSY_S = 120.0
     raise_limits(database, limits, more)
     history.record(database)
     # A connection does not survive a fork.

@@ -37,7 +37,8 @@ import uvloop
 from tests.gateway.world import build_world
 from tests.tiny import build_tokenizer
 
-from benchmarks.gateway_load import Result, Target, closed, opened, request
+from benchmarks.gateway.load import Result, Target, closed, opened, request
+from benchmarks.gateway.page import page
 from benchmarks.machine import ROOT, head
 from trimtab.gateway import keys
 
@@ -101,11 +102,17 @@ def main() -> None:
         for system in systems:
             uvloop.run(fill(system))
     rows = [row for system in systems for row in rows_of(system)]
-    OUT.write_text(json.dumps({**head(), "workers": WORKERS, "rows": rows}, indent=1) + "\n")
-    print(f"wrote {OUT}")
+    found = {**head(), "workers": WORKERS, "rows": rows}
+    OUT.write_text(json.dumps(found, indent=1) + "\n")
+    OUT.with_suffix(".md").write_text(page(found))
+    print(f"wrote {OUT} and gateway.md")
 
 
 async def measure(system: System, direct: System) -> None:
+    for target in (system.target(), system.target(stream=True), direct.target()):
+        once = await closed(target, 1, 30.0, 1)
+        if once.failed or not once.latencies:
+            raise RuntimeError(f"{system.name} or its upstream does not answer")
     await closed(system.target(), 8, 1.0)
     for concurrency in CONCURRENCY:
         result = await closed(system.target(), concurrency, SECONDS)
@@ -176,7 +183,7 @@ def started(command: list[str], ready: str | None, **more: Any) -> Iterator[psut
 
 @contextmanager
 def upstream(port: int, path: Path) -> Iterator[None]:
-    command = [sys.executable, "-m", "benchmarks.gateway_upstream", str(port), str(path)]
+    command = [sys.executable, "-m", "benchmarks.gateway.upstream", str(port), str(path)]
     with started(command, "ready"):
         yield
 
@@ -194,7 +201,7 @@ def trimtab(folder: Path) -> Iterator[System]:
     url = world.database.url.render_as_string()
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener, ExitStack() as stack:
         fd = listener.fileno()
-        command = [sys.executable, "-m", "benchmarks.gateway_server", url, str(fd)]
+        command = [sys.executable, "-m", "benchmarks.gateway.server", url, str(fd)]
         command.append(str(folder / "engine.sock"))
         processes = [
             stack.enter_context(started(command, "started", pass_fds=(fd,))) for _ in range(WORKERS)

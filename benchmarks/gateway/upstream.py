@@ -1,6 +1,6 @@
 """The fake upstream of the gateway benchmark: OpenAI's protocol over HTTP, and the engine's own.
 
-python -m benchmarks.gateway_upstream PORT SOCKET
+python -m benchmarks.gateway.upstream PORT SOCKET
 
 Both faces give an answer of the same length, after the delay that the prompt names
 (`delay=MS`, or the seed in milliseconds), so that gateways differ and their upstream does not.
@@ -12,17 +12,23 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import uvloop
 
+from trimtab.engine.protocol import Described, Done, Generated, encode_reply
+from trimtab.inference import Capabilities, Chunk, Runtime, Usage
+
 WORDS = 16
-RUNTIME = {
-    "engine": "fake",
-    "version": "1",
-    "device": "cpu",
-    "dtype": "float32",
-    "quantisation": "none",
-}
+ABLE = Capabilities(Runtime("fake", "1", "cpu", "float32"), 4096, 64, {"lora": "mixed"})
+CHUNKS = [
+    *(Chunk("yes ", (number,), (-0.5,)) for number in range(WORDS)),
+    Chunk("", (), (), "stop", Usage(20, WORDS)),
+]
+# The frames of an answer but for the call that they belong to, made once: the upstream is no part
+# of what is measured.
+MARK = "@call@"
+FRAMES = b"".join(encode_reply(Generated(MARK, chunk)) for chunk in CHUNKS)
 DELAY = re.compile(rb"delay=(\d+)")
 
 
@@ -31,12 +37,55 @@ def delay_s(text: bytes) -> float:
     return int(found[1]) / 1000 if found else 0.0
 
 
+def _whole() -> bytes:
+    answer = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1,
+        "model": "fake",
+        "choices": [
+            {
+                "index": 0,
+                "message": {"role": "assistant", "content": "yes " * WORDS},
+                "finish_reason": "stop",
+            }
+        ],
+        "usage": {"prompt_tokens": 20, "completion_tokens": WORDS, "total_tokens": 20 + WORDS},
+    }
+    body = json.dumps(answer).encode()
+    head = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    return head % len(body) + body
+
+
+def _stream() -> bytes:
+    pieces: list[dict[str, str]] = [{"role": "assistant", "content": ""}]
+    pieces += [{"content": "yes "}] * WORDS
+    events = [_event(piece, None) for piece in pieces] + [_event({}, "stop"), b"data: [DONE]\n\n"]
+    head = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    return head + b"".join(b"%x\r\n%b\r\n" % (len(event), event) for event in events) + b"0\r\n\r\n"
+
+
+def _event(delta: dict[str, str], reason: str | None) -> bytes:
+    chunk = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion.chunk",
+        "created": 1,
+        "model": "fake",
+        "choices": [{"index": 0, "delta": delta, "finish_reason": reason}],
+    }
+    return b"data: " + json.dumps(chunk).encode() + b"\n\n"
+
+
+WHOLE, STREAM = _whole(), _stream()
+
+
 class OpenAIFace(asyncio.Protocol):
     """Just enough of HTTP/1.1: requests with a Content-Length, one after another."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
         self._buffer = b""
 
     def data_received(self, data: bytes) -> None:
@@ -60,45 +109,10 @@ class OpenAIFace(asyncio.Protocol):
                 reply()
 
     def _whole(self) -> None:
-        answer = {
-            "id": "chatcmpl-1",
-            "object": "chat.completion",
-            "created": 1,
-            "model": "fake",
-            "choices": [
-                {
-                    "index": 0,
-                    "message": {"role": "assistant", "content": "yes " * WORDS},
-                    "finish_reason": "stop",
-                }
-            ],
-            "usage": {"prompt_tokens": 20, "completion_tokens": WORDS, "total_tokens": 20 + WORDS},
-        }
-        body = json.dumps(answer).encode()
-        self._transport.write(
-            b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-            b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
-        )
+        self._transport.write(WHOLE)
 
     def _stream(self) -> None:
-        pieces = [{"role": "assistant", "content": ""}] + [{"content": "yes "}] * WORDS
-        events = [self._event(piece, None) for piece in pieces] + [self._event({}, "stop")]
-        body = b"".join(b"%x\r\n%b\r\n" % (len(event), event) for event in events)
-        done = b"data: [DONE]\n\n"
-        self._transport.write(
-            b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
-            b"Transfer-Encoding: chunked\r\n\r\n%b%x\r\n%b\r\n0\r\n\r\n" % (body, len(done), done)
-        )
-
-    def _event(self, delta: dict[str, str], reason: str | None) -> bytes:
-        chunk = {
-            "id": "chatcmpl-1",
-            "object": "chat.completion.chunk",
-            "created": 1,
-            "model": "fake",
-            "choices": [{"index": 0, "delta": delta, "finish_reason": reason}],
-        }
-        return b"data: " + json.dumps(chunk).encode() + b"\n\n"
+        self._transport.write(STREAM)
 
 
 async def engine_face(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -112,27 +126,16 @@ async def engine_face(reader: asyncio.StreamReader, writer: asyncio.StreamWriter
             waiting.add(task)
             task.add_done_callback(waiting.discard)
         elif call["kind"] == "describe":
-            able = {"runtime": RUNTIME, "context": 4096, "max_batch": 64, "methods": ["lora"]}
-            _send(writer, {"id": call["id"], "capabilities": able, "kind": "described"})
+            writer.write(encode_reply(Described(call["id"], ABLE)))
         elif call["kind"] in ("load", "unload"):
-            _send(writer, {"id": call["id"], "kind": "done"})
+            writer.write(encode_reply(Done(call["id"])))
     writer.close()
 
 
 async def _generate(call: str, wait: float, writer: asyncio.StreamWriter) -> None:
     if wait:
         await asyncio.sleep(wait)
-    for number in range(WORDS):
-        chunk = {"text": "yes ", "tokens": [number], "logprobs": [-0.5]}
-        last = {"finish_reason": None, "usage": None}
-        _send(writer, {"id": call, "chunk": {**chunk, **last}, "kind": "generated"})
-    end = {"text": "", "tokens": [], "logprobs": [], "finish_reason": "stop"}
-    usage = {"prompt": 20, "completion": WORDS, "cached": 0}
-    _send(writer, {"id": call, "chunk": {**end, "usage": usage}, "kind": "generated"})
-
-
-def _send(writer: asyncio.StreamWriter, frame: dict[str, object]) -> None:
-    writer.write(json.dumps(frame).encode() + b"\n")
+    writer.write(FRAMES.replace(MARK.encode(), call.encode()))
 
 
 async def serve(port: int, socket: Path) -> None:

@@ -32,6 +32,7 @@ class Result:
 
     latencies: list[float] = field(default_factory=list)
     failed: int = 0
+    asked: int = 0
     events: int = 0
     seconds: float = 0.0
 
@@ -79,13 +80,14 @@ class Line:
 
 
 async def closed(target: Target, concurrency: int, seconds: float, most: int = 10**9) -> Result:
-    """Keep `concurrency` requests in flight for a while, or until `most` are answered."""
+    """Keep `concurrency` requests in flight for a while, or until `most` were sent."""
     result = Result()
     lines = [await Line(target).open() for _ in range(concurrency)]
     started = time.perf_counter()
 
     async def loop(line: Line) -> None:
-        while time.perf_counter() - started < seconds and len(result.latencies) < most:
+        while time.perf_counter() - started < seconds and result.asked < most:
+            result.asked += 1
             await line.ask(result, time.perf_counter())
 
     await asyncio.gather(*(loop(line) for line in lines))
