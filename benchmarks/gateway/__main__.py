@@ -50,6 +50,7 @@ SECONDS = float(os.environ.get("TRIMTAB_BENCH_SECONDS", "5"))
 CONCURRENCY = (1, 8, 32, 128)
 RATES = (100, 500, 1000)
 REQUESTS = int(os.environ.get("TRIMTAB_BENCH_REQUESTS", "100000"))
+FILL_S = float(os.environ.get("TRIMTAB_BENCH_FILL_S", "600"))
 CHAT = "/v1/chat/completions"
 QUANTILES = {"p50": 0.5, "p95": 0.95, "p99": 0.99}
 
@@ -133,9 +134,9 @@ async def measure(system: System, direct: System) -> None:
 
 
 async def fill(system: System) -> None:
-    """As many requests as its memory is measured after, or what fits into five minutes."""
+    """As many requests as its memory is measured after, or what fits into FILL_S."""
     before = system.rss_mb()
-    result = await closed(system.target(), 32, 300.0, REQUESTS - system.answered)
+    result = await closed(system.target(), 32, FILL_S, REQUESTS - system.answered)
     system.answered += len(result.latencies)
     system.note("json/c32", "rss_mb", system.rss_mb())
     system.note("json/c32", "rss_grown_mb", system.rss_mb() - before)

@@ -4,7 +4,6 @@ Deployments are re-read when what is known is older than 250 ms, and before a ve
 the first time; a version never changes, so it is read once.
 """
 
-import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -24,6 +23,7 @@ from trimtab.gateway import policies
 from trimtab.gateway.off_loop import OffLoop
 from trimtab.gateway.policies import Policy
 from trimtab.gateway.problems import Problem
+from trimtab.gateway.shared import Shared
 from trimtab.inference import Capabilities, Engine
 from trimtab.registry import bases, deployments, identity, versions
 from trimtab.registry.deployments import Deployment
@@ -87,7 +87,8 @@ class Catalogue:
         # The base version below a version, found once: it is registered before.
         self._below: dict[str, str | None] = {}
         self._able: dict[str, tuple[float, Engine, Capabilities]] = {}
-        self._loading: dict[str, asyncio.Future[Engine]] = {}
+        self._loading: Shared[Engine] = Shared()
+        self._looking: Shared[Resolved] = Shared()
 
     async def resolve(self, model: str) -> Resolved:
         """Who answers for a deployment's name, or for a hash or its first characters.
@@ -99,7 +100,10 @@ class Catalogue:
             known = self._named(model)
             if known is not None:
                 return known
-        return await self._database.read(lambda connection: self._look_up(connection, model))
+        return await self._looking.do(
+            model,
+            lambda: self._database.read(lambda connection: self._look_up(connection, model)),
+        )
 
     async def deployed(self) -> list[tuple[Deployment, Served]]:
         """Every deployment with its live version, as the database has them now."""
@@ -108,12 +112,7 @@ class Catalogue:
     async def engine(self, served: Served) -> Engine:
         """An engine that holds the version. Whoever asks while it loads waits for the same load,
         and a caller that leaves does not end it."""
-        loading = self._loading.get(served.hash)
-        if loading is None:
-            loading = asyncio.ensure_future(self._load(served.version))
-            self._loading[served.hash] = loading
-            loading.add_done_callback(lambda done: self._loaded(served.hash, done))
-        return await asyncio.shield(loading)
+        return await self._loading.do(served.hash, lambda: self._load(served.version))
 
     async def able(self, served: Served) -> tuple[Engine, Capabilities]:
         """As `engine`, with what it can do; as it was a second ago at most."""
@@ -138,12 +137,6 @@ class Catalogue:
             raise EngineUnavailable(
                 f"version {short(version.hash)}: {error.message}", hint=error.hint
             ) from error
-
-    def _loaded(self, version: str, done: asyncio.Future[Engine]) -> None:
-        del self._loading[version]
-        if not done.cancelled():
-            # Whoever waits hears of a failure; where nobody does, the next caller tries again.
-            done.exception()
 
     def _named(self, model: str) -> Resolved | None:
         deployment = self._deployments.get(model)

@@ -1,5 +1,6 @@
 """Running the application on a listening socket that was inherited from the supervisor."""
 
+import gc
 import socket
 import time
 from collections.abc import Callable
@@ -14,6 +15,8 @@ from trimtab.gateway.stream import HEARTBEAT_S
 
 # How long requests under way may go on after a SIGTERM.
 DRAIN_S = 8
+# Objects between two collections: several hundred requests' worth, which die by themselves.
+YOUNG = 50_000
 
 
 class _Server(uvicorn.Server):
@@ -61,6 +64,8 @@ def serve(app: FastAPI, listen_fd: int, on_started: Callable[[], None] | None = 
         log_config=None,
         lifespan="off",
         server_header=False,
+        # No request's word about its address is believed.
+        proxy_headers=False,
         timeout_graceful_shutdown=DRAIN_S,
         ws="websockets-sansio",
         ws_max_size=BODY_LIMIT,
@@ -68,5 +73,9 @@ def serve(app: FastAPI, listen_fd: int, on_started: Callable[[], None] | None = 
         ws_ping_interval=HEARTBEAT_S,
         ws_ping_timeout=20.0,
     )
+    # What the imports made lives as long as the process: no collection need look at it again.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(YOUNG)
     with socket.socket(fileno=listen_fd) as listener:
         _Server(config, app.state.desk, app.state.worker, on_started).run(sockets=[listener])
