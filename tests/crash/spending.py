@@ -48,7 +48,7 @@ def spend(url: str, seed: int, tell: Tell) -> None:
     database, chance = Database(url), random.Random(seed)
     open_: dict[str, tuple[str, int]] = {}
     for number in range(10**9):
-        time.sleep(0.001)  # whoever never lets go of the lock starves the others
+        time.sleep(chance.random() * 0.01)  # whoever never lets go of the lock starves the others
         with database.transaction(durable=False) as connection:
             closing = [hold for hold in open_ if chance.random() < 0.6]
             changing = [hold for hold in open_ if hold not in closing and chance.random() < 0.3]
@@ -230,6 +230,7 @@ def _history(
 ) -> Outcome:
     # A lock may be waited for as long as it takes: how soon is not what is asked here.
     store.BUSY_S = 120.0
+    database = Database(database.url)
     raise_limits(database, limits, more)
     history.record(database)
     # A connection does not survive a fork.
@@ -247,6 +248,7 @@ def _history(
         names = [f"{level}:{name}" for level, name, _ in limits]
         if any(budget.held_nano for budget in budgets_of(connection, names)):
             verdict.wrong.append("something is held after everything was recovered")
+    database.close()
     verdict.wrong += [str(line["died"]) for line in told if "died" in line]
     return Outcome(kills, verdict.states, len(told), verdict.wrong)
 

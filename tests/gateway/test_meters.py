@@ -69,8 +69,9 @@ class Metering(RuleBasedStateMachine):
             found = Meters(connection, [KEYS[name]], self._now)
             found.give_back(KEYS[name], tokens)
             found.write()
-        if (name, "tokens") in self._full and tokens > 0:
-            self._full[name, "tokens"] = max(Fraction(0), self._full[name, "tokens"] - tokens)
+        if "tokens" in quotas(KEYS[name]) and tokens > 0:
+            level = self._full.get((name, "tokens"), Fraction(0))
+            self._full[name, "tokens"] = max(Fraction(0), level - tokens)
 
     @rule(seconds=st.floats(0, 70))
     def wait(self, seconds: float) -> None:
