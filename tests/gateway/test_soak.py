@@ -1,0 +1,58 @@
+"""Many requests leave a gateway as it was: memory, descriptors, tasks and threads are flat."""
+
+import asyncio
+import gc
+import os
+import threading
+
+import httpx
+import pytest
+
+from tests.gateway.echo import Echo
+from tests.gateway.world import PROMPT, World, until
+
+ASK = {"model": "desk", "prompt": PROMPT, "max_tokens": 5}
+
+
+def ask(client: httpx.Client, rounds: int) -> None:
+    """Every way of asking, and every way of being refused."""
+    headers = client.headers
+    for number in range(rounds):
+        named = {**headers, "Idempotency-Key": f"n{number % 7}"}
+        client.post("/v1/generate", json=ASK)
+        client.post("/v1/generate", json={**ASK, "stream": True})
+        client.post("/v1/generate", json={**ASK, "stream": True}, headers=named)
+        client.post("/v1/score", json={"model": "desk", "prompt": PROMPT, "completions": ["yes"]})
+        client.post(
+            "/v1/chat/completions",
+            json={"model": "desk", "messages": [{"role": "user", "content": PROMPT}]},
+        )
+        client.post("/v1/generate", json={**ASK, "model": f"nobody-{number}"})
+        client.post("/v1/generate", json={**ASK, "max_tokens": 0})
+        client.get("/v1/models", headers={"Authorization": f"Bearer tt_wrong_{number}"})
+
+
+def living() -> tuple[int, int, int, int]:
+    """Objects that the collector knows, descriptors, tasks of every loop, threads."""
+    gc.collect()
+    tasks = sum(isinstance(found, asyncio.Task) and not found.done() for found in gc.get_objects())
+    files = len(os.listdir("/proc/self/fd"))
+    return len(gc.get_objects()), files, tasks, threading.active_count()
+
+
+@pytest.mark.parametrize("rounds", [15])
+def test_many_requests_leave_nothing_behind(
+    world: World, client: httpx.Client, echo: Echo, rounds: int
+) -> None:
+    ask(client, rounds)  # what is made once is made now
+    until(lambda: world.account().held_nano == 0)
+    echo.asked.clear()
+    objects, files, tasks, threads = living()
+    ask(client, rounds)
+    until(lambda: world.account().held_nano == 0)
+    echo.asked.clear()
+    more, now, working, running = living()
+    assert (working, running) == (tasks, threads)
+    assert now <= files + 1
+    # One object a request would be 120; what a list of the test's own holds is less.
+    assert more - objects < 60
