@@ -34,8 +34,8 @@ TESTS = (
 )
 LEFT_OUT = "not postgresql and not processes and not TestSpending"
 NEEDED = (
-    "alembic fastapi filelock httptools httpx jinja2 platformdirs psutil pydantic pyyaml sqlalchemy "
-    "tokenizers uvicorn uvloop websockets click rich rensa hypothesis pytest pytest-timeout"
+    "alembic click fastapi filelock httptools httpx hypothesis jinja2 platformdirs psutil pydantic "
+    "pytest pytest-timeout pyyaml rensa rich sqlalchemy tokenizers uvicorn uvloop websockets"
 )
 MUTMUT = "mutmut==3.8.1"
 
