@@ -7,16 +7,14 @@ at its end. After each wave nothing is held, nothing runs, no connection or desc
 the ledger is the sum of the log. Writes docs/campaigns/clients.json.
 """
 
-import os
 import random
 import sys
-from contextlib import suppress
 from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tests.campaigns import record
-from tests.faults.test_upstream import Way, built, check_books, vanish
+from tests.faults.test_upstream import Way, built, check_books, descriptors, vanish
 from tests.gateway.world import until
 from tests.tiny import build_tokenizer
 
@@ -57,15 +55,6 @@ def left(way: Way, files: int) -> list[str]:
             f"{error}: {way.world.account()}, {way.echo.running} running, {way.proxy.open} open"
         ]
     return []
-
-
-def descriptors() -> int:
-    found = 0
-    for name in os.listdir("/proc/self/fd"):
-        with suppress(OSError):
-            os.readlink(f"/proc/self/fd/{name}")
-            found += 1
-    return found
 
 
 if __name__ == "__main__":

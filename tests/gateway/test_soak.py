@@ -2,12 +2,12 @@
 
 import asyncio
 import gc
-import os
 import threading
 
 import httpx
 import pytest
 
+from tests.faults.test_upstream import descriptors
 from tests.gateway.echo import Echo
 from tests.gateway.world import PROMPT, World, until
 
@@ -37,8 +37,7 @@ def living() -> tuple[int, int, int, int]:
     gc.collect()
     # By its type: some objects of other libraries are computed when they are asked for their class.
     tasks = sum(issubclass(type(found), asyncio.Task) for found in gc.get_objects())
-    files = len(os.listdir("/proc/self/fd"))
-    return len(gc.get_objects()), files, tasks, threading.active_count()
+    return len(gc.get_objects()), descriptors(), tasks, threading.active_count()
 
 
 @pytest.mark.parametrize("rounds", [15])
@@ -53,7 +52,9 @@ def test_many_requests_leave_nothing_behind(
     until(lambda: world.account().held_nano == 0)
     echo.asked.clear()
     more, now, working, running = living()
-    assert (working, running) == (tasks, threads)
-    assert now <= files + 1
+    assert working == tasks
+    # The pool of threads has a bound of its own, and may not have reached it in the first round.
+    assert running <= threads + 2
+    assert now <= files + 2
     # One object a request would be 120; what a list of the test's own holds is less.
     assert more - objects < 60

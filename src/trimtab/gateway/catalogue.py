@@ -4,6 +4,7 @@ Deployments are re-read when what is known is older than 250 ms, and before a ve
 the first time; a version never changes, so it is read once.
 """
 
+import asyncio
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -33,6 +34,8 @@ from trimtab.text.chat import ChatFormat
 
 FRESH_S = 0.25
 ABLE_S = 1.0
+# An engine that has not loaded a version by then has lost the question.
+LOAD_S = 600.0
 _HASH = re.compile(r"[0-9a-f]{8,64}")
 
 Ready = Callable[[ModelVersion], Awaitable[Engine]]
@@ -131,7 +134,12 @@ class Catalogue:
 
     async def _load(self, version: ModelVersion) -> Engine:
         try:
-            return await self._ready(version)
+            async with asyncio.timeout(LOAD_S):
+                return await self._ready(version)
+        except TimeoutError:
+            raise EngineUnavailable(
+                f"version {short(version.hash)} was not loaded within {LOAD_S:.0f} s"
+            ) from None
         except UserError as error:
             # A missing file is the user's fault on a command line, and never a caller's here.
             raise EngineUnavailable(
