@@ -10,7 +10,7 @@ from trimtab.ledger import recovery
 from trimtab.ledger.accounts import account, open_account
 from trimtab.ledger.holds import close, reserve, settle
 from trimtab.ledger.recovery import BACK_US, PATIENCE_S, Recovery
-from trimtab.ledger.reservation import beat, get, suspects
+from trimtab.ledger.reservation import NEVER_US, beat, get, suspects
 from trimtab.store.database import Database
 
 HOUR_US = 3600 * 1_000_000
@@ -113,6 +113,21 @@ def test_a_clock_that_is_set_back_keeps_no_dead_hold_for_long(
     with database.read() as connection:
         assert account(connection, "k").held_nano == 100
         assert [hold.request_id for hold in suspects(connection, 2**61)] == ["worked"]
+
+
+def test_what_never_expires_is_nobodys_to_close(
+    database: Database, times: Times, recovers: Callable[[], list[str]]
+) -> None:
+    """The hold of a batch's line outlives gateways: whoever takes the line over ends it."""
+    with database.transaction() as connection:
+        reserve(connection, "k", "line", 100, 10, NEVER_US)
+    for jump in (0, HOUR_US, -2 * HOUR_US):
+        times.wall += jump
+        closed: list[str] = []
+        for _ in range(3):
+            times.passes(PATIENCE_S)
+            closed += recovers()
+        assert "line" not in closed
 
 
 def test_what_was_extended_or_settled_meanwhile_is_left(
