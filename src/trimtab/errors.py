@@ -8,6 +8,7 @@
     - NotFound                  a name or hash that nobody knows
     - InUse                     a port, a project or a home that somebody else holds
     - StorageFull               no room on the device
+    - StoreClosed               a database whose place cannot be opened, or is something else
   + IdentityError               what was loaded is not what was registered
   + StoreError                  the database or the blob store
     - StoreRefused              the database takes these rows never, whoever asks when
@@ -57,6 +58,10 @@ class InUse(UserError):
 
 
 class StorageFull(UserError):
+    pass
+
+
+class StoreClosed(UserError):
     pass
 
 

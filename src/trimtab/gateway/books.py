@@ -13,9 +13,9 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from trimtab.errors import StorageFull, StoreError, StoreRefused, TrimtabError
+from trimtab.errors import StoreRefused, TrimtabError
 from trimtab.gateway import keys, problems
-from trimtab.gateway.group import GroupCommit
+from trimtab.gateway.group import STORE, GroupCommit
 from trimtab.gateway.heartbeat import LIFE_US, Heartbeat
 from trimtab.gateway.keys import Key
 from trimtab.gateway.limits import Meters, Verdict
@@ -152,7 +152,7 @@ class Books:
             if isinstance(error, ClientGone):
                 visit.finish_reason = "cancelled"
             # A store that would not take the hold would not take the log line either.
-            if visit.reserved is not None or not isinstance(error, StoreError | StorageFull):
+            if visit.reserved is not None or not isinstance(error, STORE):
                 problem = problems.of(error)
                 await self.close(visit, problem.status, problem.code)
             raise
@@ -192,7 +192,7 @@ class Books:
             visit.cost_nano = await self._group.do(closing)
             if not closing.void:
                 self.metrics.note(visit, closing.status, closing.error_code)
-        except (StoreError, StorageFull) as error:
+        except STORE as error:
             # A line of a batch is taken back by its lease, and pays once it is answered.
             ours = visit.reserved is not None and visit.mine is None
             owes = ours and not isinstance(error, StoreRefused)
@@ -208,7 +208,7 @@ class Books:
     async def _pay(self) -> bool:
         """Settle what the store would not take before; whether something is owed still."""
         for closing in list(self._owed.values()):
-            with suppress(StoreError, StorageFull):
+            with suppress(*STORE):
                 await self._written(closing)
         return bool(self._owed)
 

@@ -11,12 +11,14 @@ from typing import Any, Generic, TypeVar
 
 import anyio.to_thread
 
-from trimtab.errors import StorageFull, StoreError, StoreRefused
+from trimtab.errors import StorageFull, StoreClosed, StoreError, StoreRefused
 from trimtab.store.database import Connection, Database
 
 Item = TypeVar("Item")
 # So many that a transaction stays short for the other processes.
 MOST = 128
+# What a database says that cannot be worked with, now or in this way.
+STORE = (StoreError, StorageFull, StoreClosed)
 
 
 class GroupCommit(Generic[Item]):
@@ -76,4 +78,4 @@ class GroupCommit(Generic[Item]):
 
 def _of_the_store(error: Exception) -> bool:
     """Whether the same would be said of any other work."""
-    return isinstance(error, StoreError | StorageFull) and not isinstance(error, StoreRefused)
+    return isinstance(error, STORE) and not isinstance(error, StoreRefused)

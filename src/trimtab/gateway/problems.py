@@ -24,6 +24,7 @@ from trimtab.errors import (
     NotFound,
     RequestRefused,
     StorageFull,
+    StoreClosed,
     StoreError,
     TrimtabError,
 )
@@ -42,6 +43,7 @@ _KINDS: tuple[tuple[type[TrimtabError], int, str, bool], ...] = (
     (LedgerError, 503, "ledger_unavailable", True),
     (StorageFull, 503, "storage_full", True),
     (StoreError, 503, "store_unavailable", True),
+    (StoreClosed, 503, "store_unavailable", True),
 )
 # What went wrong inside is for the log: it may name paths and hosts of ours.
 _DISCREET = {

@@ -9,7 +9,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from trimtab.errors import StorageFull, StoreError, StoreRefused, TrimtabError, UserError
+from trimtab.errors import StorageFull, StoreClosed, StoreError, StoreRefused, TrimtabError
 from trimtab.store.disk import is_full
 
 # By SQLite's primary result code.
@@ -71,7 +71,7 @@ def _meaning(error: DBAPIError, url: URL) -> TrimtabError:
         return StorageFull(message, hint="free some space on its disk, then do the same again")
     if isinstance(error, IntegrityError | DataError):
         return StoreRefused(message, hint=hint)
-    return UserError(message, hint=hint) if theirs else StoreError(message, hint=hint)
+    return StoreClosed(message, hint=hint) if theirs else StoreError(message, hint=hint)
 
 
 def _is_full(code: int, url: URL) -> bool:
