@@ -15,6 +15,7 @@ from trimtab.gateway.app import create_app
 from trimtab.gateway.process import serve
 from trimtab.inference import Engine, VersionFiles
 from trimtab.registry.versions import ModelVersion
+from trimtab.store.blobs import Blobs
 from trimtab.store.database import Database
 
 
@@ -35,7 +36,8 @@ def main() -> None:
                 loaded.add(version.hash)
         return engine
 
-    app = create_app(Database(url), ready)
+    content = Blobs(Path(socket).parent / "content")
+    app = create_app(Database(url), ready, content)
     serve(app, int(fd), on_started=lambda: print("ready", flush=True))
 
 
