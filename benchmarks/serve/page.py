@@ -67,8 +67,8 @@ def page(table: Table) -> str:
         "",
         f"`make bench-serve` at {found['commit']} on {found['date']}: {machine['cpu']}, "
         f"{machine['cores']} cores, {machine['memory_gb']} GB, Python {machine['python']}. "
-        f"{found['rounds']} interleaved round(s), medians; real prompts of 120 to 240 tokens, 64 new "
-        "tokens, greedy; every system behind HTTP, asked by the same client on the same cores. The "
+        f"Interleaved rounds: {found['rounds']}, medians; real prompts of 120 to 240 tokens, 64 "
+        "new tokens, greedy; every system behind HTTP, asked by the same client on the same cores. The "
         "machine was shared with other work during the run: ratios say more than figures.",
         "",
         *(PROVISIONAL if found["rounds"] < 3 else []),
@@ -87,7 +87,7 @@ def page(table: Table) -> str:
             lines.append(f"| {case} | " + " | ".join(cells) + " |")
     lines += ["", "## Goals", "", "| goal | wanted | found | |", "| --- | --- | --- | --- |"]
     lines += [
-        f"| {goal} | {wanted} | {told} | {'met' if met else 'missed'} |"
+        f"| {goal} | {wanted} | {told} | {verdict(table, met)} |"
         for goal, wanted, told, met in goals(table)
     ]
     rest = [row for row in found["rows"] if row["figure"] not in FIGURES]
@@ -101,6 +101,12 @@ def page(table: Table) -> str:
     lines += ["", "## Not measured", ""]
     lines += [f"- {system}: {reason}" for system, reason in sorted(absent)] or ["Nothing."]
     return "\n".join(lines) + "\n"
+
+
+def verdict(table: Table, met: bool) -> str:
+    if table.found["rounds"] < 3:
+        return "not judged"
+    return "met" if met else "missed"
 
 
 def number(value: float | None) -> str:
