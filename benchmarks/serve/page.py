@@ -68,8 +68,8 @@ def page(table: Table) -> str:
         f"`make bench-serve` at {found['commit']} on {found['date']}: {machine['cpu']}, "
         f"{machine['cores']} cores, {machine['memory_gb']} GB, Python {machine['python']}. "
         f"Interleaved rounds: {found['rounds']}, medians; real prompts of 120 to 240 tokens, 64 "
-        "new tokens, greedy; every system behind HTTP, asked by the same client on the same cores. The "
-        "machine was shared with other work during the run: ratios say more than figures.",
+        "new tokens, greedy; every system behind HTTP, asked by the same client on the same cores. "
+        "The machine was shared with other work during the run: ratios say more than figures.",
         "",
         *(PROVISIONAL if found["rounds"] < 3 else []),
         "![Output tokens a second](../images/serve.svg)",
