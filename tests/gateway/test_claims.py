@@ -113,5 +113,5 @@ class Claiming(RuleBasedStateMachine):
             del self._rows[place]
 
 
-Claiming.TestCase.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+Claiming.TestCase.settings = settings(max_examples=6, stateful_step_count=50, deadline=None)
 TestClaiming = Claiming.TestCase

@@ -118,5 +118,5 @@ class Metering(RuleBasedStateMachine):
             self._full[key.id, kind] = min(Fraction(quota), level) if over else level
 
 
-Metering.TestCase.settings = settings(max_examples=20, stateful_step_count=20, deadline=None)
+Metering.TestCase.settings = settings(max_examples=6, stateful_step_count=40, deadline=None)
 TestMetering = Metering.TestCase
