@@ -203,7 +203,7 @@ def test_a_failed_step_costs_what_it_computed_and_nothing_more(
 
     path.add(first)
     with monkeypatch.context() as broken:
-        broken.setattr(path._model, "forward", breaks)
+        broken.setattr(path.model, "forward", breaks)
         path.step()
     path.add(second)
     while path.busy:

@@ -63,7 +63,8 @@ class Schedule:
             count = sequence.portion(budget)
             if count == 0 or entry not in self._running or not self._make_room(entry, count):
                 continue
-            budget -= count if sequence.left > 1 else 0
+            # One that computes its answer again goes on by the token, whatever is left to read.
+            budget = max(0, budget - count) if sequence.left > 1 else budget
             shares.append(Share(sequence, count))
         # A share that was given may have had to make room for one before it in order.
         running = {id(sequence) for _, _, sequence in self._running}

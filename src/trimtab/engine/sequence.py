@@ -35,7 +35,7 @@ class Sequence:
 
     @property
     def shareable(self) -> int:
-        """Blocks at the beginning whose logits nobody asks for."""
+        """Blocks at the beginning that have names, and whose logits nobody asks for."""
         raise NotImplementedError
 
     @property
@@ -95,7 +95,7 @@ class Generation(Sequence):
 
     @property
     def shareable(self) -> int:
-        return (len(self.tokens) - 1) // BLOCK
+        return min((len(self.tokens) - 1) // BLOCK, len(self.names))
 
     def portion(self, budget: int) -> int:
         if not self.apart:

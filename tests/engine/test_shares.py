@@ -1,0 +1,124 @@
+"""The schedule by itself: nobody computes its tokens, and every sequence comes to its end."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.engine.conftest import VersionOf
+from tests.engine.paths import Kept
+from trimtab.engine.blocks import BLOCK, Blocks
+from trimtab.engine.drawn import Drawn
+from trimtab.engine.jobs import GenerateJob
+from trimtab.engine.schedule import Schedule
+from trimtab.engine.sequence import Generation
+from trimtab.inference import GenerateRequest, Priority, Sampling, VersionFiles
+from trimtab.text.tokenizer import Tokenizer
+
+BLOCKS = 8
+MOST_STEPS = 3000
+
+
+@pytest.fixture(scope="module")
+def files(version_of: VersionOf) -> VersionFiles:
+    return version_of("base")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(base: Path) -> Tokenizer:
+    return Tokenizer(base)
+
+
+def generation(
+    files: VersionFiles,
+    tokenizer: Tokenizer,
+    length: int,
+    count: int,
+    deterministic: bool,
+    priority: Priority,
+) -> Generation:
+    """Every prompt of a length is the same, so that some begin alike."""
+    sampling = Sampling(max_tokens=count, deterministic=deterministic)
+    request = GenerateRequest("base", tuple(range(3, 3 + length)), sampling, "1", priority)
+    return Generation(GenerateJob(request, Kept()), files, tokenizer)
+
+
+def step(schedule: Schedule) -> None:
+    shares = schedule.next()
+    assert all(tokens >= 1 for _, tokens in shares)
+    assert all(len(sequence.blocks) * BLOCK >= sequence.held + n for sequence, n in shares)
+    drawing = [sequence for sequence, tokens in shares if sequence.wanted(tokens)]
+    schedule.computed(shares)
+    for sequence in drawing:
+        assert isinstance(sequence, Generation)
+        sequence.push(Drawn(5, -1.0))
+    schedule.leave(lambda sequence: sequence.finished)
+
+
+def finish(schedule: Schedule) -> None:
+    for _ in range(MOST_STEPS):
+        if not list(schedule):
+            return
+        step(schedule)
+    raise AssertionError("somebody waits for ever")
+
+
+def test_a_deterministic_answer_that_was_put_off_waits_again(
+    files: VersionFiles, tokenizer: Tokenizer
+) -> None:
+    """Its answer has no names: of its blocks only those of its prompt can be found."""
+    schedule = Schedule(Blocks(BLOCKS), 256)
+    schedule.add(generation(files, tokenizer, 20, 100, False, "interactive"))
+    schedule.add(generation(files, tokenizer, 10, 100, True, "batch"))
+    finish(schedule)
+    assert schedule.blocks.available == BLOCKS
+
+
+@settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(
+    asked=st.lists(
+        st.tuples(
+            st.integers(1, 60),
+            st.integers(1, 60),
+            st.booleans(),
+            st.sampled_from(["interactive", "batch", "shadow"]),
+            st.integers(0, 20),
+        ),
+        min_size=1,
+        max_size=7,
+    ),
+    prompt_tokens=st.integers(BLOCK, 40),
+)
+def test_every_share_is_of_a_token_at_least(
+    files: VersionFiles,
+    tokenizer: Tokenizer,
+    asked: list[tuple[int, int, bool, Priority, int]],
+    prompt_tokens: int,
+) -> None:
+    schedule = Schedule(Blocks(BLOCKS), prompt_tokens)
+    for length, count, deterministic, priority, steps in asked:
+        schedule.add(generation(files, tokenizer, length, count, deterministic, priority))
+        for _ in range(steps):
+            step(schedule)
+    finish(schedule)
+    assert schedule.blocks.available == BLOCKS
+
+
+def test_what_replays_its_answer_takes_nothing_from_the_next_prompt(
+    files: VersionFiles, tokenizer: Tokenizer
+) -> None:
+    """The budget is spent by the first prompt; the second answers again, the third has to wait."""
+    schedule = Schedule(Blocks(16), BLOCK)
+    replaying = generation(files, tokenizer, 4, 40, True, "interactive")
+    schedule.add(replaying)
+    for _ in range(30):
+        step(schedule)
+    schedule._put_off(schedule._running[0])
+    schedule.add(generation(files, tokenizer, 50, 1, False, "interactive"))
+    schedule.add(generation(files, tokenizer, 33, 1, False, "batch"))
+    finish(schedule)
