@@ -13,7 +13,14 @@ import torch
 from tests.engine.conftest import VersionOf
 from tests.engine.reference import Reference
 from trimtab.engine.local import MAX_WAITING, LocalEngine
-from trimtab.errors import EngineOverloaded, EngineUnavailable, IdentityError, VersionNotLoaded
+from trimtab.engine.process import serve
+from trimtab.errors import (
+    EngineError,
+    EngineOverloaded,
+    EngineUnavailable,
+    IdentityError,
+    VersionNotLoaded,
+)
 from trimtab.inference import (
     Completion,
     GenerateRequest,
@@ -155,6 +162,49 @@ def test_a_drained_engine_finishes_what_it_admitted(base: Path, version_of: Vers
             await complete(engine, request("endless"))
 
     asyncio.run(drain())
+
+
+def test_a_fault_of_the_computing_thread_is_told_to_everybody_and_ends_the_process(
+    base: Path, version_of: VersionOf, tmp_path: Path
+) -> None:
+    engine = LocalEngine(base, torch.float32, torch.device("cpu"))
+
+    def breaks() -> None:
+        raise IndexError("a fault of ours")
+
+    async def ask() -> None:
+        await engine.load(version_of("base"))
+        engine._fast.step = breaks  # type: ignore[union-attr,method-assign]
+        async with asyncio.timeout(20):
+            asked = (complete(engine, request("base", 4, str(i))) for i in range(3))
+            told = await asyncio.gather(*asked, return_exceptions=True)
+            score = ScoreRequest("base", PROMPT, ((5,), (6, 7)), "s")
+            told.append((await asyncio.gather(engine.score(score), return_exceptions=True))[0])
+            assert all(isinstance(error, EngineError) for error in told)
+            assert any("a fault of ours" in str(error) for error in told)
+            with pytest.raises(EngineUnavailable):
+                await complete(engine, request("base"))
+            with pytest.raises(EngineUnavailable):
+                await serve(engine, tmp_path / "socket")
+
+    assert engine.alive()
+    asyncio.run(ask())
+    assert not engine.alive()
+    engine.close()
+
+
+def test_a_job_that_cannot_be_taken_in_costs_itself_alone(
+    engine: LocalEngine, version_of: VersionOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask() -> None:
+        await engine.load(version_of("base"))
+        with monkeypatch.context() as broken:
+            broken.setattr(engine._fast, "add", lambda job: 1 // 0)
+            with pytest.raises(EngineError, match="ZeroDivisionError"):
+                await complete(engine, request("base"))
+        assert len((await complete(engine, request("base", 2))).tokens) == 2
+
+    asyncio.run(ask())
 
 
 def test_capabilities_name_what_computes(engine: LocalEngine) -> None:

@@ -116,6 +116,26 @@ def test_noise_is_no_schema(text: str) -> None:
         checked(text, Vocabulary())
 
 
+def nested(depth: int) -> str:
+    return '{"default": ' + "[" * (depth - 1) + "]" * (depth - 1) + "}"
+
+
+@pytest.mark.parametrize(
+    "schema",
+    ['{"items":' + "[" * 600 + "]" * 600 + "}", '{"items":' * 200 + "{}" + "}" * 200, nested(65)],
+)
+def test_a_schema_that_is_too_deep_is_refused(schema: str) -> None:
+    for look in (lambda: checked(schema, Vocabulary()), lambda: satisfies(schema, "[]")):
+        with pytest.raises(RequestRefused, match="levels deep, 64 are allowed"):
+            look()
+
+
+def test_depths_that_are_no_schemas_fault() -> None:
+    checked(nested(64), Vocabulary())
+    deep = "[" * 900 + "]" * 900
+    assert not satisfies('{"items": {"type": "integer"}}', deep)
+
+
 def test_a_schema_that_is_too_long_is_refused() -> None:
     with pytest.raises(RequestRefused, match="characters long"):
         checked(json.dumps({"enum": ["x" * MOST]}), Vocabulary())

@@ -136,6 +136,11 @@ class ContinuousPath:
             # A step's tensors are lost, not what others hold.
             self._fail(shares, unexpected(error))
 
+    def fail_all(self, error: TrimtabError) -> None:
+        for sequence in self._schedule:
+            if not sequence.job.cancelled:
+                sequence.fail(error)
+
     def cancel_all(self) -> None:
         for sequence in self._schedule:
             sequence.job.cancelled = True

@@ -93,6 +93,10 @@ class EncoderEngine:
     async def score(self, request: ScoreRequest) -> list[Score]:
         raise _refused()
 
+    def alive(self) -> bool:
+        """Nothing of it can end by itself."""
+        return True
+
     async def drain(self, deadline_s: float) -> None:
         """Admit nothing more and finish what was admitted; cancel the rest at the deadline."""
         self._closed = True

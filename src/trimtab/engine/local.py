@@ -7,6 +7,7 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncGenerator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -159,6 +160,10 @@ class LocalEngine:
         self._cancel_all()
         self._thread.join()
 
+    def alive(self) -> bool:
+        """Whether the computing thread still runs; it ends before it was told to by a fault."""
+        return self._thread.is_alive()
+
     @property
     def _paths(self) -> list[AnyPath]:
         return [path for path in (self._fast, self._general) if path is not None]
@@ -198,6 +203,17 @@ class LocalEngine:
             self._closed = True
             self._changed.notify()
 
+    def _fail_all(self, error: TrimtabError) -> None:
+        """The answer to everything that was admitted; nothing more is."""
+        with self._changed:
+            self._closed = True
+            orders = [*self._arrived, *self._commands]
+            self._arrived, self._commands = [], []
+        for order in orders:
+            order.mailbox.put(error)
+        for path in self._paths:
+            path.fail_all(error)
+
     def _cancel_all(self) -> None:
         stopped = EngineUnavailable("the engine stopped", hint="try again in a moment")
         with self._changed:
@@ -208,7 +224,16 @@ class LocalEngine:
             path.cancel_all()
 
     def _work(self) -> None:
-        """The computing thread: takes in what came, then one step of each path, and again."""
+        """The computing thread. What nobody foresaw fails whatever it holds, and ends it: the state
+        of the paths is unknown then, and a process that is started again has none.
+        """
+        try:
+            self._compute()
+        except Exception as error:
+            self._fail_all(unexpected(error))
+
+    def _compute(self) -> None:
+        """Take in what came, then one step of each path, and again."""
         while True:
             with self._changed:
                 while not (self._arrived or self._commands or self._busy or self._closed):
@@ -217,7 +242,8 @@ class LocalEngine:
             if self._closed and not (arrived or self._commands or self._busy):
                 return
             for each in arrived:
-                self._take_in(each)
+                if error := self._try(partial(self._take_in, each)):
+                    each.mailbox.put(error)
             self._obey()
             for path in self._paths:
                 if path.busy:

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,10 +89,10 @@ async def _run(arguments: argparse.Namespace) -> None:
     else:
         opened = vllm_server.started(arguments.vllm_env, arguments.base)
     async with opened as engine:
-        await serve(engine, arguments.socket, engine.alive)
+        await serve(engine, arguments.socket)
 
 
-def _engine(arguments: argparse.Namespace) -> "Computing":
+def _engine(arguments: argparse.Namespace) -> "LocalEngine | EncoderEngine":
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # Libraries warn their own developers; stderr is for what an operator can act upon.
@@ -125,9 +125,7 @@ def claimed(socket: Path) -> Iterator[None]:
         socket.unlink(missing_ok=True)
 
 
-async def serve(
-    engine: "Computing", socket: Path, alive: Callable[[], bool] = lambda: True
-) -> None:
+async def serve(engine: "Computing", socket: Path) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Raises EngineUnavailable where what computes
     behind the engine is not `alive` any more.
     """
@@ -138,19 +136,21 @@ async def serve(
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection = Connection(engine, reader, writer)
         connections.add(connection)
-        await connection.serve()
-        connections.discard(connection)
+        try:
+            await connection.serve()
+        finally:
+            connections.discard(connection)
 
     stopped = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopped.set)
     server = await asyncio.start_unix_server(accept, socket, limit=MAX_FRAME)
     print("ready", flush=True)
-    while not stopped.is_set() and alive():
+    while not stopped.is_set() and engine.alive():
         with suppress(TimeoutError):
             await asyncio.wait_for(stopped.wait(), ALIVE_S)
     server.close()
-    if not alive():
+    if not engine.alive():
         raise EngineUnavailable("what computes behind the engine ended", hint="its words are above")
     await engine.drain(DRAIN_S)
     await asyncio.gather(*(connection.finish(FLUSH_S) for connection in connections))

@@ -9,6 +9,7 @@ import json
 import logging
 from contextlib import aclosing
 
+from trimtab.engine.faults import unexpected
 from trimtab.engine.protocol import (
     MAX_FRAME,
     Call,
@@ -89,11 +90,22 @@ class Connection:
 
     async def _answer(self, call: Call) -> None:
         try:
-            await self._run(call)
-        except TrimtabError as error:
-            await self._send(Failed.of(call.id, error))
+            if (error := await self._failure(call)) is not None:
+                await self._send(Failed.of(call.id, error))
         except ConnectionError:
             log.info("a client went away")
+
+    async def _failure(self, call: Call) -> TrimtabError | None:
+        """Every call has an end: what nobody foresaw is told as well."""
+        try:
+            await self._run(call)
+        except ConnectionError:
+            raise
+        except TrimtabError as error:
+            return error
+        except Exception as error:
+            return unexpected(error)
+        return None
 
     async def _run(self, call: Call) -> None:
         match call:

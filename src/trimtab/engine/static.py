@@ -60,6 +60,10 @@ class StaticPath:
         except Exception as error:
             self._fail(unexpected(error))
 
+    def fail_all(self, error: TrimtabError) -> None:
+        for job in (*self._batch, *self._waiting):
+            job.mailbox.put(error)
+
     def cancel_all(self) -> None:
         for job in (*self._batch, *self._waiting):
             job.cancelled = True

@@ -5,6 +5,7 @@ one that is large, or that uses more than the plain keywords, is first compiled 
 own with a bound on its time and memory (`trial`).
 """
 
+import itertools
 import json
 import signal
 import subprocess
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 MOST = 65536
 """Characters of a schema."""
+DEEPEST = 64
+"""Objects and lists in each other. The compiler stops at 128, our own walks are recursive."""
 SMALL = 4096
 """Up to here a schema of plain keywords compiles in milliseconds."""
 PLAIN = frozenset(
@@ -155,10 +158,11 @@ def satisfies(schema: str, text: str) -> bool:
     start = compiled(schema, opened(Vocabulary()))
     try:
         value = json.loads(text)
+        orders = (value, _ordered(value, json.loads(schema)))
+        texts = [json.dumps(told, ensure_ascii=False) for told in orders]
     except (ValueError, RecursionError):
         return False
-    ordered = _ordered(value, json.loads(schema))
-    return any(_accepts(start, json.dumps(told, ensure_ascii=False)) for told in (value, ordered))
+    return any(_accepts(start, told) for told in texts)
 
 
 def refused(why: str) -> RequestRefused:
@@ -195,7 +199,17 @@ def _parsed(schema: str) -> dict[str, Any]:
         raise refused(f"not JSON: {_line(str(error))}") from error
     if not isinstance(parsed, dict):
         raise refused("it must be an object")
+    if (depth := _depth(parsed)) > DEEPEST:
+        raise refused(f"it is {depth} levels deep, {DEEPEST} are allowed")
     return parsed
+
+
+def _depth(parsed: Any) -> int:
+    level, depth = [parsed], 0
+    while level := [each for each in level if isinstance(each, dict | list)]:
+        inner = (each.values() if isinstance(each, dict) else each for each in level)
+        level, depth = list(itertools.chain.from_iterable(inner)), depth + 1
+    return depth
 
 
 def _plain(schema: Any) -> bool:
