@@ -18,6 +18,7 @@ from tests.engine.reference import Reference
 from tests.engine.wire import KEY, VERSION, Vllm
 from trimtab.engine.vllm import METHODS, Server, VllmEngine
 from trimtab.errors import (
+    BaseError,
     EngineError,
     EngineOverloaded,
     EngineUnavailable,
@@ -265,16 +266,20 @@ def test_what_vllm_refuses_is_told(
 
 
 def test_a_request_that_can_never_work_is_refused(
-    url: str, base: Path, version_of: VersionOf
+    vllm: Vllm, url: str, base: Path, version_of: VersionOf
 ) -> None:
     async def ask() -> None:
         async with opened(url, base) as engine:
             await engine.load(version_of("base"))
             with pytest.raises(RequestRefused, match="the model holds 512"):
                 await complete(engine, request("base", Sampling(max_tokens=600)))
-            with pytest.raises(RequestRefused, match="context length"):
+            asked = len(vllm.bodies)
+            with pytest.raises(RequestRefused, match="the model holds 511"):
                 # vLLM computes a token beside a score, and has no room for it here.
                 await engine.score(ScoreRequest("base", PROMPT, ((7,) * 508,), "full"))
+            assert len(vllm.bodies) == asked
+            [full] = await engine.score(ScoreRequest("base", PROMPT, ((7,) * 507,), "fits"))
+            assert len(full.logprobs) == 507
             with pytest.raises(VersionNotLoaded):
                 await complete(engine, request("red"))
 
@@ -295,6 +300,11 @@ def test_a_server_that_is_not_there_or_serves_something_else(
         vllm.model = "another-name"
         asyncio.run(look(url))
         vllm.adapters["more"] = "adapters are no bases"
+        asyncio.run(look(url))
+        vllm.root = "/models/another"
+        with pytest.raises(BaseError, match="another-name"):
+            asyncio.run(look(url))
+        vllm.model = base.name
         asyncio.run(look(url))
 
 

@@ -32,11 +32,13 @@ VERSION = "0.32.0"
 @dataclass
 class Vllm:
     """`ignores_adapters` answers as the base under an adapter's name; `breaks_after` so many tokens
-    the connection of a stream is cut; `cached` is told as cached tokens.
+    the connection of a stream is cut; `cached` is told as cached tokens; `root` is told in place of
+    the base's path.
     """
 
     base: Path
     context: int = 512
+    root: str | None = None
     ignores_adapters: bool = False
     breaks_after: int | None = None
     pause_s: float = 0.0
@@ -73,7 +75,7 @@ class Vllm:
 
         @app.get("/v1/models")
         async def models() -> dict[str, Any]:
-            base = {"id": self.model, "root": str(self.base), "parent": None}
+            base = {"id": self.model, "root": self.root or str(self.base), "parent": None}
             cards = [base | {"max_model_len": self.context}]
             cards += [
                 {"id": name, "root": path, "parent": self.model, "max_model_len": None}
@@ -154,6 +156,7 @@ class Vllm:
                         "top_logprobs": [row],
                     },
                 }
+                yield frame({"choices": [{"index": 0, "text": "", "finish_reason": None}]})
                 yield frame({"choices": [choice]})
                 await asyncio.sleep(self.pause_s)
         except (asyncio.CancelledError, GeneratorExit):

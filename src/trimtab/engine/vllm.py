@@ -112,20 +112,20 @@ class VllmEngine:
         self.context = self.vocabulary = 0
 
     async def open(self) -> None:
-        """Learn what the server serves. Raises EngineUnavailable, and BaseError where that is not
-        one model that could be the base.
+        """Learn what the server serves. Raises EngineUnavailable, and BaseError where no model, or
+        more than one, has the name or the path of the base.
         """
         self._version = str((await self._get("/version")).get("version"))
         bases = [card for card in await self._cards() if card.get("parent") is None]
         wanted = {self._base.name, str(self._base)}
         named = [card for card in bases if card["id"] in wanted or card.get("root") in wanted]
-        if len(chosen := named or bases) != 1:
+        if len(named) != 1:
             raise BaseError(
-                f"{self._server.url}: serves {[card['id'] for card in bases]}, none of them is"
+                f"{self._server.url}: serves {[card['id'] for card in bases]}, not one of them is"
                 f" {self._base.name}",
                 hint="start vLLM with --served-model-name of the base's name",
             )
-        self._model, self.context = chosen[0]["id"], int(chosen[0]["max_model_len"])
+        self._model, self.context = named[0]["id"], int(named[0]["max_model_len"])
         config = json.loads((self._base / "config.json").read_bytes())
         self.vocabulary = int((config.get("text_config") or config)["vocab_size"])
 
@@ -190,7 +190,8 @@ class VllmEngine:
 
     async def score(self, request: ScoreRequest) -> list[Score]:
         held = self._of(request.version)
-        check_score(request, self.context, self.vocabulary)
+        # vLLM computes one token beside them, which takes its place in the context.
+        check_score(request, self.context - 1, self.vocabulary)
         asked = [i for i, completion in enumerate(request.completions) if completion]
         scores = [Score(())] * len(request.completions)
         if not asked:
@@ -198,7 +199,7 @@ class VllmEngine:
         body = self._body(held, request) | {
             "prompt": [[*request.prompt, *request.completions[i]] for i in asked],
             "prompt_logprobs": 0,
-            # vLLM computes one token beside them, and none would not be an answer.
+            # None would not be an answer.
             "max_tokens": 1,
         }
         with self._counted():
@@ -409,7 +410,9 @@ def _drawn(event: dict[str, Any], top: int) -> list[Drawn]:
     """The tokens of a frame, each with the `top` likeliest in its place."""
     found: list[Drawn] = []
     for choice in event["choices"]:
-        tokens, told = choice.get("token_ids") or (), choice.get("logprobs") or {}
+        if not (tokens := choice.get("token_ids")):
+            continue
+        told = choice["logprobs"]
         # Of the likeliest, the token that was drawn is one more where it is not among them.
         likeliest = told["top_logprobs"] if top else [{}] * len(tokens)
         for token, logprob, row in zip(tokens, told["token_logprobs"], likeliest, strict=True):
