@@ -150,6 +150,22 @@ def test_virtual_tokens_take_their_places_from_the_context(engine: LocalEngine) 
     asyncio.run(complete(engine, GenerateRequest("ia3", prompt, more, "has room")))
 
 
+def test_a_version_that_is_just_going_still_has_its_context(
+    engine: LocalEngine, base: Path, kinds: dict[str, Path]
+) -> None:
+    """The computing thread forgets a version in two steps; a request may come between them."""
+    load(engine, base, "going", kinds["prompt_tuning"])
+    held = engine._held["going"]
+    asyncio.run(engine.unload("going"))
+    engine._held["going"] = held
+    try:
+        prompt = GenerateRequest("going", (5,) * 500, Sampling(max_tokens=13 - VIRTUAL), "late")
+        with pytest.raises(RequestRefused, match=f"the model holds {512 - VIRTUAL}"):
+            asyncio.run(complete(engine, prompt))
+    finally:
+        del engine._held["going"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("fault", ["renamed", "nan", "narrow", "empty", "foreign type"])
 def test_a_damaged_adapter_of_any_method_is_refused(

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,10 @@ from tests.engine.paths import KINDS, AnyPath, Kept, answer, make_path, run
 from tests.engine.reference import Reference
 from tests.engine.test_paths import prompts, same
 from tests.text.test_schema import TICKET, schemas
-from trimtab.engine.grammar import Grammar
+from trimtab.engine.grammar import Grammar, Grammars
 from trimtab.engine.jobs import GenerateJob
 from trimtab.engine.local import LocalEngine
-from trimtab.errors import RequestRefused
+from trimtab.errors import EngineUnavailable, RequestRefused
 from trimtab.inference import GenerateRequest, Sampling, complete
 from trimtab.text.schema import Vocabulary, compiled, opened
 
@@ -145,3 +146,38 @@ def test_a_schema_is_refused_for_its_request_alone(
     assert first.text in ('"yes"', '"no"')
     assert isinstance(cut, RequestRefused)
     assert len(engine._grammars._compiled) == 1
+
+
+def test_a_schema_that_meets_a_stopping_engine_is_told_so(
+    base: Path, version_of: VersionOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it is compiled, while it waits for another one, and after the end."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slowly(self: Grammars, vocabulary: Vocabulary, schema: str) -> Any:
+        begun.set()
+        go_on.wait(20)
+        return compiled(schema, opened(Vocabulary()))
+
+    monkeypatch.setattr(Grammars, "_compile", slowly)
+
+    async def ask() -> list[Any]:
+        grammars = Grammars(WORDS)
+        asked = [
+            asyncio.create_task(grammars.of(version_of("base"), json.dumps({"enum": [i]})))
+            for i in range(3)
+        ]
+        await asyncio.to_thread(begun.wait, 20)
+        asked[2].cancel()
+        grammars.close()
+        go_on.set()
+        async with asyncio.timeout(20):
+            told = await asyncio.gather(*asked, return_exceptions=True)
+            with pytest.raises(EngineUnavailable):
+                await grammars.of(version_of("base"), "{}")
+        return list(told)
+
+    first, waiting, cancelled = asyncio.run(ask())
+    assert isinstance(first, Grammar)
+    assert isinstance(waiting, EngineUnavailable)
+    assert isinstance(cancelled, asyncio.CancelledError)

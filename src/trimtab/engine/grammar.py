@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from trimtab.errors import EngineOverloaded
+from trimtab.errors import EngineOverloaded, EngineUnavailable
 from trimtab.inference import VersionFiles
 from trimtab.text.schema import Vocabulary, checked, compiled, opened, refused
 
@@ -63,7 +63,9 @@ class Grammars:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="grammar")
 
     async def of(self, files: VersionFiles, schema: str) -> Grammar:
-        """A grammar at its beginning. Raises RequestRefused, which names what cannot be done."""
+        """A grammar at its beginning. Raises RequestRefused, which names what cannot be done, and
+        EngineUnavailable after `close`.
+        """
         file = str(files.tokenizer / "tokenizer.json")
         key = (Vocabulary(file, self._vocabulary, files.stop_tokens), schema)
         if key not in self._compiled:
@@ -73,14 +75,27 @@ class Grammars:
                 )
             self._compiling += 1
             try:
-                loop = asyncio.get_running_loop()
-                self._compiled[key] = await loop.run_in_executor(self._thread, self._compile, *key)
+                self._compiled[key] = await self._in_thread(key)
             finally:
                 self._compiling -= 1
             while len(self._compiled) > KEPT:
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(key)
         return Grammar(self._compiled[key].deep_copy())
+
+    async def _in_thread(self, key: tuple[Vocabulary, str]) -> "LLMatcher":
+        stopping = EngineUnavailable("the engine is stopping", hint="try again in a moment")
+        try:
+            working = self._thread.submit(self._compile, *key)
+        except RuntimeError:
+            raise stopping from None
+        try:
+            return await asyncio.wrap_future(working)
+        except asyncio.CancelledError:
+            # By `close`, unless it is this task that was cancelled.
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise
+            raise stopping from None
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)

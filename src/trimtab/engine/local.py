@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -57,6 +57,14 @@ Quantisation = Literal["none", "int8"]
 AnyPath = ContinuousPath | StaticPath
 
 
+class Held(NamedTuple):
+    """`context` is what an adapter's virtual tokens leave of it."""
+
+    files: VersionFiles
+    path: AnyPath
+    context: int
+
+
 class LocalEngine:
     """An engine of one base in this process. `drain` it or `close` it when it is done."""
 
@@ -89,7 +97,7 @@ class LocalEngine:
         else:
             self.context, self.vocabulary = shape.context, shape.vocabulary
         self._grammars = Grammars(self.vocabulary)
-        self._held: dict[str, tuple[VersionFiles, AnyPath]] = {}
+        self._held: dict[str, Held] = {}
         self._arrived: list[Job | Command] = []
         self._commands: list[Command] = []
         self._changed = threading.Condition()
@@ -117,10 +125,11 @@ class LocalEngine:
         await self._order(Command(version, lambda: self._unload(version), leaves=True))
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
-        check_generate(request, self._context_of(request.version), self.vocabulary)
+        held = self._of(request.version)
+        check_generate(request, held.context, self.vocabulary)
         grammar, schema = None, request.sampling.schema
         if schema is not None:
-            grammar = await self._grammars.of(self._held[request.version][0], schema)
+            grammar = await self._grammars.of(held.files, schema)
         job = GenerateJob(request, grammar=grammar)
         self._add(job)
         try:
@@ -133,7 +142,7 @@ class LocalEngine:
             job.cancelled = True
 
     async def score(self, request: ScoreRequest) -> list[Score]:
-        check_score(request, self._context_of(request.version), self.vocabulary)
+        check_score(request, self._of(request.version).context, self.vocabulary)
         job = ScoreJob(request)
         self._add(job)
         try:
@@ -168,14 +177,13 @@ class LocalEngine:
     def _paths(self) -> list[AnyPath]:
         return [path for path in (self._fast, self._general) if path is not None]
 
-    def _context_of(self, version: str) -> int:
-        """What an adapter's virtual tokens leave of the context. Raises VersionNotLoaded."""
+    def _of(self, version: str) -> Held:
+        """Raises VersionNotLoaded."""
         if (held := self._held.get(version)) is None:
             raise VersionNotLoaded(
                 f"version {version} is not loaded", hint="load it, then ask again"
             )
-        path = held[1]
-        return self.context - (path.virtual_tokens(version) if path is self._general else 0)
+        return held
 
     def _add(self, job: Job | Command) -> None:
         """Raises EngineOverloaded when too many wait, EngineUnavailable after `close`."""
@@ -266,7 +274,7 @@ class LocalEngine:
                 )
             )
             return
-        held[1].add(each)
+        held.path.add(each)
 
     def _obey(self) -> None:
         """The commands in their order; one that unloads waits for its version's answers, and those
@@ -278,7 +286,7 @@ class LocalEngine:
                 continue
             behind = any(before.version == command.version for before in waiting)
             held = self._held.get(command.version)
-            if behind or (command.leaves and held is not None and held[1].uses(command.version)):
+            if behind or (command.leaves and held is not None and held.path.uses(command.version)):
                 waiting.append(command)
                 continue
             command.mailbox.put(self._try(command.work))
@@ -295,7 +303,7 @@ class LocalEngine:
 
     def _load(self, files: VersionFiles) -> None:
         if (held := self._held.get(files.version)) is not None:
-            if held[0] != files:
+            if held.files != files:
                 raise IdentityError(
                     f"version {files.version} is loaded from other files already",
                     hint="unload it first; a version's name is the hash of its content",
@@ -314,8 +322,9 @@ class LocalEngine:
                 self._general = StaticPath(GeneralPath(self._base, self._dtype, self._device))
             path = self._general
         path.load(files)
-        self._held[files.version] = (files, path)
+        virtual = path.virtual_tokens(files.version) if isinstance(path, StaticPath) else 0
+        self._held[files.version] = Held(files, path, self.context - virtual)
 
     def _unload(self, version: str) -> None:
         if (held := self._held.pop(version, None)) is not None:
-            held[1].unload(version)
+            held.path.unload(version)
