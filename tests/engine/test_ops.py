@@ -15,9 +15,9 @@ from trimtab.engine.batch import Part, lay_out
 from trimtab.engine.blocks import BLOCK
 from trimtab.engine.cache import Cache
 from trimtab.engine.family import Rope, Shape
-from trimtab.engine.linear import Linear, packed, panelled, plain
+from trimtab.engine.linear import Linear, _tell, packed, panelled, plain
 from trimtab.engine.lora import Adapter, Pair, Up
-from trimtab.engine.ops import NativeOps, TorchOps, build, fits
+from trimtab.engine.ops import NativeOps, TorchOps, build, fits, pick_ops
 from trimtab.engine.ops.build import library
 from trimtab.engine.rope import frequencies
 from trimtab.engine.weights import Layer
@@ -206,6 +206,33 @@ def test_without_a_compiler_there_is_one_line_and_no_library(
     assert library() is None
     [record] = caplog.records
     assert "no C++ compiler" in record.getMessage()
+
+
+def test_a_library_that_does_not_load_is_removed_and_torch_computes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that was cut short, or that lies where nothing may be executed."""
+    cut = tmp_path / "cut.so"
+    cut.write_bytes(b"\x7fELF")
+    monkeypatch.setattr("trimtab.engine.ops.library", lambda: cut)
+    assert pick_ops(shape(4, 4, 64), torch.float32, CPU).name == "torch"
+    assert not cut.exists()
+    [record] = caplog.records
+    assert "do not load" in record.getMessage()
+
+
+def test_weights_that_onednn_does_not_take_are_plain_and_told_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuses(x: torch.Tensor, blocked: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("no such number format")
+
+    monkeypatch.setattr("trimtab.engine.linear.multiply", refuses)
+    _tell.cache_clear()
+    for _ in range(2):
+        assert packed(rand(4, 8)).plain is not None
+    [record] = caplog.records
+    assert "no such number format" in record.getMessage()
 
 
 def test_source_that_does_not_compile_leaves_nothing(

@@ -3,10 +3,16 @@
 Knows nothing of networks and files.
 """
 
+import functools
+import logging
 from dataclasses import dataclass
 
 import torch
 from torch.nn import functional
+
+from trimtab.engine.faults import first_line
+
+log = logging.getLogger(__name__)
 
 PANEL = 16
 """Outputs in a panel, as kernels/linear.h has it."""
@@ -81,7 +87,8 @@ def packed(weight: torch.Tensor) -> Linear:
         blocked: torch.Tensor = torch.ops.mkldnn._reorder_linear_weight(weight, None)
         # A number format that the processor lacks shows at the first use.
         multiply(weight.new_zeros(1, weight.shape[1]), blocked)
-    except (AttributeError, RuntimeError):
+    except (AttributeError, RuntimeError) as error:
+        _tell(first_line(error))
         return plain(weight)
     return Linear(_size(weight), packed=blocked)
 
@@ -100,6 +107,12 @@ def multiply(x: torch.Tensor, blocked: torch.Tensor) -> torch.Tensor:
     """x (tokens, inputs) times the transpose of the matrix that oneDNN packed."""
     product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, blocked, None, "none", [], "")
     return product
+
+
+@functools.cache
+def _tell(why: str) -> None:
+    """Once, and not for every matrix."""
+    log.warning("no oneDNN order of weights here, the engine multiplies plain ones: %s", why)
 
 
 def _size(weight: torch.Tensor) -> tuple[int, int]:

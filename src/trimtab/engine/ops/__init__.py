@@ -3,6 +3,9 @@
 The two give the same results to rounding; a test holds the one against the other.
 """
 
+import logging
+from contextlib import suppress
+
 import torch
 
 from trimtab.engine.family import Shape
@@ -12,9 +15,17 @@ from trimtab.engine.ops.torch_ops import TorchOps
 
 __all__ = ["NativeOps", "TorchOps", "pick_ops"]
 
+log = logging.getLogger(__name__)
+
 
 def pick_ops(shape: Shape, dtype: torch.dtype, device: torch.device) -> TorchOps:
     """The faster of the two that works here."""
     if fits(shape, dtype, device) and (path := library()) is not None:
-        return NativeOps(path, dtype)
+        try:
+            return NativeOps(path, dtype)
+        except OSError as error:
+            # A file that was cut short would stay so: the next start compiles it again.
+            with suppress(OSError):
+                path.unlink()
+            log.warning("the kernels do not load, the engine computes in torch alone: %s", error)
     return TorchOps(dtype, device)
