@@ -1,13 +1,22 @@
-"""Which jobs are computed together. The jobs are real; only nobody computes them."""
+"""Which jobs are computed together, and which are not computed any more."""
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.engine.conftest import VersionOf
+from tests.engine.paths import Kept, items, make_path, run, scores
+from trimtab.engine import general
+from trimtab.engine.decode import score_rows
 from trimtab.engine.general import MAX_BATCH, MAX_BATCH_TOKENS
 from trimtab.engine.jobs import GenerateJob, Job, ScoreJob
-from trimtab.engine.static import group
+from trimtab.engine.overlay import Overlay
+from trimtab.engine.static import StaticPath, group
+from trimtab.errors import EngineOverloaded
 from trimtab.inference import GenerateRequest, Sampling, ScoreRequest
 
 
@@ -49,3 +58,61 @@ def test_the_first_job_and_those_that_can_join_it(
     make: Callable[[], list[Job]], places: list[int]
 ) -> None:
     assert chosen(make) == places
+
+
+@pytest.fixture
+def pieces(path: StaticPath, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The rows of each piece that was scored."""
+    counts: list[int] = []
+
+    def counted(overlay: Overlay, rows: list[Any]) -> list[tuple[float, ...]]:
+        counts.append(len(rows))
+        return score_rows(overlay, rows)
+
+    monkeypatch.setattr(general, "score_rows", counted)
+    return counts
+
+
+@pytest.fixture(scope="module")
+def path(base: Path, version_of: VersionOf) -> StaticPath:
+    path = make_path(base, "static")
+    assert isinstance(path, StaticPath)
+    path.load(version_of("base"))
+    return path
+
+
+def scoring(rows: int) -> ScoreJob:
+    return ScoreJob(ScoreRequest("base", (17, 40, 5), ((7, 8),) * rows, "s"), Kept())
+
+
+def test_scores_come_in_pieces_and_stop_when_nobody_waits(
+    path: StaticPath, pieces: list[int]
+) -> None:
+    whole, left = scoring(MAX_BATCH + 3), scoring(3 * MAX_BATCH)
+    path.add(whole)
+    path.step()
+    assert (pieces, items(whole)) == ([MAX_BATCH], [])
+    run(path)
+    assert pieces == [MAX_BATCH, 3]
+    assert len(scores(whole)) == MAX_BATCH + 3
+    path.add(left)
+    path.step()
+    left.cancelled = True
+    run(path)
+    assert pieces == [MAX_BATCH, 3, MAX_BATCH]
+
+
+def test_who_waits_no_more_leaves_the_queue_at_the_next_step(path: StaticPath) -> None:
+    computed, cancelled, patient = scoring(2 * MAX_BATCH), scoring(1), scoring(1)
+    hasty = ScoreJob(replace(scoring(1).request, patience_s=0.0), Kept())
+    path.add(computed)
+    path.step()
+    for job in (cancelled, hasty, patient):
+        path.add(job)
+    cancelled.cancelled = True
+    path.step()
+    assert path.waiting == 1
+    with pytest.raises(EngineOverloaded, match="allowed"):
+        scores(hasty)
+    run(path)
+    assert len(scores(patient)) == 1

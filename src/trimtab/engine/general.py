@@ -3,7 +3,7 @@
 Static batches of one version each, in one thread. Knows nothing of queues and sockets.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,16 +148,25 @@ class GeneralPath:
                 decoder.step(tokens)
 
     def score(
-        self, version: str, rows: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
-    ) -> list[Score]:
-        """The score of each (prompt, completion), in the order given."""
+        self,
+        version: str,
+        rows: Sequence[tuple[tuple[int, ...], tuple[int, ...]]],
+        wanted: Callable[[int], bool],
+    ) -> Generator[None, None, list[Score]]:
+        """The score of each (prompt, completion), in the order given; a piece of them is computed
+        between two yields. A row that `wanted` disowns by then has an empty one.
+        """
         held = self._versions[version]
         scores = [Score(())] * len(rows)
-        with torch.inference_mode():
-            for piece in _pieces(rows):
-                logprobs = score_rows(held.overlay, [rows[i] for i in piece])
-                for i, values in zip(piece, logprobs, strict=True):
-                    scores[i] = Score(values)
+        for piece in _pieces(rows):
+            kept = [i for i in piece if wanted(i)]
+            if not kept:
+                continue
+            with torch.inference_mode():
+                logprobs = score_rows(held.overlay, [rows[i] for i in kept])
+            for i, values in zip(kept, logprobs, strict=True):
+                scores[i] = Score(values)
+            yield
         return scores
 
     def _overlay(self, files: VersionFiles) -> Overlay:

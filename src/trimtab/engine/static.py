@@ -4,6 +4,7 @@ those of one kind and version are computed together, the next batch begins when 
 Knows nothing of models.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
@@ -11,7 +12,7 @@ from trimtab.engine.faults import unexpected
 from trimtab.engine.general import MAX_BATCH, MAX_BATCH_TOKENS, GeneralPath
 from trimtab.engine.jobs import PRIORITIES, GenerateJob, Job, ScoreJob
 from trimtab.engine.sampling import Sampler
-from trimtab.errors import TrimtabError
+from trimtab.errors import EngineOverloaded, TrimtabError
 from trimtab.inference import VersionFiles
 
 
@@ -50,6 +51,7 @@ class StaticPath:
 
     def step(self) -> None:
         """One step of the batch; what fails, fails for its own batch alone."""
+        self._waiting = [job for job in self._waiting if _waits(job)]
         try:
             if self._steps is None:
                 self._begin()
@@ -69,7 +71,6 @@ class StaticPath:
             job.cancelled = True
 
     def _begin(self) -> None:
-        self._waiting = [job for job in self._waiting if not job.cancelled]
         self._batch = group(self._waiting)
         if self._batch:
             self._waiting = [job for job in self._waiting if job not in self._batch]
@@ -97,12 +98,13 @@ class StaticPath:
             )
             return
         score = [job for job in jobs if isinstance(job, ScoreJob)]
-        rows = [
-            (job.request.prompt, completion)
-            for job in score
-            for completion in job.request.completions
-        ]
-        scores = iter(self._path.score(version, rows))
+        asked = [(job, completion) for job in score for completion in job.request.completions]
+        found = yield from self._path.score(
+            version,
+            [(job.request.prompt, completion) for job, completion in asked],
+            wanted=lambda i: not asked[i][0].cancelled,
+        )
+        scores = iter(found)
         for job in score:
             job.mailbox.put(list(islice(scores, job.rows)))
 
@@ -130,6 +132,20 @@ def group(jobs: Sequence[Job]) -> list[Job]:
             chosen.append(job)
             rows, width = more, wider
     return chosen
+
+
+def _waits(job: Job) -> bool:
+    """Whether a job still waits for its turn; one that waited longer than it may is told so."""
+    patience, waited = job.request.patience_s, time.monotonic() - job.arrived
+    if job.cancelled or patience is None or waited <= patience:
+        return not job.cancelled
+    job.mailbox.put(
+        EngineOverloaded(
+            f"the answer did not begin in {waited:.1f} s, {patience:.1f} s are allowed",
+            hint="try again later, or allow more",
+        )
+    )
+    return False
 
 
 def _is_apart(job: Job) -> bool:
