@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,6 +66,29 @@ def test_another_pooling_is_refused(tmp_path: Path) -> None:
     (folder / "modules.json").unlink()
     with pytest.raises(BaseError, match=r"no modules\.json"):
         encoders.read(folder, "cls")
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "named"),
+    [
+        ("sentence_bert_config.json", {}, "max_seq_length is None"),
+        ("sentence_bert_config.json", {"max_seq_length": [9]}, r"max_seq_length is \[9\]"),
+        ("config.json", {"hidden_size": None}, "hidden_size is None"),
+        ("config.json", {"hidden_size": 0}, "hidden_size is 0"),
+        ("modules.json", 7, "not a list"),
+    ],
+)
+def test_a_damaged_file_is_named_with_its_field(
+    tmp_path: Path, file: str, content: Any, named: str
+) -> None:
+    damaged = build_encoder(tmp_path / "damaged") / file
+    if file == "config.json":
+        content = json.loads(damaged.read_text()) | content
+    damaged.write_text(json.dumps(content))
+    with pytest.raises(BaseError, match=named) as caught:
+        encoders.read(tmp_path / "damaged", "damaged")
+    assert file in caught.value.message
+    assert caught.value.hint
 
 
 def test_another_architecture_is_refused(tmp_path: Path) -> None:

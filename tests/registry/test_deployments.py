@@ -119,6 +119,19 @@ def test_a_newer_candidate_retires_the_one_in_shadow(database: Database) -> None
         assert (state(connection, old), state(connection, new)) == ("retired", "shadow")
 
 
+def test_one_that_is_in_shadow_elsewhere_stays_in_shadow(database: Database) -> None:
+    with database.transaction() as connection:
+        base = add_version(connection, None, "unverified")
+        both, new = (add_version(connection, name, "verified") for name in "ab")
+        for name in ("desk", "shop"):
+            deployments.create(connection, name, name, base)
+            deployments.candidate(connection, name, both, 1)
+        deployments.candidate(connection, "desk", new, 2)
+        assert (state(connection, both), state(connection, new)) == ("shadow", "shadow")
+        deployments.candidate(connection, "shop", new, 2)
+        assert (state(connection, both), state(connection, new)) == ("retired", "shadow")
+
+
 def test_a_version_that_is_live_elsewhere_stays_live(database: Database) -> None:
     with database.transaction() as connection:
         base = add_version(connection, None, "unverified")

@@ -221,13 +221,20 @@ def _leave(connection: Connection, version: str, state: versions.State) -> None:
 
 def _is_live(connection: Connection, version: str) -> bool:
     """Whether any deployment answers with a version."""
-    # On PostgreSQL another transaction could make it live elsewhere unseen: it has to wait.
+    return any(deployment.live == version for deployment in _all(connection))
+
+
+def _all(connection: Connection) -> Sequence[Deployment]:
+    # On PostgreSQL another transaction could change one of them unseen: it has to wait.
     rows = connection.execute(deployments.select().with_for_update())
-    return any(Deployment(**row._mapping).live == version for row in rows)
+    return [Deployment(**row._mapping) for row in rows]
 
 
 def _retire_shadow(connection: Connection, version: str | None, but: str) -> None:
-    if version not in (None, but) and versions.get(connection, version).state == "shadow":
+    """Set the state of a version that is tried here no more, unless it is tried elsewhere."""
+    if version is None or version == but or versions.get(connection, version).state != "shadow":
+        return
+    if all(deployment.idle != version for deployment in _all(connection)):
         versions.set_state(connection, version, "retired")
 
 

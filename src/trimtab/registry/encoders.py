@@ -52,8 +52,7 @@ def read(folder: Path, name: str, source: Mapping[str, Any] | None = None) -> En
             f"{folder}: an encoder of {', '.join(modules)} by {', '.join(modes) or 'nothing'}",
             hint="mean pooling and length one are what is computed here, e.g. all-minilm-l6-v2",
         )
-    config = read_json(folder / "config.json")
-    max_tokens = int(read_json(folder / "sentence_bert_config.json")["max_seq_length"])
+    max_tokens = _count(folder / "sentence_bert_config.json", "max_seq_length")
     identity = {
         "base": base_hash(folder),
         "tokenizer": tokenizer_hash(folder),
@@ -65,7 +64,7 @@ def read(folder: Path, name: str, source: Mapping[str, Any] | None = None) -> En
         hash=content_hash(identity),
         name=name,
         folder=folder,
-        dimensions=int(config["hidden_size"]),
+        dimensions=_count(folder / "config.json", "hidden_size"),
         max_tokens=max_tokens,
         source=source or {"folder": str(folder)},
     )
@@ -106,6 +105,17 @@ def _modules(folder: Path) -> Sequence[Mapping[str, Any]]:
     """`modules.json` is a list, unlike the other files."""
     try:
         found = json.loads((folder / "modules.json").read_bytes())
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BaseError(f"{folder}/modules.json: {error}", hint="fetch the encoder again") from None
+    if not isinstance(found, Sequence):
+        raise BaseError(f"{folder}/modules.json: not a list", hint="fetch the encoder again")
     return [module for module in found if isinstance(module, dict)]
+
+
+def _count(path: Path, field: str) -> int:
+    found = read_json(path).get(field)
+    if not isinstance(found, int) or found < 1:
+        raise BaseError(
+            f"{path}: {field} is {found!r}, and not a number from 1", hint="fetch the encoder again"
+        )
+    return found
