@@ -185,11 +185,30 @@ def test_a_truncated_adapter_is_refused(
         path.load(VersionFiles("broken", base, broken, base, (2,)))
 
 
-def test_a_rank_above_the_width_of_the_base_is_refused(tmp_path: Path, base: Path) -> None:
+def test_a_rank_above_the_width_of_the_base_is_refused(
+    tmp_path: Path, base: Path, path: Engine
+) -> None:
     adapter = build_adapter(tmp_path / "deep", base, rank=65)
-    with pytest.raises(IdentityError, match="rank of 65") as caught:
-        Engine(base, "native").load(VersionFiles("deep", base, adapter, base, (2,)))
+    with pytest.raises(IdentityError, match="rank of 65 is more than the base is wide") as caught:
+        path.load(VersionFiles("deep", base, adapter, base, (2,)))
     assert refused_in_one_line(caught.value)
+
+
+def test_modules_that_a_config_leaves_out_have_no_weights(
+    tmp_path: Path, base: Path, adapters: dict[str, Path], path: Engine
+) -> None:
+    adapter = copied(adapters["red"], tmp_path / "without")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    left_out = config["target_modules"][0]
+    config["exclude_modules"] = [left_out]
+    (adapter / "adapter_config.json").write_text(json.dumps(config))
+    rewrite(
+        adapter / "adapter_model.safetensors",
+        lambda tensors: {key: value for key, value in tensors.items() if left_out not in key},
+    )
+    path.load(VersionFiles("without", base, adapter, base, (2,)))
+    expected = Reference(base, adapter).score(PROMPT, END)
+    assert path.score("without", PROMPT, END) == pytest.approx(expected, abs=1e-4)
 
 
 def with_header(content: bytes, header: bytes) -> bytes:

@@ -30,6 +30,7 @@ KEY = re.compile(
 # With one of these set an adapter is more than a pair beside a projection: the general path's.
 BEYOND = (
     "alpha_pattern",
+    "exclude_modules",
     "fan_in_fan_out",
     "layer_replication",
     "layers_pattern",

@@ -105,6 +105,11 @@ def _with_layers(
     base: PreTrainedModel, config: PeftConfig, folder: Path, weights: dict[str, torch.Tensor]
 ) -> PeftModel:
     if isinstance(config, LoraConfig):
+        width = base.config.get_text_config().hidden_size
+        if config.r > width:
+            raise IdentityError(
+                f"its rank of {config.r} is more than the base is wide, {width}", hint=HINT
+            )
         # Some starts, PiSSA for one, take parts out of the base's weights; training did that.
         config.init_lora_weights = True
     config.inference_mode = True
