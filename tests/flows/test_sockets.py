@@ -1,8 +1,13 @@
+import fcntl
 import os
 import socket
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from trimtab.engine.process import claimed
+from trimtab.errors import InUse
 from trimtab.flows.sockets import LONGEST, discard_dead, engine_socket, run_socket
 from trimtab.store.home import Home
 
@@ -31,3 +36,45 @@ def test_what_dead_runs_left_goes_and_what_lives_stays(tmp_path: Path) -> None:
         discard_dead(home.sockets)
         left = {path.name for path in home.sockets.iterdir()}
     assert left == {name for path in (alive, served) for name in (path.name, f"{path.name}.lock")}
+
+
+def test_a_lock_that_is_removed_while_it_is_taken_is_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`discard_dead` holds the lock at the first try, and has removed its file by the second."""
+    path = tmp_path / "engine.sock"
+    lock, real, calls = path.with_name("engine.sock.lock"), fcntl.flock, iter(range(9))
+
+    def flock(file: Any, operation: int) -> None:
+        call = next(calls, 9)
+        if call == 0:
+            raise BlockingIOError
+        if call == 1:
+            lock.unlink()
+        real(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with claimed(path):
+        assert lock.exists()
+        with pytest.raises(InUse), claimed(path):
+            pass
+
+
+def test_a_lock_that_an_engine_made_anew_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path)
+    path = run_socket(home, BASE, "3333")
+    lock, real = path.with_name(f"{path.name}.lock"), fcntl.flock
+    for each in (path, lock):
+        each.touch()
+
+    def flock(file: Any, operation: int) -> None:
+        lock.rename(tmp_path / "removed by another")
+        lock.touch()
+        real(file, operation)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    discard_dead(home.sockets)
+    assert path.exists()
+    assert lock.exists()

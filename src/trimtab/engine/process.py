@@ -13,11 +13,12 @@ import logging
 import os
 import signal
 import sys
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from trimtab.child import leave_with_parent
 from trimtab.engine.protocol import MAX_FRAME
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 DRAIN_S = 8.0
 FLUSH_S = 1.0
 ALIVE_S = 0.5
+CLAIMS, CLAIM_S = 5, 0.02
+"""Tries to lock a socket, and the pause between two."""
 
 # Read by libraries when they are imported, so they are set before. Threads that wait spin for about
 # a millisecond: asleep at once they cost a quiet machine half its speed, and spinning on they slow
@@ -113,16 +116,26 @@ def claimed(socket: Path) -> Iterator[None]:
     The lock dies with its process, however that ends, and so tells a stale socket from a live one.
     Raises InUse where another engine holds it.
     """
-    with socket.with_name(socket.name + ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InUse(
-                f"{socket}: another engine serves here", hint="use that one, or stop it first"
-            ) from None
+    with _locked(socket):
         socket.unlink(missing_ok=True)
         yield
         socket.unlink(missing_ok=True)
+
+
+def _locked(socket: Path) -> TextIO:
+    """The lock of a socket. Who removes what dead engines left holds it for a moment, too, and
+    then the file that was opened here is another one than lies there, or none.
+    """
+    path = socket.with_name(socket.name + ".lock")
+    for _ in range(CLAIMS):
+        lock = path.open("w")
+        with suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                return lock
+        lock.close()
+        time.sleep(CLAIM_S)
+    raise InUse(f"{socket}: another engine serves here", hint="use that one, or stop it first")
 
 
 async def serve(engine: "Computing", socket: Path) -> None:

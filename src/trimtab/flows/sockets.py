@@ -41,5 +41,8 @@ def discard_dead(folder: Path) -> None:
     for path in folder.glob(f"*-{RUN}*.sock.lock"):
         with suppress(FileNotFoundError, BlockingIOError), path.open() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Another may have removed the file that was opened, and an engine made a new one.
+            if not os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                continue
             path.with_suffix("").unlink(missing_ok=True)
             path.unlink()
