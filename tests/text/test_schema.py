@@ -1,6 +1,8 @@
 """Schemas against the validator of `jsonschema`, and what is refused, by name and in time."""
 
 import json
+import signal
+import subprocess
 from typing import Any
 
 import jsonschema
@@ -8,8 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.errors import RequestRefused
-from trimtab.text.schema import MOST, Vocabulary, checked, compiled, opened, satisfies
+from trimtab.errors import EngineError, RequestRefused
+from trimtab.text.schema import (
+    MOST,
+    OUT_OF_MEMORY,
+    Vocabulary,
+    checked,
+    compiled,
+    opened,
+    satisfies,
+)
 
 TICKET = {
     "type": "object",
@@ -144,6 +154,26 @@ def test_a_schema_that_is_too_long_is_refused() -> None:
 def test_a_schema_that_would_compile_for_minutes_is_refused_in_time() -> None:
     with pytest.raises(RequestRefused, match="too long to compile"):
         checked(json.dumps({"type": "integer", "multipleOf": 1000003}), Vocabulary())
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "named"),
+    [
+        (OUT_OF_MEMORY, RequestRefused, "too much memory"),
+        (-signal.SIGABRT, RequestRefused, "too much memory"),
+        (-signal.SIGXCPU, RequestRefused, "too long"),
+        (1, EngineError, "ended with 1"),
+        (-signal.SIGSEGV, EngineError, "ended with -11"),
+    ],
+)
+def test_how_a_trial_ends_is_told_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, code: int, error: type[EngineError], named: str
+) -> None:
+    ended = subprocess.CompletedProcess([], code, stdout=b"")
+    monkeypatch.setattr(subprocess, "run", lambda *args, **more: ended)
+    with pytest.raises(EngineError, match=named) as caught:
+        checked('{"not": {}}', Vocabulary())
+    assert type(caught.value) is error
 
 
 def test_more_than_plain_keywords_are_tried_apart_and_pass() -> None:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trimtab.errors import RequestRefused
+from trimtab.errors import EngineError, RequestRefused
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher, LLTokenizer
@@ -55,6 +55,14 @@ PLAIN = frozenset(
 )
 TRIAL_S = 30.0
 """Seconds that pass; a trial bounds its processor time by itself."""
+OUT_OF_MEMORY = 3
+"""The exit code of a trial that Python's own memory error ended. The compiler's aborts."""
+TOO_MUCH = {
+    -signal.SIGXCPU: "it takes too long to compile",
+    OUT_OF_MEMORY: "it takes too much memory",
+    -signal.SIGABRT: "it takes too much memory",
+    -signal.SIGKILL: "it takes too much memory",
+}
 
 # What pretty-printing needs. Without a bound a model may write spaces until its tokens are spent.
 OPTIONS = {
@@ -127,7 +135,9 @@ def compiled(schema: str, tokenizer: "LLTokenizer") -> "LLMatcher":
 
 
 def checked(schema: str, vocabulary: Vocabulary) -> None:
-    """Return if the schema compiles within bounds. Raises RequestRefused."""
+    """Return if the schema compiles within bounds. Raises RequestRefused, and EngineError where
+    that cannot be found out.
+    """
     if len(schema) <= SMALL and _plain(_parsed(schema)):
         return
     asked = json.dumps({"schema": schema, "vocabulary": asdict(vocabulary)})
@@ -144,9 +154,13 @@ def checked(schema: str, vocabulary: Vocabulary) -> None:
         raise refused("it takes too long to compile") from None
     if trial.returncode == 1 and trial.stdout:
         raise RequestRefused(trial.stdout.decode(), hint=HINT)
+    if why := TOO_MUCH.get(trial.returncode):
+        raise refused(why)
     if trial.returncode:
-        slow = trial.returncode == -signal.SIGXCPU
-        raise refused("it takes too long to compile" if slow else "it takes too much memory")
+        raise EngineError(
+            f"schema: the process that tries it ended with {trial.returncode}",
+            hint="python -m trimtab.text.trial must run on this machine",
+        )
 
 
 def satisfies(schema: str, text: str) -> bool:

@@ -8,7 +8,7 @@ import resource
 import sys
 
 from trimtab.errors import RequestRefused
-from trimtab.text.schema import Vocabulary, compiled, opened
+from trimtab.text.schema import OUT_OF_MEMORY, Vocabulary, compiled, opened
 
 CPU_S = 4
 MEMORY = 2 * 2**30
@@ -27,6 +27,8 @@ def main() -> int:
     except RequestRefused as error:
         sys.stdout.write(error.message)
         return 1
+    except MemoryError:
+        return OUT_OF_MEMORY
     return 0
 
 
