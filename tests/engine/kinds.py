@@ -1,7 +1,8 @@
 """Tiny models of other families, and adapters of every method, made as a trainer makes them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from peft import (
     PromptTuningConfig,
     get_peft_model,
 )
+from safetensors.torch import load_file
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -25,6 +27,7 @@ from transformers import (
 )
 
 from tests.engine.reference import Reference, Said
+from tests.sublayers import llama_by_hand
 from tests.tiny import build_base
 from trimtab import bottleneck
 
@@ -110,24 +113,33 @@ def build_kind(folder: Path, base: Path, kind: str, seed: int = 1) -> Path:
 
 
 class KindReference(Reference):
-    """As `Reference`, for every method: PEFT's own forward, or our bottleneck in plain modules."""
+    """As `Reference`, for every method: PEFT's own forward, or a bottleneck's by hand."""
 
     def __init__(self, base: Path, adapter: Path | None = None) -> None:
+        self._forward: Callable[[torch.Tensor], torch.Tensor]
         config = (
             {} if adapter is None else json.loads((adapter / "adapter_config.json").read_text())
         )
         if adapter is not None and config["peft_type"] == "BOTTLENECK":
             super().__init__(base)
-            bottleneck.load(self._model, adapter)
+            weights = load_file(adapter / "adapter_model.safetensors")
+            self._forward = partial(
+                llama_by_hand, self._model, weights, activation=config["activation"]
+            )
         else:
             super().__init__(base, adapter)
+            self._forward = self._plain
+
+    def _plain(self, ids: torch.Tensor) -> torch.Tensor:
+        """Logits, (rows, tokens, vocabulary)."""
+        with torch.no_grad():
+            output = self._model(input_ids=ids, attention_mask=torch.ones_like(ids))
+        return output.logits  # type: ignore[no-any-return]
 
     def score(self, prompt: Sequence[int], completion: Sequence[int]) -> tuple[float, ...]:
         """PEFT answers with logits for its virtual tokens too: counted from the end."""
         ids = torch.tensor([[*prompt, *completion]])
-        with torch.no_grad():
-            logits = self._model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[0]
-        rows = logits.log_softmax(-1)[-len(completion) - 1 : -1]
+        rows = self._forward(ids)[0].log_softmax(-1)[-len(completion) - 1 : -1]
         return tuple(float(row[token]) for row, token in zip(rows, completion, strict=True))
 
     def greedy(self, prompt: Sequence[int], count: int, stop: int = -1) -> Said:
@@ -135,10 +147,7 @@ class KindReference(Reference):
         said: list[int] = []
         logprobs: list[float] = []
         for _ in range(count):
-            ids = torch.tensor([[*prompt, *said]])
-            with torch.no_grad():
-                logits = self._model(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
-            row = logits[0, -1].log_softmax(-1)
+            row = self._forward(torch.tensor([[*prompt, *said]]))[0, -1].log_softmax(-1)
             said.append(int(row.argmax()))
             logprobs.append(float(row.max()))
         return Said(tuple(said), tuple(logprobs))
