@@ -48,6 +48,10 @@ def test_a_hub_source_is_told_from_a_path(tmp_path: Path) -> None:
         ({"evaluate": {"suites": ["safety"]}}, "holdout suite decides", ""),
         ({"name": "Not A Name"}, "field 'name'", ""),
         ({"base": None}, "field 'base'", ""),
+        ({"serve": {"vllm_url": "http://host:8000"}}, "a server at a URL needs a price", ""),
+        ({"serve": {"price": {"promt": 1}}}, "unknown field 'serve.price.promt'", "'prompt'?"),
+        ({"serve": {"vllm_url": "http://me:key@host"}}, "field 'serve.vllm_url'", ""),
+        ({"serve": {"vllm_url": "http://h", "vllm_env": "e"}}, "names two engines", ""),
     ],
 )
 def test_a_fault_names_its_field(

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from string import Template
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -21,6 +21,7 @@ from pydantic import (
     Tag,
     ValidationError,
     field_validator,
+    model_validator,
 )
 
 from trimtab.errors import ProjectError
@@ -143,6 +144,34 @@ class Deploy(Section):
         return value
 
 
+class Price(Section):
+    """Dollars for a million tokens."""
+
+    prompt: Annotated[float, Field(ge=0)]
+    completion: Annotated[float, Field(ge=0)]
+
+
+class Serve(Section):
+    """The built-in engine answers, unless a vLLM server is named: by its URL, or by the folder of
+    an environment that one is started from. The key of a server is no part of its URL.
+    """
+
+    vllm_url: Annotated[str, Field(pattern=r"^https?://[^\s/@]+(/\S*)?$")] | None = None
+    vllm_env: Annotated[str, Field(min_length=1)] | None = None
+    price: Price | None = None
+
+    @model_validator(mode="after")
+    def _one_engine_and_not_for_nothing(self) -> "Serve":
+        if self.vllm_url is not None and self.vllm_env is not None:
+            raise ValueError("names two engines: leave vllm_url or vllm_env out")
+        if self.vllm_url is not None and self.price is None:
+            raise ValueError(
+                "a server at a URL needs a price, e.g. price: {prompt: 0.1, completion: 0.4};"
+                " write 0 where it costs nothing"
+            )
+        return self
+
+
 class Project(Section):
     """A whole project file, checked. `root` is the folder that relative paths start from."""
 
@@ -152,6 +181,7 @@ class Project(Section):
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     deploy: Deploy = Deploy()
+    serve: Serve = Serve()
     _root: Path = PrivateAttr(default_factory=Path)
 
     @property
@@ -291,6 +321,8 @@ def _fields_at(place: Sequence[int | str]) -> list[str]:
     model: type[BaseModel] = Project
     for part in place:
         annotation = model.model_fields[str(part)].annotation
+        # A section that may be left out is `Section | None`.
+        annotation = next(iter(get_args(annotation)), annotation)
         assert isinstance(annotation, type)
         assert issubclass(annotation, BaseModel)
         model = annotation

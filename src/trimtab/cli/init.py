@@ -48,6 +48,11 @@ data:
 #   name: {name}
 #   slo: {{p95_ms: 1200, availability: 0.995}}
 #   shadow: {{requests: 20}}
+
+# serve:                         # the built-in engine answers, unless vLLM is named
+#   vllm_env: ../vllm            # an environment with vLLM, to start a server from
+#   vllm_url: http://host:8000   # or a server that runs; its key is TRIMTAB_VLLM_KEY
+#   price: {{prompt: 0.1, completion: 0.4}}   # dollars a million tokens; needed with vllm_url
 """
 
 

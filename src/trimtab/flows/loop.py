@@ -12,6 +12,8 @@ from typing import Any
 
 from trimtab import __version__
 from trimtab.canonical import content_hash, short
+from trimtab.flows import backends
+from trimtab.flows.backends import check_method
 from trimtab.flows.journal import StepJournal
 from trimtab.flows.serving import declare_policy
 from trimtab.flows.steps import STEPS, Step
@@ -60,8 +62,24 @@ def run(
         database = home.database()
         stack.callback(database.close)
         declare_policy(database, project)
+        check_method(project)
         work = Work(project, home, database, watch, stack)
-        return _steps(work, StepJournal(database, project.name), until)
+        outcome = _steps(work, StepJournal(database, project.name), until)
+        if "register" in outcome.outputs:
+            _settle(work, outcome)
+        return outcome
+
+
+def _settle(work: Work, outcome: Outcome) -> None:
+    """What was proved on an engine is served by it; what was refused does not stay there. Done
+    after every run, since a choice that was taken back and taken again is in the journal already.
+    """
+    version = outcome.outputs["register"]["version"]
+    if outcome.refused:
+        work.release(version)
+    elif outcome.promoted:
+        with work.database.transaction() as connection:
+            backends.declare(connection, work.project, versions.get(connection, version).spec.base)
 
 
 def _steps(work: Work, journal: StepJournal, until: str) -> Outcome:

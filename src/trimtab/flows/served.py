@@ -12,7 +12,7 @@ from pathlib import Path
 
 from trimtab.deploy.verify import check_loaded
 from trimtab.engine.remote import RemoteEngine
-from trimtab.errors import VersionNotLoaded
+from trimtab.errors import IdentityError, VersionNotLoaded
 from trimtab.flows.serving import package_of, version_files
 from trimtab.flows.sockets import engine_socket
 from trimtab.inference import (
@@ -78,7 +78,12 @@ class Engines:
             await engine.load(files)
             if version.trained:
                 package = await asyncio.to_thread(package_of, self._home, version)
-                await check_loaded(engine, package)
+                try:
+                    await check_loaded(engine, package)
+                except IdentityError:
+                    # What answers as something else is not left where it could be asked.
+                    await engine.unload(version.hash)
+                    raise
             self._loads[version.hash] += 1
 
     def _files(self, version: ModelVersion) -> VersionFiles:

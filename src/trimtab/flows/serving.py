@@ -1,5 +1,6 @@
 """From what is registered to what an engine loads."""
 
+import json
 from pathlib import Path
 
 from trimtab.deploy.package import Package, files_of, materialise
@@ -9,6 +10,7 @@ from trimtab.inference import VersionFiles
 from trimtab.project import Project
 from trimtab.registry import bases, deployments, versions
 from trimtab.registry.bases import Base
+from trimtab.registry.methods import method_of
 from trimtab.registry.versions import ModelVersion
 from trimtab.store.database import Connection, Database
 from trimtab.store.home import Home
@@ -20,6 +22,13 @@ def package_of(home: Home, version: ModelVersion) -> Package:
     if version.package_artifact is None:
         raise IdentityError(f"version {version.hash} has no package", hint="register it again")
     return materialise(home.blobs, version.package_artifact, home.versions)
+
+
+def method_of_package(package: Package) -> str:
+    """The method that a version needs its engine to serve; "full" for a base alone."""
+    if package.spec.adapter is None:
+        return "full"
+    return method_of(json.loads((package.adapter / "adapter_config.json").read_bytes()))
 
 
 def version_files(home: Home, version: ModelVersion, base: Path) -> VersionFiles:

@@ -17,6 +17,8 @@ import httpx
 
 from trimtab.child import Child
 from trimtab.errors import InUse, NotFound, TrimtabError, UserError
+from trimtab.flows import backends
+from trimtab.flows.backends import Backend
 from trimtab.flows.engines import encoder_child, engine_child
 from trimtab.flows.serving import declare_policy, served_bases
 from trimtab.flows.sockets import engine_socket
@@ -42,6 +44,7 @@ class Supervisor:
         self._listener = listen(host, port)
         self.address = address(host, self._listener.getsockname()[1])
         self._engines: dict[str, Child] = {}
+        self._backends: dict[str, Backend] = {}
         self._gateways = [self._gateway(number) for number in range(gateways)]
         self._controller = Child(
             "controller", ["trimtab.flows.controller", "--home", str(home.root)]
@@ -88,13 +91,20 @@ class Supervisor:
                 on_event(f"{child.name} died and was restarted")
 
     def _learn_bases(self) -> None:
-        """A promotion may have put another base in front: it needs an engine too."""
+        """A promotion may have put another base in front: it needs an engine too. One whose project
+        has chosen another engine meanwhile gets that one.
+        """
         with self._database.read() as connection:
             bases, known = served_bases(connection), encoders.list(connection)
-        for base in bases:
-            if base.hash not in self._engines:
-                where = engine_socket(self._home, base.hash)
-                self._engines[base.hash] = engine_child(where, base.hash, base.folder)
+            chosen = [backends.declared(connection, base.hash) for base in bases]
+        for base, backend in zip(bases, chosen, strict=True):
+            if self._backends.get(base.hash) == backend:
+                continue
+            if (before := self._engines.pop(base.hash, None)) is not None:
+                before.stop(STOP_S)
+            where = engine_socket(self._home, base.hash)
+            self._engines[base.hash] = engine_child(where, base.hash, base.folder, backend)
+            self._backends[base.hash] = backend
         for encoder in known:
             if encoder.hash not in self._engines:
                 where = engine_socket(self._home, encoder.hash)

@@ -1,4 +1,6 @@
-"""The flows' tables: the journal of steps, and the leases that make one process the leader."""
+"""The flows' tables: the journal of steps, the leases that make one process the leader, and what
+computes for each base.
+"""
 
 from sqlalchemy import (
     BigInteger,
@@ -36,6 +38,14 @@ leases = Table(
     Column("expires_us", BigInteger, nullable=False),
 )
 
+backends = Table(
+    "backends",
+    metadata,
+    Column("base_hash", String(64), primary_key=True),
+    Column("vllm_url", Text, nullable=False),
+    Column("vllm_env", Text, nullable=False),
+)
+
 
 def find_output(connection: Connection, project: str, step: str, key: str) -> str | None:
     """The output of a step that was finished with this input, as JSON."""
@@ -46,6 +56,13 @@ def find_output(connection: Connection, project: str, step: str, key: str) -> st
         steps.c.finished_us.is_not(None),
     )
     return connection.execute(query).scalar_one_or_none()
+
+
+def find_backend(connection: Connection, base: str) -> RowMapping | None:
+    """What was declared to compute for a base."""
+    return (
+        connection.execute(select(backends).where(backends.c.base_hash == base)).mappings().first()
+    )
 
 
 def start_step(connection: Connection, project: str, step: str, key: str, now: int) -> None:

@@ -1,21 +1,24 @@
 """What a loop works with: the project, its home, the base, an engine, and whoever watches."""
 
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+import asyncio
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
 from typing import Any
 
 from trimtab.data.dataset import Dataset
+from trimtab.errors import EngineError
 from trimtab.flows import bases
+from trimtab.flows.backends import BUILT_IN, Backend, backend_of, declared
 from trimtab.flows.engines import RunEngine
 from trimtab.flows.serving import chat_of, version_files
 from trimtab.flows.watch import Watch
-from trimtab.inference import Engine, VersionFiles
+from trimtab.inference import Capabilities, Engine, VersionFiles
 from trimtab.project import Project
 from trimtab.registry import bases as registered_bases
-from trimtab.registry import datasets, versions
+from trimtab.registry import datasets, deployments, versions
 from trimtab.registry.bases import Base
 from trimtab.store.database import Connection, Database
 from trimtab.store.home import Home
@@ -64,6 +67,11 @@ class Work:
     def base(self) -> Base:
         return bases.resolve(self.project.base, self.project.root, self.watch)
 
+    @property
+    def backend(self) -> Backend:
+        """What computes for the versions that this project makes."""
+        return backend_of(self.project)
+
     @cached_property
     def chat(self) -> ChatFormat:
         """The format of the versions that this project makes; an older one may have another."""
@@ -93,6 +101,39 @@ class Work:
     def engine(self, base: Base) -> Engine:
         """The engine of a base: the one that serves, else one that ends with the loop."""
         if base.hash not in self._engines:
-            own = RunEngine(self.home, base, self.watch)
-            self._engines[base.hash] = self.stack.enter_context(own)
+            # What stood on another base before is asked where it answers now.
+            ours = self.base.hash in (base.hash, base.source.get("base"))
+            held = self._held(base, self.backend if ours else None)
+            self._engines[base.hash] = self.stack.enter_context(held)
         return self._engines[base.hash].engine
+
+    def _held(self, base: Base, backend: Backend | None) -> RunEngine:
+        """`None`: by what `serve` computes the base with."""
+        with self.database.read() as connection:
+            serving = declared(connection, base.hash)
+        wanted = serving if backend is None else backend
+        return RunEngine(self.home, base, self.watch, wanted, shared=wanted == serving)
+
+    @contextmanager
+    def reference(self, content: str, able: Capabilities) -> Iterator[Engine | None]:
+        """The built-in engine of a version's base, where the one that serves merges nothing."""
+        if able.merged:
+            yield None
+            return
+        with self.database.read() as connection:
+            base = registered_bases.get(connection, versions.get(connection, content).spec.base)
+        with self._held(base, BUILT_IN) as own:
+            yield own.engine
+
+    def release(self, content: str) -> None:
+        """Let the engine forget a version that was refused: it may be the one that serves, or
+        somebody's server.
+        """
+        with self.database.read() as connection:
+            version = versions.get(connection, content)
+            named = deployments.list(connection)
+        if any(content == each.live for each in named):
+            return
+        if (own := self._engines.get(version.spec.base)) is not None:
+            with suppress(EngineError):
+                asyncio.run(own.engine.unload(content))

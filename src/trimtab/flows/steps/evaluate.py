@@ -7,7 +7,7 @@ it is measured, so that a loop that was killed goes on behind its last whole sui
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -43,6 +43,7 @@ def inputs(work: Work, outputs: Outputs) -> dict[str, Any]:
         "dataset": outputs["data"]["dataset"],
         "versions": outputs["register"],
         "engine": work.engine_release,
+        "backend": asdict(work.backend),
         "evaluate": work.project.evaluate.model_dump(),
     }
 

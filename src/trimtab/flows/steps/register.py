@@ -17,8 +17,9 @@ from trimtab.canonical import short
 from trimtab.deploy.package import package
 from trimtab.deploy.probes import with_messages
 from trimtab.errors import NotFound
+from trimtab.flows.backends import price_of_tokens
 from trimtab.flows.work import Outputs, Result, Work
-from trimtab.ledger.prices import OWN_MACHINE, set_price
+from trimtab.ledger.prices import set_price
 from trimtab.registry import bases, deployments, versions
 from trimtab.registry.bases import Base
 from trimtab.registry.identity import VersionSpec, parameter_count, tokenizer_hash
@@ -35,6 +36,7 @@ def inputs(work: Work, outputs: Outputs) -> dict[str, Any]:
         "max_tokens": work.project.evaluate.max_tokens,
         "deployment": work.project.deployment,
         "incumbent": _incumbent(work, candidate.hash, base.hash),
+        "serve": work.project.serve.model_dump(),
     }
 
 
@@ -71,7 +73,7 @@ def _write(
             bases.add(to, each)
     for version in (base, candidate):
         versions.add(to, version)
-        set_price(to, version.hash, OWN_MACHINE)
+        set_price(to, version.hash, price_of_tokens(work.project))
     why = "the base itself, until a candidate proves to be better"
     deployments.create(to, work.project.deployment, work.project.name, base.hash, why)
 

@@ -1,6 +1,7 @@
 """verify: the candidate proves, through the serving engine, that it is what was trained."""
 
 import asyncio
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -8,14 +9,19 @@ from trimtab.canonical import short
 from trimtab.deploy.promote import mark_verified
 from trimtab.deploy.verify import Verification, verify
 from trimtab.errors import IdentityError
-from trimtab.flows.serving import package_of
+from trimtab.flows.backends import check_served
+from trimtab.flows.serving import method_of_package, package_of
 from trimtab.flows.work import Outputs, Result, Work
 from trimtab.registry import versions
 from trimtab.store.database import Connection
 
 
 def inputs(work: Work, outputs: Outputs) -> dict[str, Any]:
-    return {"version": outputs["register"]["version"], "engine": work.engine_release}
+    return {
+        "version": outputs["register"]["version"],
+        "engine": work.engine_release,
+        "backend": asdict(work.backend),
+    }
 
 
 def work(work: Work, outputs: Outputs) -> Result:
@@ -26,8 +32,14 @@ def work(work: Work, outputs: Outputs) -> Result:
     package = package_of(work.home, candidate)
     version = work.contestant(registered["version"])
     base = work.contestant(registered["base_version"])
-    found = asyncio.run(verify(version.engine, package, version.files, base.files, base.engine))
+    able = asyncio.run(version.engine.capabilities())
+    check_served(able, method_of_package(package), short(candidate.hash))
+    with work.reference(candidate.hash, able) as reference:
+        found = asyncio.run(
+            verify(version.engine, package, version.files, base.files, base.engine, reference)
+        )
     if not found.ok:
+        work.release(candidate.hash)
         raise IdentityError(
             f"version {short(candidate.hash)} stays unverified: {found.reason}",
             hint="train again; if it fails again, report it with this line",

@@ -1,0 +1,111 @@
+"""What computes for a base: the built-in engine, or a vLLM server.
+
+A run asks the engine that its project file names. `serve` and its gateways do not read that file:
+what they compute with is written down in the database once a version that was proved there is live.
+A server that is given by URL may be somebody's who wants money, so it has a price, and every
+version on its base gets that.
+"""
+
+from dataclasses import asdict, dataclass
+from decimal import Decimal
+
+from trimtab.engine import vllm, vllm_server
+from trimtab.errors import UserError
+from trimtab.flows.tables import backends, find_backend
+from trimtab.inference import Capabilities
+from trimtab.ledger.money import Price, nano
+from trimtab.ledger.prices import OWN_MACHINE, prices_of, set_price
+from trimtab.project import Project
+from trimtab.registry import versions
+from trimtab.store.database import Connection
+from trimtab.store.rows import insert_or_update
+
+MILLION = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Both empty: the built-in engine. `vllm_env` is the folder of an environment with vLLM."""
+
+    vllm_url: str = ""
+    vllm_env: str = ""
+
+    def arguments(self) -> list[str]:
+        """For the engine process."""
+        if self.vllm_url:
+            return ["--vllm-url", self.vllm_url]
+        return ["--vllm-env", self.vllm_env] if self.vllm_env else []
+
+
+BUILT_IN = Backend()
+
+
+def backend_of(project: Project) -> Backend:
+    """What a project's file says; a relative folder is relative to the file."""
+    serve = project.serve
+    folder = str((project.root / serve.vllm_env).absolute()) if serve.vllm_env else ""
+    return Backend(serve.vllm_url or "", folder)
+
+
+def price_of_tokens(project: Project) -> Price:
+    """What a token of a project's versions costs; one's own machine costs nothing, stated."""
+    price = project.serve.price
+    if price is None:
+        return OWN_MACHINE
+    prompt, completion = (
+        nano(Decimal(str(usd)) / MILLION) for usd in (price.prompt, price.completion)
+    )
+    return Price(prompt, completion)
+
+
+def declare(connection: Connection, project: Project, base: str) -> None:
+    """Write down what computes for a base from now on, and what its versions cost there.
+
+    A base has one engine: of several projects that stand on it, the last that promoted decides.
+    """
+    row = {"base_hash": base, **asdict(backend_of(project))}
+    insert_or_update(connection, backends, row, key=["base_hash"])
+    if project.serve.price is None:
+        return
+    price = price_of_tokens(project)
+    standing = [each.hash for each in versions.list(connection) if each.spec.base == base]
+    known = prices_of(connection, standing)
+    for version in standing:
+        if known.get(version) != price:
+            set_price(connection, version, price)
+
+
+def declared(connection: Connection, base: str) -> Backend:
+    """What `serve` computes a base with: the built-in engine where nothing else was declared."""
+    found = find_backend(connection, base)
+    return BUILT_IN if found is None else Backend(found["vllm_url"], found["vllm_env"])
+
+
+def check_method(project: Project) -> None:
+    """Before anything is trained. Raises UserError where the chosen engine cannot serve it."""
+    backend, train = backend_of(project), project.train
+    if backend == BUILT_IN:
+        return
+    method = "lora" if train.method == "rslora" else train.method
+    if method not in vllm.METHODS:
+        raise _cannot(f"train.method {method}", f"vLLM serves {', '.join(vllm.METHODS)}")
+    if method == "full" and backend.vllm_url:
+        raise _cannot("train.method full", "it makes a base that the server at a URL does not hold")
+    if method == "lora" and backend.vllm_env and train.rank > vllm_server.MAX_RANK:
+        raise _cannot(f"train.rank {train.rank}", f"vLLM is started for {vllm_server.MAX_RANK}")
+
+
+def check_served(able: Capabilities, method: str, version: str) -> None:
+    """Raises UserError where an engine says that it cannot serve a version's method."""
+    if method not in able.methods:
+        raise _cannot(
+            f"version {version} is of the method {method}",
+            f"{able.runtime.engine} serves {', '.join(able.methods)}",
+        )
+
+
+def _cannot(what: str, why: str) -> UserError:
+    return UserError(
+        f"{what} cannot be served: {why}",
+        hint="let the built-in engine serve it: leave serve.vllm_url and serve.vllm_env out",
+    )
