@@ -20,7 +20,7 @@ class Record:
         pass
 
     def advanced(self, what: str, done: float, total: float | None, note: str = "") -> None:
-        assert 0 <= done <= total
+        assert 0 <= done <= (done if total is None else total)
 
     def finished(self, step: str, line: str, seconds: float) -> None:
         self.done.append(step)
