@@ -76,5 +76,5 @@ $(VENV)/.runtime: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 
 $(VENV)/.dev: $(VENV)/.runtime
 	@echo "3/3 installing what the tests need"
-	@$(BIN)/python constraints/install.py $(CONSTRAINTS) train,serve,postgres,dev
+	@$(BIN)/python constraints/install.py $(CONSTRAINTS) train,serve,postgres,otel,dev
 	@touch $@

@@ -39,7 +39,8 @@ def test_what_happened_is_counted(world: World, client: httpx.Client, echo: Echo
     assert found[f"trimtab_requests_total{{{lost}}}"] == 1
     spent = world.account().spent_nano
     assert found[f"trimtab_cost_nano_dollars_total{{{who}}}"] == spent > 0
-    tokens = "gen_ai_client_token_usage_total"
+    who += ',gen_ai_operation_name="chat",gen_ai_provider_name="trimtab"'
+    tokens = "gen_ai_client_token_usage_sum"
     assert found[f'{tokens}{{{who},gen_ai_token_type="input"}}'] == world.prompt_tokens
     assert found[f'{tokens}{{{who},gen_ai_token_type="output"}}'] == 5
     for name in (

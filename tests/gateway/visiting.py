@@ -7,6 +7,7 @@ from tests.gateway.world import PRICE, World
 from trimtab.gateway import keys
 from trimtab.gateway.catalogue import Served
 from trimtab.gateway.keys import Created, Key
+from trimtab.gateway.tracing import Trace
 from trimtab.gateway.visit import Visit
 from trimtab.text.chat import ChatFormat
 
@@ -29,6 +30,7 @@ class Visitors:
             key=self.key,
             model="desk",
             trace_id="t",
+            trace=Trace.of_header(None),
             session_id=None,
             user_id=None,
             arrived=time.perf_counter(),

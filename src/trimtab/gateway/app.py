@@ -4,6 +4,10 @@ Reading order: `door` (who comes in), `desk` (from a body to tokens), `books` (h
 settlement), `generate` and `score` (the work), `stream` (events on the wire).
 """
 
+import logging
+import os
+from typing import TYPE_CHECKING
+
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.security import HTTPBearer
@@ -40,6 +44,10 @@ from trimtab.gateway.upstream import Upstreams
 from trimtab.store.blobs import Blobs
 from trimtab.store.database import Database
 
+if TYPE_CHECKING:
+    from trimtab.gateway.spans import Spans
+
+log = logging.getLogger(__name__)
 _ROUTERS = (
     generate.router,
     score.router,
@@ -73,7 +81,7 @@ def create_app(
         off_loop,
         Catalogue(off_loop, ready),
         Encoders(off_loop, encodes),
-        Books(database),
+        Books(database, _spans()),
         Upstreams(),
         Lives(drain := Drain()),
         drain,
@@ -92,6 +100,23 @@ def create_app(
     app.add_exception_handler(HTTPException, problems.on_http)
     document.describe(app)
     return app
+
+
+def _spans() -> "Spans | None":
+    """Where the standard variables name a collector; elsewhere OpenTelemetry is not even loaded
+    (https://opentelemetry.io/docs/specs/otel/protocol/exporter/)."""
+    named = any(
+        os.environ.get(f"OTEL_EXPORTER_OTLP_{name}") for name in ("ENDPOINT", "TRACES_ENDPOINT")
+    )
+    off = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    if not named or off or os.environ.get("OTEL_TRACES_EXPORTER") == "none":
+        return None
+    try:
+        from trimtab.gateway.spans import Spans
+    except ImportError:
+        log.warning("no spans are sent: OpenTelemetry is missing; pip install 'trimtab[otel]'")
+        return None
+    return Spans()
 
 
 def _locked(*routers: APIRouter) -> APIRouter:

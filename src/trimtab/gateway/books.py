@@ -11,7 +11,7 @@ import secrets
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from trimtab.errors import StoreRefused, TrimtabError
 from trimtab.gateway import keys, problems
@@ -30,6 +30,9 @@ from trimtab.ledger.prices import no_price, prices_of
 from trimtab.ledger.reservation import NEVER_US, Wanted
 from trimtab.ledger.till import Till
 from trimtab.store.database import Connection, Database
+
+if TYPE_CHECKING:
+    from trimtab.gateway.spans import Spans
 
 
 class Kept(Protocol):
@@ -69,11 +72,12 @@ class Admitted:
 
 
 class Books:
-    """One for a gateway."""
+    """One for a gateway. What is written down is told to `spans` as well."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, spans: "Spans | None" = None) -> None:
         self.owner = f"gateway {os.getpid()}-{secrets.token_hex(4)}"
         self.metrics = Metrics(str(os.getpid()))
+        self._spans = spans
         self._group: GroupCommit[Opening | Closing] = GroupCommit(database, self._do)
         self._life = Heartbeat(database, self._pay)
         self._owed: dict[str, Closing] = {}
@@ -192,6 +196,8 @@ class Books:
             visit.cost_nano = await self._group.do(closing)
             if not closing.void:
                 self.metrics.note(visit, closing.status, closing.error_code)
+                if self._spans is not None:
+                    self._spans.note(visit, closing.status, closing.error_code)
         except STORE as error:
             # A line of a batch is taken back by its lease, and pays once it is answered.
             ours = visit.reserved is not None and visit.mine is None
@@ -217,6 +223,8 @@ class Books:
         await self._group.settled()
         await self._pay()
         self._life.stop()
+        if self._spans is not None:
+            await asyncio.to_thread(self._spans.close)
 
     def _do(self, connection: Connection, items: Sequence[Opening | Closing]) -> Sequence[Any]:
         openings = [item for item in items if isinstance(item, Opening)]

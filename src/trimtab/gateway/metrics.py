@@ -1,8 +1,9 @@
 """Counters and histograms in Prometheus' text format, version 0.0.4.
 
 Names follow OpenTelemetry's conventions for generative AI where they have one (gen_ai.*, written
-with underscores and the unit, as their Prometheus form asks). The figures are this process's own,
-since it started; `gateway` tells the processes of one address apart.
+with underscores and the unit, as their Prometheus form asks;
+https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/). The figures are this process's
+own, since it started; `gateway` tells the processes of one address apart.
 """
 
 from bisect import bisect_left
@@ -13,9 +14,15 @@ from dataclasses import dataclass, field
 from trimtab.gateway.visit import Visit
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-# gen_ai.server.request.duration and .time_to_first_token, in seconds.
+PROVIDER = "trimtab"
+# The conventions' own bounds: gen_ai.client.token.usage in tokens, and
+# gen_ai.server.request.duration and .time_to_first_token in seconds.
+TOKENS = tuple(4.0**power for power in range(14))
 DURATIONS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 FIRST = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+
+# By route; what is not here goes through a chat template.
+OPERATIONS = {"completions": "text_completion", "embeddings": "embeddings", "score": "score"}
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -41,6 +48,7 @@ class Metrics:
         self._counters: defaultdict[str, defaultdict[Labels, int]] = defaultdict(
             lambda: defaultdict(int)
         )
+        self._tokens: dict[Labels, Histogram] = {}
         self._durations: dict[Labels, Histogram] = {}
         self._first: dict[Labels, Histogram] = {}
 
@@ -51,14 +59,20 @@ class Metrics:
         self._counters["trimtab_requests_total"][ended] += 1
         self._counters["trimtab_attempts_total"][who] += visit.attempts
         self._counters["trimtab_cost_nano_dollars_total"][who] += visit.cost_nano
+        theirs = (
+            *who,
+            ("gen_ai_operation_name", operation_of(visit)),
+            ("gen_ai_provider_name", PROVIDER),
+        )
         usage = visit.usage
         for kind, tokens in (("input", usage.prompt), ("output", usage.completion)):
-            labels = (*who, ("gen_ai_token_type", kind))
-            self._counters["gen_ai_client_token_usage_total"][labels] += tokens
+            if tokens:
+                labels = (*theirs, ("gen_ai_token_type", kind))
+                self._histogram(self._tokens, labels, TOKENS).add(tokens)
         if status < 400:
-            self._histogram(self._durations, who, DURATIONS).add(visit.latency_ms / 1000)
+            self._histogram(self._durations, theirs, DURATIONS).add(visit.latency_ms / 1000)
             if visit.ttft_ms is not None:
-                self._histogram(self._first, who, FIRST).add(visit.ttft_ms / 1000)
+                self._histogram(self._first, theirs, FIRST).add(visit.ttft_ms / 1000)
 
     def note_refusal(self, *, dry_run: bool) -> None:
         """A rate limit refused a request, or would have."""
@@ -76,6 +90,7 @@ class Metrics:
             lines += [f"# HELP {name} {HELP[name]}", f"# TYPE {name} counter"]
             lines += [self._line(name, labels, count) for labels, count in sorted(series.items())]
         for name, found in (
+            ("gen_ai_client_token_usage", self._tokens),
             ("gen_ai_server_request_duration_seconds", self._durations),
             ("gen_ai_server_time_to_first_token_seconds", self._first),
         ):
@@ -120,10 +135,15 @@ HELP = {
     "trimtab_dead_letters": "Dead letters of the whole home.",
     "trimtab_breaker_open": "1 where a breaker keeps requests from a tier's version.",
     "trimtab_requests_in_flight": "Requests whose price is held.",
-    "gen_ai_client_token_usage_total": "Tokens paid for.",
+    "gen_ai_client_token_usage": "Tokens of a request that were paid for.",
     "gen_ai_server_request_duration_seconds": "Admission to last byte, of answered requests.",
     "gen_ai_server_time_to_first_token_seconds": "Admission to first token.",
 }
+
+
+def operation_of(visit: Visit) -> str:
+    """What a request asks for, as the conventions name it; they have no word for a score."""
+    return OPERATIONS.get(visit.route.removeprefix("batch."), "chat")
 
 
 def _model(visit: Visit) -> str:

@@ -15,29 +15,35 @@ _SAMPLED = 1
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Our own span of somebody's trace: 32 and 16 lower-case hexadecimal characters."""
+    """Our own span of somebody's trace: 32 and 16 lower-case hexadecimal characters. `parent_id`
+    is the caller's span, where there is one."""
 
     trace_id: str
     span_id: str
     sampled: bool = False
+    parent_id: str | None = None
 
     @property
     def header(self) -> str:
         return f"00-{self.trace_id}-{self.span_id}-{int(self.sampled):02x}"
 
     def renamed(self, trace_id: str) -> "Trace":
-        """Under another trace id, where that is one a header can carry."""
+        """Under another trace id, where that is one a header can carry. The caller's span has no
+        place in another trace."""
         fits = _TRACE_ID.fullmatch(trace_id) and set(trace_id) != {"0"}
-        return replace(self, trace_id=trace_id) if fits else self
+        if not fits or trace_id == self.trace_id:
+            return self
+        return replace(self, trace_id=trace_id, parent_id=None)
 
     @classmethod
     def of_header(cls, header: str | None) -> "Trace":
         """Continue the caller's trace; an absent or invalid header starts a new one."""
-        trace_id, sampled = _parsed(header or "") or (secrets.token_hex(16), False)
-        return cls(trace_id, secrets.token_hex(8), sampled)
+        parsed = _parsed(header or "")
+        trace_id, parent_id, sampled = parsed or (secrets.token_hex(16), None, False)
+        return cls(trace_id, secrets.token_hex(8), sampled, parent_id)
 
 
-def _parsed(header: str) -> tuple[str, bool] | None:
+def _parsed(header: str) -> tuple[str, str, bool] | None:
     match = _HEADER.fullmatch(header.strip())
     if match is None:
         return None
@@ -46,4 +52,4 @@ def _parsed(header: str) -> tuple[str, bool] | None:
         return None
     if set(trace_id) == {"0"} or set(parent) == {"0"}:
         return None
-    return trace_id, bool(int(flags, 16) & _SAMPLED)
+    return trace_id, parent, bool(int(flags, 16) & _SAMPLED)

@@ -15,6 +15,7 @@ from starlette.datastructures import State
 from trimtab.gateway.bodies import Asked, UsageBody
 from trimtab.gateway.encoders import Answerer
 from trimtab.gateway.keys import Key
+from trimtab.gateway.tracing import Trace
 from trimtab.inference import Chunk, FinishReason, Priority, Runtime, Usage
 from trimtab.ledger.money import Price, usd
 from trimtab.ledger.reservation import Hold
@@ -51,6 +52,7 @@ class Visit:
     key: Key
     model: str
     trace_id: str
+    trace: Trace
     session_id: str | None
     user_id: str | None
     arrived: float
@@ -84,6 +86,7 @@ class Visit:
             key=state.key,
             model=body.model,
             trace_id=state.trace_id,
+            trace=state.trace,
             session_id=body.session_id,
             user_id=body.user_id,
             arrived=state.arrived,

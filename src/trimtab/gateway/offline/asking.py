@@ -33,6 +33,7 @@ from trimtab.gateway.offline.endpoints import ENDPOINTS, Task
 from trimtab.gateway.offline.lines import Answered, Back, Dead, Line
 from trimtab.gateway.problems import LeaseLost, Problem
 from trimtab.gateway.stream import in_time
+from trimtab.gateway.tracing import Trace
 from trimtab.gateway.visit import Visit
 
 ATTEMPTS = 5
@@ -146,12 +147,14 @@ def _after(line: Line, error: Exception) -> Outcome:
 
 def _visit(line: Line, task: Task | None) -> Visit:
     asked = None if task is None else task.asked
+    trace_id = (asked.trace_id if asked else None) or secrets.token_hex(16)
     return Visit(
         id=line.request_id,
         route=ENDPOINTS[line.request.url].route,
         key=line.key,
         model=asked.model if asked else "",
-        trace_id=(asked.trace_id if asked else None) or secrets.token_hex(16),
+        trace_id=trace_id,
+        trace=Trace.of_header(None).renamed(trace_id),
         session_id=asked.session_id if asked else None,
         user_id=task.user if task else None,
         arrived=time.perf_counter(),
