@@ -120,3 +120,14 @@ def test_a_question_may_have_a_good_answer_and_a_bad_one(tmp_path: Path) -> None
     for record in dataset.train:
         by_prompt.setdefault(record.prompt_hash, set()).add(record.label)
     assert {True, False} in by_prompt.values()
+
+
+def test_a_holdout_without_a_good_answer_is_refused_at_once(tmp_path: Path) -> None:
+    rows = [
+        {"prompt": f"what about case {n * 37}?", "completion": f"do not {n}", "label": False}
+        for n in range(40)
+    ]
+    file = write_jsonl(tmp_path / "judged.jsonl", rows)
+    recipe = Recipe(holdout=0.2, shadow=0.1, seed=3, needs="judgement")
+    with pytest.raises(DataError, match="held-out answers is labelled good"):
+        build([FileSource(file, "judged.jsonl")], recipe)

@@ -99,8 +99,9 @@ class Dataset:
 def build(sources: Sequence[Source], recipe: Recipe) -> Dataset:
     """Read, clean, deduplicate, split and check for leakage.
 
-    Raises DataError with file and line for what cannot be read, where a split stays empty, and
-    where the check for leakage would take most of the training records.
+    Raises DataError with file and line for what cannot be read, where a split stays empty, where
+    the check for leakage would take most of the training records, and where no held-out answer is
+    good.
     """
     rows = (row for source in sources for row in source.rows())
     cleaned, empty = clean_all(record_of(row, recipe.needs) for row in rows)
@@ -124,6 +125,12 @@ def build(sources: Sequence[Source], recipe: Recipe) -> Dataset:
                 f"the split '{name}' is empty: {len(unique)} different records are too few",
                 hint="add records, or raise data.holdout and data.shadow",
             )
+    if all(record.label is False for record in dataset.holdout):
+        raise DataError(
+            f"none of the {len(dataset.holdout)} held-out answers is labelled good, so there is "
+            "nothing to measure by",
+            hint="add good answers, raise data.holdout, or set another data.seed",
+        )
     return dataset
 
 

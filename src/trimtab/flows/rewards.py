@@ -7,6 +7,7 @@ run:ID                     a reward model that this home has trained
 
 import hashlib
 import importlib.util
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from trimtab.errors import DataError, ProjectError
 from trimtab.evaluate.judge import exact_match, gold_fields, valid_json
 from trimtab.flows.work import Work
 from trimtab.train.rewards import Reward, Rollout
-from trimtab.train.run import RunFolder
+from trimtab.train.run import RunFolder, RunResult
 
 RULES = ("exact_match", "valid_json")
 Rule = Callable[[str, str], float]
@@ -51,7 +52,9 @@ def _reward(work: Work, name: str) -> Reward:
         model = RewardModel(work.base.folder, _run(work, name).adapter, work.chat)
         return model.reward("reward_model", identity)
     file, function = _place(work, name)
-    return Reward(function, identity, _by_function(_load(file, function)))
+    return Reward(
+        function, identity, _by_function(_load(file, function), f"{file.name}:{function}")
+    )
 
 
 def _rule(work: Work, name: str) -> Rule:
@@ -67,14 +70,20 @@ def _by_rule(rule: Rule) -> Callable[[Sequence[Rollout]], list[float]]:
     return lambda rollouts: [rule(each.answer, each.gold) for each in rollouts]
 
 
-def _by_function(function: Callable[..., Any]) -> Callable[[Sequence[Rollout]], list[float]]:
-    def score(rollouts: Sequence[Rollout]) -> list[float]:
-        return [
-            float(function("\n".join(m.content for m in each.prompt), each.answer, each.gold))
-            for each in rollouts
-        ]
+def _by_function(
+    function: Callable[..., Any], name: str
+) -> Callable[[Sequence[Rollout]], list[float]]:
+    def number(each: Rollout) -> float:
+        prompt = "\n".join(message.content for message in each.prompt)
+        try:
+            return float(function(prompt, each.answer, each.gold))
+        except Exception as error:
+            raise DataError(
+                f"train.rewards: {name} failed on training record {each.record}: {_said(error)}",
+                hint="a reward function returns one finite number",
+            ) from error
 
-    return score
+    return lambda rollouts: [number(each) for each in rollouts]
 
 
 def _place(work: Work, name: str) -> tuple[Path, str]:
@@ -93,7 +102,13 @@ def _load(file: Path, function: str) -> Callable[..., Any]:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ProjectError(
+            f"train.rewards: {file.name} cannot be loaded: {_said(error)}",
+            hint="mend it; python FILE shows the whole trace",
+        ) from error
     found = getattr(module, function, None)
     if not callable(found):
         raise ProjectError(
@@ -101,6 +116,11 @@ def _load(file: Path, function: str) -> Callable[..., Any]:
             hint="def reward(prompt, answer, gold): return a number",
         )
     return found  # type: ignore[no-any-return]
+
+
+def _said(error: Exception) -> str:
+    first = str(error).strip().split("\n")[0]
+    return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
 
 def _run(work: Work, name: str) -> RunFolder:
@@ -111,4 +131,21 @@ def _run(work: Work, name: str) -> RunFolder:
             f"train.rewards: {len(runs)} runs of this home begin with '{wanted}'",
             hint="train the reward model first: trimtab train prints its run",
         )
-    return RunFolder(runs[0])
+    run = RunFolder(runs[0])
+    if reason := _why_no_reward_model(work, run):
+        raise DataError(
+            f"train.rewards: run {run.path.name[:12]} {reason}",
+            hint="train a reward model of this base: train.objective: reward",
+        )
+    return run
+
+
+def _why_no_reward_model(work: Work, run: RunFolder) -> str:
+    if RunResult.load(run.path) is None:
+        return "is not done"
+    objective = run.asked()["settings"]["objective"]
+    if objective != "reward":
+        return f"learnt by {objective}, and is no reward model"
+    if not run.base.is_file() or json.loads(run.base.read_bytes())["hash"] != work.base.hash:
+        return "is not known to stand on this project's base"
+    return ""

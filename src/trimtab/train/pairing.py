@@ -8,6 +8,9 @@ from trimtab.train.objectives import objective_of
 from trimtab.train.rewards import Reward
 from trimtab.train.settings import TrainSettings
 
+# Options of TRL that decide how many steps a run takes, so they are read before TRL reads them.
+COUNTED = ("num_generations", "num_iterations")
+
 
 def why_not(objective: str, method: str) -> str:
     """Why the pair makes no sense, or cannot be had; empty where it is open."""
@@ -23,6 +26,12 @@ def why_not(objective: str, method: str) -> str:
 def check(settings: TrainSettings, rewards: Sequence[Reward]) -> None:
     """Raises ProjectError where the settings contradict each other, before anything is loaded."""
     objective = objective_of(settings.objective)
+    for name in COUNTED:
+        asked = settings.extra.get(name, 1)
+        if type(asked) is not int or asked < 1:
+            raise ProjectError(
+                f"train.extra.{name}: {asked!r} is no whole number of 1 or more", hint=f"{name}: 4"
+            )
     if reason := why_not(settings.objective, settings.method):
         raise ProjectError(
             f"train: {settings.objective} by {settings.method}: {reason}",

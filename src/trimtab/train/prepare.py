@@ -82,13 +82,16 @@ def prepare(
 ) -> Prepared:
     """Load the base, attach the adapter, lay out the order.
 
-    Raises DataError where there are too few prompts for one batch of answers.
+    Raises DataError where there are too few prompts for one batch of answers, or too few
+    records to compare.
     """
     from trimtab.train.model import attach
 
+    objective = objective_of(settings.objective)
+    if objective.name == "kto" and len({row.record for row in checked.examples}) < 2:
+        raise DataError("kto compares records, and there is one alone", hint="add records")
     machine = device()
     attached = attach(base, settings, machine)
-    objective = objective_of(settings.objective)
     width = settings.batch_size
     if objective.rollouts:
         width = max(1, settings.batch_size // settings.generations)

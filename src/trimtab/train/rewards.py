@@ -13,11 +13,14 @@ from trimtab.inference import Message
 
 @dataclass(frozen=True, slots=True)
 class Rollout:
-    """An answer that the model gave in training. `gold` is the record's own answer."""
+    """An answer that the model gave in training. `gold` is the record's own answer, `record` its
+    place among the training records.
+    """
 
     prompt: tuple[Message, ...]
     answer: str
     gold: str
+    record: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ def reward_function(reward: Reward, prepared: Prepared) -> Any:
 
     def score(*, completions: list[str], record: list[int], **_: Any) -> list[float]:
         rollouts = [
-            Rollout(prepared.lessons[at].prompt, text, prepared.lessons[at].answer)
+            Rollout(prepared.lessons[at].prompt, text, prepared.lessons[at].answer, at)
             for at, text in zip(record, completions, strict=True)
         ]
         return scores(reward, rollouts)

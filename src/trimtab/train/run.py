@@ -5,6 +5,7 @@
     checkpoints/     the last two whole ones, until the run is done
     adapter/         the result in PEFT's layout; of full fine-tuning `model/`, a base of its own
     loss.json, loss.svg, probes.json
+    base.json        of a reward model: the hash of the base that it stands on
     run.json         the result; where it stands, the run is done
 
 Knows the layout and nothing of training.
@@ -66,6 +67,10 @@ class RunFolder:
         return self.path / "probes.json"
 
     @property
+    def base(self) -> Path:
+        return self.path / "base.json"
+
+    @property
     def result(self) -> Path:
         return self.path / "run.json"
 
@@ -84,6 +89,11 @@ class RunFolder:
                 )
             return
         write_json(file, {"identity": identity, **asked})
+
+    def asked(self) -> dict[str, Any]:
+        """What the run that claimed this folder was asked to do."""
+        found: dict[str, Any] = json.loads((self.path / "settings.json").read_bytes())
+        return found
 
 
 @dataclass(frozen=True, slots=True)

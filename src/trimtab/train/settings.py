@@ -25,6 +25,7 @@ OWNED = {
     "per_device_train_batch_size": "set train.batch_size",
     "gradient_accumulation_steps": "set train.accumulation",
     "max_length": "set train.max_length",
+    "disable_dropout": "set train.dropout",
     "seed": "set train.seed",
     "data_seed": "set train.seed",
     "packing": "records are batched by length instead",

@@ -90,6 +90,8 @@ def arguments(prepared: Prepared, checkpoints: Path, **owned: Any) -> Any:
         "gradient_accumulation_steps": settings.accumulation,
         "max_length": None,
         "seed": settings.seed,
+        # TRL's own default differs between objectives, and would undo train.dropout in some.
+        "disable_dropout": settings.dropout == 0,
         "train_sampling_strategy": "sequential",
         "save_strategy": "steps",
         "report_to": "none",

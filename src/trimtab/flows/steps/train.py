@@ -12,7 +12,7 @@ from trimtab.plan.candidates import duration
 from trimtab.registry.identity import adapter_hash, base_hash
 from trimtab.stats.binomial import clopper_pearson
 from trimtab.train.objectives import objective_of
-from trimtab.train.run import RunResult, StepProgress
+from trimtab.train.run import RunResult, StepProgress, write_json
 from trimtab.train.settings import TrainSettings
 from trimtab.train.start import train
 
@@ -86,6 +86,7 @@ def _reward_model(work: Work, outputs: Outputs, run: str, result: RunResult) -> 
     worse = [(*record.prompt, Message("assistant", record.rejected)) for record in pairs]
     right = sum(a > b for a, b in zip(chosen, model.scores(worse), strict=True))
     interval = clopper_pearson(right, len(pairs))
+    write_json(result.files.base, {"hash": work.base.hash})
     output = {
         "run": run,
         "reward_model": work.home.blobs.put_tree(result.files.adapter),

@@ -1,9 +1,12 @@
 """KTO: single answers, each found good or bad, by TRL's trainer. Imports torch and trl.
 
-Its KL term is estimated on answers that stand behind another prompt of the same batch; so a batch
-has two rows at least, and the order stays as it is laid out.
+Its KL term is estimated on answers that stand behind the prompt of another record: of the same
+batch, and where a batch holds one record alone, of the first batch that has another. So there are
+two records at least, and the order stays as it is laid out.
 """
 
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -36,19 +39,32 @@ def build(prepared: Prepared, checkpoints: Path, watch: Watch) -> SealedTrainer:
 
 
 def _rows(prepared: Prepared) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
+    return [
+        {
+            "prompt_ids": list(row.prompt),
+            "completion_ids": list(row.completion),
+            "KL_completion_ids": list(other.completion),
+            "label": row.good,
+        }
+        for row, other in mismatched(prepared)
+    ]
+
+
+def mismatched(prepared: Prepared) -> Iterator[tuple[Answers, Answers]]:
+    """Each row in its order, with the row of another record whose answer stands behind its prompt.
+
+    The row before it in its batch, of the last row for the first, as TRL takes them; an epoch that
+    ends within a batch may put a record beside itself, which is passed over.
+    """
+    laid_out = [row for row in prepared.laid_out if isinstance(row, Answers)]
+    start = 0
     for places in prepared.order:
-        batch = (prepared.checked.examples[at] for at in places)
-        answers = [row for row in batch if isinstance(row, Answers)]
-        # The answer of the row before, of the last row for the first: each stands behind another's.
-        others = [answers[-1], *answers[:-1]]
-        found += [
-            {
-                "prompt_ids": list(row.prompt),
-                "completion_ids": list(row.completion),
-                "KL_completion_ids": list(other.completion),
-                "label": row.good,
-            }
-            for row, other in zip(answers, others, strict=True)
-        ]
-    return found
+        batch = laid_out[start : start + len(places)]
+        for at, row in enumerate(batch):
+            near = [*batch[:at][::-1], *batch[at:][::-1]]
+            yield row, _of_another(row, chain(near, laid_out))
+        start += len(places)
+
+
+def _of_another(row: Answers, rows: Iterable[Answers]) -> Answers:
+    return next(other for other in rows if other.record != row.record)
