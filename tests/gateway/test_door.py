@@ -6,6 +6,7 @@ import httpx
 import pytest
 
 from tests.gateway.echo import Echo
+from tests.gateway.offline_world import jsonl, request, started, upload
 from tests.gateway.world import PROMPT, World, app_with
 from trimtab.gateway import keys
 from trimtab.gateway.door import scope_of
@@ -13,6 +14,7 @@ from trimtab.gateway.keys import SCOPES
 
 OPEN = {"/healthz", "/readyz"}
 ASK = {"model": "desk", "prompt": PROMPT}
+GOOD = jsonl([request("a")])
 
 
 def routes(world: World, echo: Echo) -> list[tuple[str, str]]:
@@ -59,6 +61,39 @@ def test_no_route_is_open_by_accident(world: World, echo: Echo, client: httpx.Cl
     assert world.log()
     known = {scoped["generate"].id, scoped["score"].id}
     assert {answered.key_id for answered in world.log()} <= known
+
+
+def test_what_is_anothers_is_nobodys(world: World, echo: Echo, client: httpx.Client) -> None:
+    """Every route of the document that names something: to another owner's key it is answered as
+    if it were not there, and nothing happens to it."""
+    batch = started(client, GOOD)
+    mine = {"batch_id": batch, "file_id": upload(client, GOOD).json()["id"]}
+    # Models are the home's, and every key may know them.
+    named = [(m, p) for m, p in routes(world, echo) if "{" in p and "{model}" not in p]
+    assert len(named) >= 5
+    with world.database.transaction() as connection:
+        key = keys.create(connection, "theirs", "stranger", scopes=SCOPES).key
+    with httpx.Client(
+        base_url=client.base_url, headers={"Authorization": f"Bearer {key}"}
+    ) as stranger:
+        for method, path in named:
+            told = []
+            for ids in (mine, dict.fromkeys(mine, "no_such")):
+                answer = stranger.request(method, path.format(**ids))
+                assert answer.status_code == 404, (method, path)
+                text = answer.text.replace(answer.headers["traceparent"].split("-")[1], "")
+                for id in ids.values():
+                    text = text.replace(id, "")
+                told.append((text, sorted(answer.headers)))
+            assert told[0] == told[1], (method, path)
+        for kind, id in (("batches", batch), ("files", mine["file_id"])):
+            assert stranger.get(f"/v1/{kind}").json()["data"] == []
+            assert stranger.get(f"/v1/{kind}", params={"after": id}).status_code == 404
+        body = {"input_file_id": mine["file_id"], "endpoint": "/v1/generate"}
+        body["completion_window"] = "24h"
+        assert stranger.post("/v1/batches", json=body).status_code == 404
+    assert client.get(f"/v1/batches/{batch}").json()["status"] == "in_progress"
+    assert client.get(f"/v1/files/{mine['file_id']}/content").content == GOOD
 
 
 def test_health_needs_no_key(client: httpx.Client) -> None:
