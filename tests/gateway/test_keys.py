@@ -81,7 +81,7 @@ def test_a_key_may_do_what_its_scopes_say(world: World) -> None:
         for unfit in (["admin"], []):
             with pytest.raises(UserError, match="scope"):
                 keys.create(connection, "ci", "team-a", scopes=unfit)
-    assert scopes[usual.id] == {"generate", "score", "models", "batches"}
+    assert scopes[usual.id] == {"generate", "score", "models", "batches", "embed"}
     assert scopes[narrow.id] == {"score"}
 
 

@@ -27,7 +27,8 @@ from trimtab.ledger.reservation import Wanted, beat
 from trimtab.ledger.till import Till
 from trimtab.store.database import Database
 
-NEVER = 2**62
+# Later than any test looks; a hold with `NEVER_US` would be nobody's to recover.
+NEVER = 2**61
 DAY_US = 86_400 * 1_000_000
 NOON = 20_000 * DAY_US + DAY_US // 2
 ACCOUNTS = ("key:k", "owner:o", "project:p")
