@@ -33,8 +33,8 @@ def test_what_dead_runs_left_goes_and_what_lives_stays(tmp_path: Path) -> None:
         path.with_name(f"{path.name}.lock").touch()
     with claimed(alive):
         alive.touch()
-        discard_dead(home.sockets)
-        left = {path.name for path in home.sockets.iterdir()}
+        discard_dead(alive.parent)
+        left = {path.name for path in alive.parent.iterdir()}
     assert left == {name for path in (alive, served) for name in (path.name, f"{path.name}.lock")}
 
 
