@@ -1,10 +1,10 @@
 """Real databases for tests: a SQLite file, and a PostgreSQL server that the test session starts."""
 
-import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,20 @@ from trimtab.store.database import Database
 
 # An empty database's URL, or (migrated) that of one with the schema.
 Maker = Callable[[bool], URL]
+
+
+def sqlite_database(file: Path) -> Database:
+    """A new SQLite database with the schema; it is copied, since migrations take a second."""
+    file.write_bytes(_schema())
+    return Database(f"sqlite:///{file}")
+
+
+@cache
+def _schema() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "template.db")
+        _migrate(URL.create("sqlite", database=str(file)))
+        return file.read_bytes()
 
 
 @contextmanager
@@ -71,13 +85,10 @@ def database(database_url: str) -> Iterator[Database]:
 
 
 def _sqlite_maker(folder: Path) -> Maker:
-    template = folder / "template.db"
-    _migrate(URL.create("sqlite", database=str(template)))
-
     def make(migrated: bool) -> URL:
         file = folder / f"{uuid.uuid4().hex}.db"
         if migrated:
-            shutil.copy(template, file)
+            file.write_bytes(_schema())
         return URL.create("sqlite", database=str(file))
 
     return make

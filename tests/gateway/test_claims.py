@@ -9,10 +9,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 
+from tests.databases import sqlite_database
 from trimtab.gateway import replays
 from trimtab.gateway.problems import Problem
 from trimtab.gateway.replays import CLAIM_US, KEPT_US, Claim, Replay
-from trimtab.store.database import Database
 
 NAMES = ("a", "b")
 BODIES = ("one", "two")
@@ -32,8 +32,7 @@ class Claiming(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self._folder = tempfile.TemporaryDirectory()
-        self._database = Database(f"sqlite:///{Path(self._folder.name) / 'c.db'}")
-        self._database.migrate()
+        self._database = sqlite_database(Path(self._folder.name) / "c.db")
         self._now = 10**15
         self._patch = pytest.MonkeyPatch()
         self._patch.setattr(replays, "database_now", lambda _: self._now)
@@ -80,7 +79,7 @@ class Claiming(RuleBasedStateMachine):
         mine = row is not None and row.request == claim.request_id
         with self._database.transaction(durable=False) as connection:
             if end == "keep":
-                replays.keep_all(connection, [Replay(claim, lambda: f"of {claim.request_id}")])
+                Replay(claim, lambda: f"of {claim.request_id}").keep(connection)
                 if mine and row is not None:
                     row.answer, row.until = f"of {claim.request_id}", self._now + KEPT_US
             elif end == "release":
@@ -104,11 +103,15 @@ class Claiming(RuleBasedStateMachine):
 
     @rule(key=st.sampled_from(["x", "y", None]))
     def purge(self, key: str | None) -> None:
+        """What has expired goes, and of the named key whatever holds words."""
         gone = [
-            place for place, row in self._rows.items() if row.until <= self._now or place[0] == key
+            place
+            for place, row in self._rows.items()
+            if row.until <= self._now or (place[0] == key and row.answer is not None)
         ]
+        all_of = None if key is None else [key]
         with self._database.transaction(durable=False) as connection:
-            assert replays.purge(connection, all_of=key) == len(gone)
+            assert replays.purge(connection, all_of=all_of) == len(gone)
         for place in gone:
             del self._rows[place]
 

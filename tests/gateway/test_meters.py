@@ -9,11 +9,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from tests.databases import sqlite_database
 from trimtab.gateway.gcra import PERIOD_US
 from trimtab.gateway.keys import Key, Limits
 from trimtab.gateway.limits import Meters, Verdict
 from trimtab.gateway.tables import meters
-from trimtab.store.database import Database
 
 KEYS = {
     "both": Key("both", "n", "o", 0, None, limits=Limits(3, 50)),
@@ -34,8 +34,7 @@ class Metering(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self._folder = tempfile.TemporaryDirectory()
-        self._database = Database(f"sqlite:///{Path(self._folder.name) / 'm.db'}")
-        self._database.migrate()
+        self._database = sqlite_database(Path(self._folder.name) / "m.db")
         self._now = 10**15
         self._full: dict[tuple[str, str], Fraction] = {}
 

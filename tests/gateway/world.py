@@ -12,6 +12,7 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
+from tests.databases import sqlite_database
 from trimtab.gateway import keys
 from trimtab.gateway.app import create_app
 from trimtab.gateway.encoders import Encodes
@@ -77,13 +78,21 @@ class World:
         return None if row is None else int(row[0])
 
 
+def _database(file: Path, url: str | None) -> Database:
+    if url is None:
+        # A home that is opened again keeps what it has.
+        return Database(f"sqlite:///{file}") if file.exists() else sqlite_database(file)
+    database = Database(url)
+    database.migrate()
+    return database
+
+
 def build_world(
     folder: Path, base_folder: Path, template: str | None = None, url: str | None = None
 ) -> World:
     """In a SQLite file in `folder`, or in the database at `url`. `template` takes the place of the
     base's own chat template."""
-    database = Database(url or f"sqlite:///{folder / 'trimtab.db'}")
-    database.migrate()
+    database = _database(folder / "trimtab.db", url)
     chat = ChatFormat.from_folder(base_folder)
     base_hash = "b" * 64
 

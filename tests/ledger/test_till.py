@@ -9,6 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
+from tests.databases import sqlite_database
 from tests.ledger.test_holds import check
 from tests.processes import all_running
 from trimtab.errors import BudgetExceeded, LedgerError, UserError
@@ -243,8 +244,7 @@ class Spending(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self._folder = tempfile.TemporaryDirectory()
-        self._database = Database(f"sqlite:///{Path(self._folder.name) / 'l.db'}")
-        self._database.migrate()
+        self._database = sqlite_database(Path(self._folder.name) / "l.db")
         self._limits = {
             ("key:k", "total"): 900,
             ("owner:o", "day"): 300,
