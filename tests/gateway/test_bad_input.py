@@ -21,7 +21,7 @@ BODIES: dict[str, tuple[Any, int, str]] = {
     "a list": (b"[]", 422, "body: "),
     "deep": (DEEP, 400, "body: nested too deeply"),
     "not UTF-8": (b'{"model": "\xff\xfe"}', 400, "body: not UTF-8 at byte"),
-    "NUL": (b'{"model": "de\\u0000sk", "prompt": "x"}', 404, "model: "),
+    "NUL": (b'{"model": "de\\u0000sk", "prompt": "x"}', 422, "model: "),
     "half a surrogate": (rb'{"model": "desk", "prompt": "\ud800"}', 422, "prompt: "),
     "unknown field": ({**ASK, "temprature": 1}, 422, "temprature: unknown field; did you mean"),
     "a number as text": ({**ASK, "max_tokens": "5"}, 422, "max_tokens: "),
@@ -31,6 +31,11 @@ BODIES: dict[str, tuple[Any, int, str]] = {
     "absurdly many": ({**ASK, "max_tokens": 10**30}, 422, "max_tokens: "),
     "negative": ({**ASK, "temperature": -1}, 422, "temperature: "),
     "not a number": (b'{"model": "desk", "prompt": "x", "temperature": NaN}', 422, "temperature: "),
+    "NaN in a schema": (
+        b'{"model": "desk", "prompt": "x", "json_schema": {"const": NaN}}',
+        422,
+        "json_schema: ",
+    ),
     "infinite": (b'{"model": "desk", "prompt": "x", "top_p": 1e999}', 422, "top_p: "),
     "unknown model": ({**ASK, "model": "nobody"}, 404, "model: no deployment 'nobody'"),
     "a path": ({**ASK, "model": "../../etc/passwd"}, 404, "model: "),
@@ -63,6 +68,17 @@ def test_a_body_that_is_wrong_is_told_what_is_wrong(
     assert len(answer.content) < 2000
     assert not echo.asked
     assert (world.account().spent_nano, world.account().held_nano) == (0, 0)
+
+
+def test_a_user_with_a_control_character_is_refused(client: httpx.Client, echo: Echo) -> None:
+    for route, more in (
+        ("chat/completions", {"messages": [{"role": "user", "content": "x"}], "stream": True}),
+        ("completions", {"prompt": "x"}),
+        ("embeddings", {"input": "x"}),
+    ):
+        answer = client.post(f"/v1/{route}", json={"model": "desk", "user": "a\x00", **more})
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "user")
+    assert not echo.asked
 
 
 HEADERS: list[tuple[dict[str, str], int, str]] = [

@@ -1,6 +1,7 @@
 """Batches through a real gateway: what comes out, who pays, and what makes them wait."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import openai
@@ -13,8 +14,10 @@ from tests.gateway.world import PRICE, PROMPT, World, app_with, listening, until
 from trimtab.errors import EngineOverloaded
 from trimtab.gateway import breaker, keys
 from trimtab.gateway.offline import asking, batches, lines, worker
-from trimtab.inference import GenerateRequest
+from trimtab.inference import GenerateRequest, Usage
 from trimtab.ledger.accounts import set_budget
+from trimtab.store.blobs import Blobs
+from trimtab.store.database import Connection
 
 USER = {"role": "user", "content": PROMPT}
 
@@ -225,6 +228,76 @@ def test_a_rate_limit_makes_it_wait_and_never_dead_letters(
             connection.exec_driver_sql("UPDATE batches SET not_before_us = 0")
         assert ended(theirs, batch)["request_counts"]["completed"] == 3
     assert letters(world) == []
+
+
+def test_a_line_that_no_rate_limit_lets_pass_is_a_dead_letter(
+    world: World, client: httpx.Client
+) -> None:
+    with world.database.transaction() as connection:
+        small = keys.create(connection, "small", "small", limits=keys.Limits(tokens_per_minute=1))
+    with httpx.Client(
+        base_url=client.base_url, headers={"Authorization": f"Bearer {small.key}"}
+    ) as theirs:
+        done = ended(theirs, started(theirs, jsonl([request("a")])))
+    assert (done["status"], done["request_counts"]["failed"]) == ("completed", 1)
+    assert letters(world) == [("a", "rate_limited")]
+
+
+@pytest.mark.parametrize(("pause_s", "reasons"), [(0.15, []), (1.5, ["timeout"])])
+def test_a_long_answer_is_no_silence_and_an_answer_that_falls_silent_is_tried_again(
+    world: World,
+    client: httpx.Client,
+    echo: Echo,
+    monkeypatch: pytest.MonkeyPatch,
+    pause_s: float,
+    reasons: list[str],
+) -> None:
+    monkeypatch.setattr(asking, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(asking, "ATTEMPTS", 1)
+    begun = asking.Visit.begin_attempt
+
+    def first_token(visit: asking.Visit) -> None:
+        begun(visit)
+        if reasons:
+            visit.usage = Usage(1, 1)
+
+    monkeypatch.setattr(asking.Visit, "begin_attempt", first_token)
+    echo.pause_s = pause_s
+    ended(client, started(client, jsonl([request("a")])))
+    assert [reason for _, reason in letters(world)] == reasons
+
+
+def test_a_fault_of_one_batch_costs_no_other(
+    client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad: list[str] = []
+    claim = lines.claim
+
+    def fails(connection: Connection, content: Blobs, batch: str, *more: Any) -> Any:
+        bad[:] = bad or [batch]
+        if batch in bad:
+            raise ValueError("no line")
+        return claim(connection, content, batch, *more)
+
+    monkeypatch.setattr(lines, "claim", fails)
+    started(client, jsonl([request("a")]))
+    until(lambda: bool(bad))
+    assert ended(client, started(client, jsonl([request("b")])))["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"custom_id": "a", "method": "POST", "url": "/v1/generate", "body": {"model": "desk",'
+        b' "prompt": "x", "json_schema": {"const": NaN}}}',
+        jsonl([request("a\x00")]),
+    ],
+)
+def test_a_line_that_cannot_be_written_down_is_refused_when_it_comes(
+    client: httpx.Client, line: bytes
+) -> None:
+    refused = upload(client, line)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_request")
 
 
 def test_a_used_up_budget_pauses_it_until_there_is_more(world: World, client: httpx.Client) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from tests.crash.batch_kills import accept
 from tests.gateway.world import World
-from trimtab.gateway.offline import batches, lines
+from trimtab.gateway.offline import batches, files, lines
 from trimtab.ledger.holds import reserve
 from trimtab.ledger.reservation import NEVER_US, find, suspects
 
@@ -64,3 +64,24 @@ def test_ids_of_lines_are_the_same_however_often_they_are_tried() -> None:
     ids = {lines.request_id(batch, number) for batch in "ab" for number in range(100)}
     assert len(ids) == 200
     assert lines.request_id("a", 7) in ids
+
+
+def test_a_batch_whose_input_is_gone_ends_and_only_one_whose_window_is_over_gives_it_up(
+    world: World, batch: str
+) -> None:
+    with world.database.transaction() as connection:
+        lines.claim(connection, world.content, batch, "one", 2)
+        found = batches.locked(connection, batch)
+        file = files.find(connection, found.input_file)
+        assert file is not None
+        world.content.delete(file.blob)
+        assert lines.claim(connection, world.content, batch, "two", 2) == ()
+        waiting = batches.locked(connection, batch)
+        assert (waiting.waits_for, waiting.next_line) == ("store_unavailable", 2)
+        assert lines.let_die(connection, world.content, batch) == 3
+        assert (batches.locked(connection, batch).failed, found.total) == (3, 5)
+        batches.change(connection, batch, not_before_us=0, next_line=2, failed=0)
+        files.drop(connection, [file.id])
+        assert lines.claim(connection, world.content, batch, "two", 2) == []
+        gone = batches.locked(connection, batch)
+        assert (gone.next_line, gone.failed) == (5, 3)

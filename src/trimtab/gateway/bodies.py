@@ -16,8 +16,12 @@ from pydantic import (
     model_validator,
 )
 
+from trimtab.canonical import canonical_json
+
 # Ids are echoed and logged: short, printable, and without anything a header could be split by.
 Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:@/-]{1,128}$")]
+# What people read and databases store: control characters are neither text nor, for NUL, storable.
+PRINTABLE = r"^[^\x00-\x1f\x7f]*$"
 
 
 def _whole(text: str) -> str:
@@ -27,12 +31,23 @@ def _whole(text: str) -> str:
     return text
 
 
+def plain(value: dict[str, Any]) -> dict[str, Any]:
+    """Python's reader takes more for JSON than JSON is."""
+    try:
+        canonical_json(value)
+    except (ValueError, RecursionError) as error:
+        raise ValueError("is no plain JSON object") from error
+    return value
+
+
 def _absent(value: object) -> bool:
     return value is None
 
 
 Text = Annotated[str, AfterValidator(_whole)]
-Name = Annotated[str, StringConstraints(min_length=1, max_length=128), AfterValidator(_whole)]
+PlainObject = Annotated[dict[str, Any], AfterValidator(plain)]
+Label = Annotated[str, StringConstraints(pattern=PRINTABLE), AfterValidator(_whole)]
+Name = Annotated[Label, StringConstraints(min_length=1, max_length=128)]
 Stop = Annotated[str, StringConstraints(min_length=1, max_length=1024), AfterValidator(_whole)]
 StopTokens = Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=32)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
@@ -94,7 +109,7 @@ class GenerateBody(Asked):
     stop_token_ids: StopTokens = []
     logprobs: bool = False
     top_logprobs: Likeliest = 0
-    json_schema: dict[str, Any] | None = None
+    json_schema: PlainObject | None = None
     deterministic: bool = False
     n: Choices = 1
     stream: bool = False

@@ -36,7 +36,13 @@ if TYPE_CHECKING:
 
 
 class Kept(Protocol):
-    """What is written down with a settlement, in its transaction; the cost is known by then."""
+    """What is written down with a settlement, in its transaction; the cost is known by then.
+
+    `locks` names the row that others may change too: they are taken in the order of these names.
+    """
+
+    @property
+    def locks(self) -> str: ...
 
     def keep(self, connection: Connection) -> None: ...
 
@@ -256,9 +262,9 @@ class Books:
         meters.write()
         entries = [_entry(item, done[id(item)]) for item in closings if not item.void]
         requests.record_all(connection, entries)
-        for closing in closings:
-            if closing.kept is not None:
-                closing.kept.keep(connection)
+        kept = [closing.kept for closing in closings if closing.kept is not None]
+        for each in sorted(kept, key=lambda each: each.locks):
+            each.keep(connection)
         return [done[id(item)] for item in items]
 
     def _reserve(

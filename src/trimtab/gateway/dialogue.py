@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field, StringConstraints, model_validator
 
-from trimtab.gateway.bodies import Body, GenerateBody, Text
+from trimtab.gateway.bodies import Body, GenerateBody, PlainObject, Text, plain
 from trimtab.gateway.problems import Problem
 from trimtab.inference import Calling, Message, ToolCall, ToolResult
 from trimtab.text import tool_calls
@@ -17,15 +17,6 @@ CallId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._:-]{1,128}$")]
 ToolName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 
 
-def _plain(value: dict[str, Any]) -> dict[str, Any]:
-    """Python's reader takes more for JSON than JSON is."""
-    try:
-        json.dumps(value, allow_nan=False, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
-        raise ValueError("is no plain JSON object") from error
-    return value
-
-
 def _an_object(text: str) -> str:
     try:
         value = json.loads(text)
@@ -33,7 +24,7 @@ def _an_object(text: str) -> str:
         value = None
     if not isinstance(value, dict):
         raise ValueError("is not the text of a JSON object")
-    _plain(value)
+    plain(value)
     return text
 
 
@@ -42,7 +33,7 @@ class FunctionBody(Body):
 
     name: ToolName
     description: Text | None = None
-    parameters: Annotated[dict[str, Any], AfterValidator(_plain)] | None = None
+    parameters: PlainObject | None = None
     strict: bool | None = None
 
     def offered(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from trimtab.gateway.bodies import Body, Name, Scored
+from trimtab.gateway.bodies import Body, Label, Name, Scored
 
 MOST_INPUTS = 2048
 
@@ -25,7 +25,7 @@ class EmbeddingsBody(Body):
     )
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int, Field(ge=1, le=1_000_000)] | None = None
-    user: Annotated[str, Field(max_length=128)] | None = None
+    user: Annotated[Label, Field(max_length=128)] | None = None
 
     @property
     def inputs(self) -> Sequence[str | list[int]]:

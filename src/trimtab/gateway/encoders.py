@@ -45,7 +45,7 @@ class Encoders:
     def __init__(self, database: OffLoop, encodes: Encodes | None) -> None:
         self._database = database
         self._encodes = encodes
-        self._known: dict[str, Encoding] = {}
+        self._known: dict[str, Encoding | IdentityError] = {}
         self._read_at = float("-inf")
 
     async def find(self, name: str) -> Encoding:
@@ -53,8 +53,11 @@ class Encoders:
         was registered."""
         if name not in self._known or time.monotonic() - self._read_at >= FRESH_S:
             await self.all()
-        if name in self._known:
-            return self._known[name]
+        found = self._known.get(name)
+        if isinstance(found, IdentityError):
+            raise found
+        if found is not None:
+            return found
         known = ", ".join(self._known)
         raise NotFound(
             f"model: no encoder '{name}'",
@@ -64,28 +67,29 @@ class Encoders:
         )
 
     async def all(self) -> Sequence[Encoding]:
-        """Every encoder as the database has them now."""
+        """Every encoder as the database has them now, but those whose files are damaged."""
         if self._encodes is None:
             return ()
         self._known = await self._database.read(self._look_up)
         self._read_at = time.monotonic()
-        return tuple(self._known.values())
+        return tuple(each for each in self._known.values() if isinstance(each, Encoding))
 
     def engine(self, encoding: Encoding) -> Engine:
         assert self._encodes is not None
         return self._encodes(encoding.encoder)
 
-    def _look_up(self, connection: Connection) -> dict[str, Encoding]:
-        found = {}
+    def _look_up(self, connection: Connection) -> dict[str, Encoding | IdentityError]:
+        found: dict[str, Encoding | IdentityError] = {}
         for encoder in encoders.list(connection):
             before = self._known.get(encoder.name)
-            same = before is not None and before.encoder == encoder
+            same = isinstance(before, Encoding) and before.encoder == encoder
             found[encoder.name] = before if before and same else _encoding(encoder)
         return found
 
 
-def _encoding(encoder: Encoder) -> Encoding:
+def _encoding(encoder: Encoder) -> Encoding | IdentityError:
+    """What is wrong with one encoder is told to those who ask for it, and to nobody else."""
     try:
         return Encoding(encoder, InputFormat(encoder.folder, encoder.max_tokens))
     except DataError as error:
-        raise IdentityError(error.message, hint=error.hint) from error
+        return IdentityError(error.message, hint=error.hint)

@@ -14,9 +14,11 @@ from trimtab.gateway.bodies import (
     Body,
     Choices,
     Continued,
+    Label,
     Likeliest,
     Name,
     Penalty,
+    PlainObject,
     Repetition,
     Share,
     Stop,
@@ -49,7 +51,7 @@ class NamedSchema(Body):
 
     name: Annotated[str, Field(max_length=64)] = ""
     description: str | None = None
-    json_schema: Annotated[dict[str, Any], Field(alias="schema")]
+    json_schema: Annotated[PlainObject, Field(alias="schema")]
     strict: bool | None = None
 
 
@@ -80,7 +82,7 @@ class Common(Body):
     stop: Stop | Annotated[list[Stop], Field(max_length=8)] | None = None
     stream: bool | None = False
     stream_options: StreamOptions | None = None
-    user: Annotated[str, Field(max_length=128)] | None = None
+    user: Annotated[Label, Field(max_length=128)] | None = None
     n: Choices | None = 1
     presence_penalty: Penalty | None = 0.0
     frequency_penalty: Penalty | None = 0.0

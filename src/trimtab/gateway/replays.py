@@ -18,6 +18,9 @@ from trimtab.store.rows import insert_once
 
 KEPT_US = 24 * 3600 * 1_000_000
 CLAIM_US = 60 * 1_000_000
+# A longer answer (many embeddings) is not kept; its name is, so that nobody pays twice unawares.
+MOST_BYTES = 1024 * 1024
+_NOT_KEPT = ""
 _NAME = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -39,12 +42,18 @@ class Replay:
     claim: Claim
     answer: Callable[[], str]
 
+    @property
+    def locks(self) -> str:
+        return ""
+
     def keep(self, connection: Connection) -> None:
         """In the transaction that settles the request."""
-        claim = self.claim
+        claim, answer = self.claim, self.answer()
+        if len(answer.encode()) > MOST_BYTES:
+            answer = _NOT_KEPT
         mine = (replays.c.key_id == claim.key_id) & (replays.c.name == claim.name)
         mine &= replays.c.request_id == claim.request_id
-        values = {"answer": self.answer(), "expires_us": database_now(connection) + KEPT_US}
+        values = {"answer": answer, "expires_us": database_now(connection) + KEPT_US}
         connection.execute(replays.update().where(mine).values(values))
 
 
@@ -67,7 +76,8 @@ def fingerprint(route: str, body: bytes) -> str:
 def claim(connection: Connection, wanted: Claim) -> str | None:
     """None where the work is ours to do; else the answer that was given before.
 
-    Raises Problem: 422 for another body, 409 while the first is being answered.
+    Raises Problem: 422 for another body, 409 while the first is being answered, or where the answer
+    was too long to be kept.
     """
     now = database_now(connection)
     here = (replays.c.key_id == wanted.key_id) & (replays.c.name == wanted.name)
@@ -93,6 +103,9 @@ def claim(connection: Connection, wanted: Claim) -> str | None:
         )
     if found.answer is None:
         raise _in_flight()
+    if found.answer == _NOT_KEPT:
+        detail = f"Idempotency-Key: was answered, with more than {MOST_BYTES} bytes, and not kept"
+        raise Problem(409, "answer_not_kept", detail)
     return str(found.answer)
 
 

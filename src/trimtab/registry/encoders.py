@@ -52,7 +52,10 @@ def read(folder: Path, name: str, source: Mapping[str, Any] | None = None) -> En
             f"{folder}: an encoder of {', '.join(modules)} by {', '.join(modes) or 'nothing'}",
             hint="mean pooling and length one are what is computed here, e.g. all-minilm-l6-v2",
         )
-    max_tokens = _count(folder / "sentence_bert_config.json", "max_seq_length")
+    max_tokens = min(
+        _count(folder / "sentence_bert_config.json", "max_seq_length"),
+        _count(folder / "config.json", "max_position_embeddings"),
+    )
     identity = {
         "base": base_hash(folder),
         "tokenizer": tokenizer_hash(folder),

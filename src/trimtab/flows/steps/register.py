@@ -19,7 +19,7 @@ from trimtab.deploy.probes import with_messages
 from trimtab.errors import NotFound
 from trimtab.flows.backends import price_of_tokens
 from trimtab.flows.work import Outputs, Result, Work
-from trimtab.ledger.prices import set_price
+from trimtab.ledger.prices import prices_of, set_price
 from trimtab.registry import bases, deployments, versions
 from trimtab.registry.bases import Base
 from trimtab.registry.identity import VersionSpec, parameter_count, tokenizer_hash
@@ -71,9 +71,11 @@ def _write(
     for each in (work.base, trained):
         if each is not None:
             bases.add(to, each)
+    priced = prices_of(to, [base.hash, candidate.hash])
     for version in (base, candidate):
         versions.add(to, version)
-        set_price(to, version.hash, price_of_tokens(work.project))
+        if version.hash not in priced:
+            set_price(to, version.hash, price_of_tokens(work.project))
     why = "the base itself, until a candidate proves to be better"
     deployments.create(to, work.project.deployment, work.project.name, base.hash, why)
 

@@ -6,10 +6,12 @@ rate limit of ours, a budget that is used up, a store that cannot write. What ca
 failed ATTEMPTS times in the asking, is a dead letter.
 """
 
+import asyncio
 import logging
 import random
 import secrets
 import time
+from collections.abc import Coroutine
 from typing import Any
 
 from pydantic import ValidationError
@@ -32,14 +34,14 @@ from trimtab.gateway.desk import Desk
 from trimtab.gateway.offline.endpoints import ENDPOINTS, Task
 from trimtab.gateway.offline.lines import Answered, Back, Dead, Line
 from trimtab.gateway.problems import LeaseLost, Problem
-from trimtab.gateway.stream import in_time
 from trimtab.gateway.tracing import Trace
 from trimtab.gateway.visit import Visit
 
 ATTEMPTS = 5
 BASE_S, LONGEST_S = 1.0, 60.0
 BUSY_S, BUDGET_S = 1.0, 10.0
-# Behind interactive work a line may wait long before it begins; this is no judgement of an engine.
+# The longest silence. Behind interactive work a line may wait long before it begins, which is no
+# judgement of an engine; and one that goes on is not stopped, however long its answer becomes.
 PATIENCE_S = 600.0
 ANSWERED = "answered"
 
@@ -69,11 +71,11 @@ async def ask(desk: Desk, line: Line) -> str:
         return unfit.reason
     visit = _visit(line, task)
     try:
-        given = await in_time(_given(desk, visit, task), PATIENCE_S)
+        given = await _unless_silent(_given(desk, visit, task), visit)
     except LeaseLost:
         raise
     except Exception as error:
-        outcome = _after(line, error)
+        outcome = _after(line, visit, error)
         await desk.books.give_up(visit, outcome)
         return outcome.reason if isinstance(outcome, Dead) else outcome.why or "tried_again"
     except BaseException:
@@ -117,7 +119,23 @@ async def _given(desk: Desk, visit: Visit, task: Task) -> Any:
     return given
 
 
-def _after(line: Line, error: Exception) -> Outcome:
+async def _unless_silent(work: Coroutine[Any, Any, Any], visit: Visit) -> Any:
+    """The result of `work`, which is cancelled when no token comes for too long (TimeoutError)."""
+    working = asyncio.ensure_future(work)
+    try:
+        while True:
+            before = visit.usage
+            await asyncio.wait((working,), timeout=PATIENCE_S)
+            if working.done():
+                return working.result()
+            if visit.usage == before:
+                raise TimeoutError
+    finally:
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)
+
+
+def _after(line: Line, visit: Visit, error: Exception) -> Outcome:
     """What becomes of a line that was not answered."""
     if isinstance(error, StoreError | StorageFull):
         return Back(line, _us(BUSY_S), attempted=False, why="store_unavailable")
@@ -127,17 +145,17 @@ def _after(line: Line, error: Exception) -> Outcome:
         return Back(line, _us(BUDGET_S), attempted=False, why="budget_exceeded")
     if isinstance(error, EngineOverloaded):
         return Back(line, _us(BUSY_S), attempted=False, why="overloaded")
-    if isinstance(error, Problem) and error.code == "rate_limited":
+    if isinstance(error, Problem) and error.code == "rate_limited" and error.retryable:
         wait_s = float(error.headers.get("Retry-After", LONGEST_S))
         return Back(line, _us(wait_s), attempted=False, why="rate_limited")
-    if isinstance(error, Problem) and error.code == "deadline_exceeded":
+    if isinstance(error, TimeoutError) and not visit.usage.completion:
         return Back(line, _us(BUSY_S), attempted=False, why="timeout")
     if isinstance(error, LedgerError):
         return Back(line, _us(LONGEST_S), attempted=False, why="ledger_unavailable")
     found = problems.of(error)
     if found.status < 500 and isinstance(error, Problem | RequestRefused | DataError | NotFound):
         return Dead(line, found.code, found.detail)
-    if not isinstance(error, TrimtabError):
+    if not isinstance(error, TrimtabError | TimeoutError):
         log.error("request %s: internal error: %s", line.request_id, type(error).__name__)
     if line.attempts + 1 >= ATTEMPTS:
         return Dead(line, upstream.reason(error), f"{ATTEMPTS} attempts failed")

@@ -29,7 +29,8 @@ class Batch:
     begun, at `next_offset` of the input's blob.
 
     A batch that `waits_for` something is not tried again before `not_before_us`. `claim` and
-    `lease_until_us` are those of the process that writes its files. `details` is the sender's own.
+    `lease_until_us` are those of the process that writes its files and then forgets its answers.
+    `details` is the sender's own.
     """
 
     id: str
@@ -165,6 +166,13 @@ def keep_claim(connection: Connection, token: str, until_us: int) -> None:
     """Whoever writes a batch's files is still at it."""
     mine = (batches.c.claim == token) & (batches.c.status == "finalizing")
     connection.execute(batches.update().where(mine).values(lease_until_us=until_us))
+
+
+def unforgotten(connection: Connection) -> Sequence[Batch]:
+    """Those that ended, and whose claim is there still: whoever wrote their files has not tidied
+    up behind it."""
+    left = batches.c.status.in_(ENDED) & batches.c.claim.is_not(None)
+    return tuple(_batch(row) for row in connection.execute(batches.select().where(left)))
 
 
 def counts(connection: Connection) -> Mapping[str, int]:

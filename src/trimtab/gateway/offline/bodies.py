@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
-from trimtab.gateway.bodies import Body, Text
+from trimtab.gateway.bodies import Body, Label, Text
 from trimtab.gateway.offline.files import File
 
 WINDOW = r"^([1-9][0-9]{0,2})([hd])$"
@@ -48,7 +48,7 @@ class FileDeleted(BaseModel):
     deleted: Literal[True] = True
 
 
-MetadataName = Annotated[Text, StringConstraints(min_length=1, max_length=64)]
+MetadataName = Annotated[Label, StringConstraints(min_length=1, max_length=64)]
 MetadataText = Annotated[Text, StringConstraints(max_length=512)]
 
 

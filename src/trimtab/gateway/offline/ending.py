@@ -78,7 +78,7 @@ def finish(database: Database, content: Blobs, batch: Batch, token: str) -> bool
                 status=_status(batch),
                 output_file=output.id if output else None,
                 error_file=errors.id if errors else None,
-                claim=None,
+                # The claim goes with the answers in the lines, which are in the file now.
                 ended_us=now,
             )
     gone = (old, failed) if ours else (output, errors)
@@ -86,8 +86,16 @@ def finish(database: Database, content: Blobs, batch: Batch, token: str) -> bool
         if each is not None:
             content.delete(each.blob)
     if ours:
-        _forget_answers(database, batch)
+        _forget_answers(database, batch, token)
     return ours
+
+
+def forget_leftovers(database: Database) -> None:
+    """Forget the answers that a process left beside their file when it was killed in between."""
+    with database.read() as connection:
+        left = batches.unforgotten(connection)
+    for batch in left:
+        _forget_answers(database, batch, str(batch.claim))
 
 
 def beat(connection: Connection, token: str) -> None:
@@ -219,10 +227,16 @@ def _row(batch: Batch, written: _Written, name: str, now_us: int) -> File:
     )
 
 
-def _forget_answers(database: Database, batch: Batch) -> None:
-    """The answers are in the file now; a few at a time, since others want to write too."""
+def _forget_answers(database: Database, batch: Batch, token: str) -> None:
+    """The answers are in the file now; a few at a time, since others want to write too. A batch
+    that was opened again keeps what it has: its next file takes them up."""
     for first in range(0, batch.total, _PAGE):
         here = (lines.c.batch_id == batch.id) & lines.c.answer.is_not(None)
         here &= lines.c.number.between(first, first + _PAGE - 1) & (lines.c.state == "answered")
         with database.transaction(durable=False) as connection:
+            if batches.locked(connection, batch.id).claim != token:
+                return
             connection.execute(lines.update().where(here).values(answer=None))
+    with database.transaction(durable=False) as connection:
+        if batches.locked(connection, batch.id).claim == token:
+            batches.change(connection, batch.id, claim=None)

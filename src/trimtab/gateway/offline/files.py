@@ -86,11 +86,12 @@ def add(connection: Connection, file: File) -> None:
 
 def get(connection: Connection, key: Key, file_id: str) -> File:
     """A file of the key's owner; raises Problem for another's, as for one that is not there."""
-    here = (files.c.id == file_id) & (files.c.owner == key.owner)
-    row = connection.execute(files.select().where(here)).first()
-    if row is None or row.expires_us <= database_now(connection):
-        raise Problem(404, "file_not_found", f"file: no file '{file_id[:80]}'")
-    return _file(row)
+    return _of(connection, key, file_id, files.select())
+
+
+def locked(connection: Connection, key: Key, file_id: str) -> File:
+    """As `get`, and until the transaction ends nobody else deletes it or makes a batch of it."""
+    return _of(connection, key, file_id, files.select().with_for_update())
 
 
 def find(connection: Connection, file_id: str | None) -> File | None:
@@ -118,7 +119,7 @@ def list(
 
 
 def delete(connection: Connection, file: File) -> None:
-    """Forget a file; its blob is for the caller to delete, once this is committed.
+    """Forget a file that is locked; its blob is for the caller to delete, once this is committed.
 
     Raises Problem while a batch works on it.
     """
@@ -140,8 +141,10 @@ def forget(
     query = files.select() if everything else files.select().where(files.c.expires_us <= now_us)
     if owner is not None:
         query = query.where(files.c.owner == owner)
+    # Locked before it is asked who uses them, so that no batch is made of one meanwhile.
+    rows = connection.execute(query.order_by(files.c.id).with_for_update()).all()
     busy = used(connection)
-    gone = [_file(row) for row in connection.execute(query) if row.id not in busy]
+    gone = [_file(row) for row in rows if row.id not in busy]
     for file in gone:
         connection.execute(files.delete().where(files.c.id == file.id))
     return gone
@@ -157,6 +160,14 @@ def orphans(connection: Connection, content: Blobs) -> Iterator[str]:
 def used(connection: Connection) -> frozenset[str]:
     """The files that batches work on."""
     return frozenset(connection.execute(USED_FILES).scalars())
+
+
+def _of(connection: Connection, key: Key, file_id: str, query: Any) -> File:
+    here = (files.c.id == file_id) & (files.c.owner == key.owner)
+    row = connection.execute(query.where(here)).first()
+    if row is None or row.expires_us <= database_now(connection):
+        raise Problem(404, "file_not_found", f"file: no file '{file_id[:80]}'")
+    return _file(row)
 
 
 def _file(row: Any) -> File:

@@ -7,6 +7,7 @@ its hold too, and the line waits for the next.
 """
 
 import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -55,6 +56,10 @@ class Answered:
     line: Line
     answer: Callable[[], str]
 
+    @property
+    def locks(self) -> str:
+        return self.line.batch.id
+
     def keep(self, connection: Connection) -> None:
         _end(connection, self.line, "answered", answer=self.answer())
         batches.count(connection, self.line.batch.id, answered=1)
@@ -68,6 +73,10 @@ class Dead:
     line: Line
     reason: str
     detail: str
+
+    @property
+    def locks(self) -> str:
+        return self.line.batch.id
 
     def keep(self, connection: Connection) -> None:
         line = self.line
@@ -84,6 +93,10 @@ class Back:
     wait_us: int
     attempted: bool
     why: str | None = None
+
+    @property
+    def locks(self) -> str:
+        return self.line.batch.id
 
     def keep(self, connection: Connection) -> None:
         until = database_now(connection) + self.wait_us
@@ -109,6 +122,10 @@ def claim(
         return ()
     file = files.find(connection, batch.input_file)
     key = keys.get(connection, batch.key_id)
+    if file is not None and not content.path(file.blob).exists():
+        # It may be a folder that is not there for now; what is lost for good ends with the window.
+        batches.put_off(connection, batch_id, "store_unavailable", now + LEASE_US)
+        return ()
     rows = [*connection.execute(DUE_LINES, {"id": batch_id, "now": now, "most": most})]
     letters = dead_letters.of_requests(connection, [row.request_id for row in rows if row.replays])
     taken = [
@@ -121,7 +138,9 @@ def claim(
         values = {"state": "claimed", "claim": token, "lease_until_us": now + LEASE_US}
         connection.execute(lines.update().where(here).values(values))
     wanted = min(most - len(taken), batch.total - batch.next_line)
-    if file is not None and wanted > 0:
+    if file is None:
+        _lose(connection, batch, [row for row in rows if row.request_id not in letters])
+    elif wanted > 0:
         begun = begin(connection, content, batch, wanted, "claimed", token, now + LEASE_US)
         taken += [
             Line(batch, key, number, request_id(batch_id, number), request, 0, token)
@@ -224,6 +243,8 @@ def let_die(connection: Connection, content: Blobs, batch_id: str) -> int:
     """Bury lines of a batch whose time is over, some at a time; how many."""
     batch = batches.locked(connection, batch_id)
     file = files.find(connection, batch.input_file)
+    if file is not None and not content.path(file.blob).exists():
+        file = None
     rows = [*connection.execute(DUE_LINES, {"id": batch_id, "now": 2**62, "most": _AT_ONCE})]
     letters = dead_letters.of_requests(connection, [row.request_id for row in rows if row.replays])
     dead = [
@@ -231,7 +252,13 @@ def let_die(connection: Connection, content: Blobs, batch_id: str) -> int:
         for row in rows
         if (request := _request_of(row, letters.get(row.request_id), file, content)) is not None
     ]
-    fresh = begin(connection, content, batch, _AT_ONCE - len(rows), "dead") if file else ()
+    fresh: Sequence[tuple[int, Request]] = ()
+    lost = 0
+    if file is not None:
+        fresh = begin(connection, content, batch, _AT_ONCE - len(rows), "dead")
+    else:
+        unread = [row for row in rows if row.request_id not in letters]
+        lost = _lose(connection, batch, unread)
     dead += [(number, request, 0) for number, request in fresh]
     key = keys.get(connection, batch.key_id)
     for number, request, attempts in dead:
@@ -239,7 +266,7 @@ def let_die(connection: Connection, content: Blobs, batch_id: str) -> int:
         _move(connection, line, "dead")
         _bury(connection, line, "expired", "its batch's completion window ended", attempts)
     batches.count(connection, batch_id, failed=len(dead))
-    return len(dead)
+    return len(dead) + lost
 
 
 def let_go(connection: Connection, batch_id: str) -> int:
@@ -292,6 +319,19 @@ def replay(connection: Connection, letter: DeadLetter) -> bool:
     return True
 
 
+def _lose(connection: Connection, batch: Batch, unread: Sequence[Any]) -> int:
+    """Fail what cannot be read any more, as the input of a batch that is locked is gone: the lines
+    that wait, without a letter since there are no words to keep, and all that were not begun."""
+    for row in unread:
+        here = lines.c.request_id == row.request_id
+        connection.execute(lines.update().where(here).values(state="dead", claim=None))
+    lost = len(unread) + batch.total - batch.next_line
+    if lost:
+        batches.count(connection, batch.id, failed=lost)
+        batches.change(connection, batch.id, next_line=batch.total)
+    return lost
+
+
 def _request_of(
     row: Any, letter: DeadLetter | None, file: files.File | None, content: Blobs
 ) -> Request | None:
@@ -325,7 +365,8 @@ def _bury(connection: Connection, line: Line, reason: str, detail: str, attempts
         owner=line.batch.owner,
         state="dead",
         reason=reason,
-        detail=detail,
+        # It may quote a model's or an engine's words, and a database takes no NUL.
+        detail=re.sub(r"[\x00-\x1f\x7f]", " ", detail),
         payload=requests.payload(line.request),
         attempts=attempts,
         replays=0,

@@ -6,6 +6,7 @@ What it did is done: the same job again goes on with the rest.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 
 from trimtab.errors import UserError
 from trimtab.gateway.offline import lines
@@ -43,8 +44,13 @@ def replay(database: Database, choice: Choice, ids: Sequence[str], advanced: Adv
     """
 
     def take(letters: Sequence[DeadLetter]) -> list[str]:
-        with database.transaction() as connection:
-            return [each.id for each in letters if lines.replay(connection, _of_batch(each))]
+        taken: list[str] = []
+        ours = sorted(map(_of_batch, letters), key=lambda each: each.group)
+        # A batch a transaction: each locks its batch, and none waits for another's.
+        for _, group in groupby(ours, key=lambda each: each.group):
+            with database.transaction() as connection:
+                taken += [each.id for each in group if lines.replay(connection, each)]
+        return taken
 
     return _job(database, choice, ids, advanced, take)
 

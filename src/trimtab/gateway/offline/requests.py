@@ -9,7 +9,7 @@ from pydantic import Field, ValidationError
 
 from trimtab.canonical import canonical_json
 from trimtab.gateway import problems
-from trimtab.gateway.bodies import Body, Text
+from trimtab.gateway.bodies import Body, Label, PlainObject
 from trimtab.gateway.offline.endpoints import ENDPOINTS, Task
 from trimtab.gateway.problems import Problem
 
@@ -20,10 +20,10 @@ LINE_BYTES = 1024 * 1024
 class Request(Body):
     """A line as OpenAI documents it: https://platform.openai.com/docs/guides/batch"""
 
-    custom_id: Annotated[Text, Field(min_length=1, max_length=256)]
+    custom_id: Annotated[Label, Field(min_length=1, max_length=256)]
     method: Literal["POST"]
     url: Literal["/v1/chat/completions", "/v1/completions", "/v1/generate", "/v1/score"]
-    body: dict[str, Any]
+    body: PlainObject
 
     def task(self) -> Task:
         """The body as its route reads it. Raises ValidationError."""

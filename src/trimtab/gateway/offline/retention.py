@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from trimtab.gateway import keys, replays
-from trimtab.gateway.offline import files
+from trimtab.gateway.offline import ending, files
 from trimtab.gateway.offline.batches import ENDED
 from trimtab.gateway.tables import batches, lines
 from trimtab.journal import dead_letters
@@ -46,6 +46,7 @@ def purge(
         gone = files.forget(connection, now, everything=everything, owner=owner)
     for file in gone:
         content.delete(file.blob)
+    ending.forget_leftovers(database)
     letters = _letters(database, everything, owner, now)
     dropped = _lines(database, everything, owner, now)
     with database.read() as connection:

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Header, Path, Query, Request
 from starlette.responses import Response
 
 from trimtab.gateway import replays
+from trimtab.gateway.bodies import PRINTABLE
 from trimtab.gateway.desk import AtDesk
 from trimtab.gateway.keys import Key
 from trimtab.gateway.offline import batches, files
@@ -19,7 +20,7 @@ from trimtab.gateway.replays import Claim, Replay
 from trimtab.store.database import Connection
 
 router = APIRouter()
-BatchId = Annotated[str, Path(max_length=64)]
+BatchId = Annotated[str, Path(max_length=64, pattern=PRINTABLE)]
 
 
 @router.post("/v1/batches", response_model=BatchOut)
@@ -46,7 +47,7 @@ async def create(
             claim = Claim(key.id, name, print_, request.state.trace_id, desk.books.owner)
             if (known := replays.claim(connection, claim)) is not None:
                 return known
-        file = files.get(connection, key, body.input_file_id)
+        file = files.locked(connection, key, body.input_file_id)
         made = shown(
             batches.create(connection, key, file, body.endpoint, body.window_s, body.metadata)
         )
@@ -66,7 +67,7 @@ async def create(
 async def list_batches(
     request: Request,
     desk: AtDesk,
-    after: Annotated[str | None, Query(max_length=64)] = None,
+    after: Annotated[str | None, Query(max_length=64, pattern=PRINTABLE)] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> BatchList:
     """The batches of the key's owner, the newest first."""

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Form, Path, Query, Request, UploadFile
 from starlette.responses import StreamingResponse
 
 from trimtab.errors import TrimtabError
+from trimtab.gateway.bodies import PRINTABLE
 from trimtab.gateway.desk import AtDesk, Desk
 from trimtab.gateway.keys import Key
 from trimtab.gateway.offline import files
@@ -24,7 +25,7 @@ from trimtab.store.database import Connection
 HOUR_S, MONTH_S = 3600, 30 * 24 * 3600
 
 router = APIRouter()
-FileId = Annotated[str, Path(max_length=64)]
+FileId = Annotated[str, Path(max_length=64, pattern=PRINTABLE)]
 
 
 @router.post("/v1/files")
@@ -51,7 +52,7 @@ async def upload(
 async def list_files(
     request: Request,
     desk: AtDesk,
-    after: Annotated[str | None, Query(max_length=64)] = None,
+    after: Annotated[str | None, Query(max_length=64, pattern=PRINTABLE)] = None,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
     order: Literal["asc", "desc"] = "desc",
     purpose: Literal["batch", "batch_output"] | None = None,
@@ -101,7 +102,7 @@ async def delete(file_id: FileId, request: Request, desk: AtDesk) -> FileDeleted
     key: Key = request.state.key
 
     def gone(connection: Connection) -> File:
-        file = files.get(connection, key, file_id)
+        file = files.locked(connection, key, file_id)
         files.delete(connection, file)
         return file
 

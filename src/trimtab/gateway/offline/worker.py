@@ -13,8 +13,9 @@ from functools import partial
 
 import anyio.to_thread
 
-from trimtab.errors import TrimtabError
+from trimtab.errors import StoreRefused, TrimtabError
 from trimtab.gateway.desk import Desk
+from trimtab.gateway.group import STORE
 from trimtab.gateway.offline import asking, batches, ending, lines
 from trimtab.gateway.offline.batches import Standing
 from trimtab.gateway.offline.lines import Line
@@ -92,7 +93,16 @@ class Worker:
         if left:
             busy = bool(await self._desk.database.write(lines.take_back))
         for each in found:
-            busy |= await self._advance(each, now)
+            try:
+                busy |= await self._advance(each, now)
+            except StoreRefused as error:
+                log.warning("batch %s waits: %s", each.batch.id, error)
+            except STORE:
+                raise
+            except Exception as error:
+                # A fault of one batch must not stop the others.
+                name = type(error).__name__
+                log.warning("batch %s waits: %s", each.batch.id, name)
         return busy
 
     async def _advance(self, standing: Standing, now: int) -> bool:
