@@ -125,5 +125,5 @@ def test_what_is_hardly_http_breaks_nothing(client: httpx.Client, head: bytes) -
 def test_nothing_of_a_request_becomes_a_header(client: httpx.Client) -> None:
     trace = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01-Set-Cookie: z"}
     answer = client.post("/v1/generate", json={**ASK, "model": "x\r\nSet-Cookie: y"}, headers=trace)
-    assert answer.status_code == 404
+    assert answer.status_code == 422
     assert "set-cookie" not in answer.headers

@@ -151,10 +151,14 @@ def change(connection: Connection, batch_id: str, **values: Any) -> None:
 
 
 def count(connection: Connection, batch_id: str, *, answered: int = 0, failed: int = 0) -> None:
-    """Lines have ended, or (below 0) have not after all. After an answer it waits for nothing."""
+    """Lines have ended, or (below 0) have not after all."""
     columns = batches.c
-    values = {"answered": columns.answered + answered, "failed": columns.failed + failed}
-    change(connection, batch_id, **values, **({"waits_for": None} if answered else {}))
+    change(
+        connection,
+        batch_id,
+        answered=columns.answered + answered,
+        failed=columns.failed + failed,
+    )
 
 
 def put_off(connection: Connection, batch_id: str, why: str, until_us: int) -> None:

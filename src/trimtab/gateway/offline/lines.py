@@ -146,7 +146,8 @@ def claim(
             Line(batch, key, number, request_id(batch_id, number), request, 0, token)
             for number, request in begun
         ]
-    batches.change(connection, batch_id, served_us=now)
+    # Here and not at an answer: that may come while the other lines are put off.
+    batches.change(connection, batch_id, served_us=now, waits_for=None)
     return taken
 
 
