@@ -37,10 +37,11 @@ def generation(
     count: int,
     deterministic: bool,
     priority: Priority,
+    first: int = 3,
 ) -> Generation:
-    """Every prompt of a length is the same, so that some begin alike."""
+    """Prompts with the same `first` token begin alike."""
     sampling = Sampling(max_tokens=count, deterministic=deterministic)
-    request = GenerateRequest("base", tuple(range(3, 3 + length)), sampling, "1", priority)
+    request = GenerateRequest("base", tuple(range(first, first + length)), sampling, "1", priority)
     return Generation(GenerateJob(request, Kept()), files, tokenizer)
 
 
@@ -88,6 +89,8 @@ def test_a_deterministic_answer_that_was_put_off_waits_again(
             st.booleans(),
             st.sampled_from(["interactive", "batch", "shadow"]),
             st.integers(0, 20),
+            st.booleans(),
+            st.integers(3, 5),
         ),
         min_size=1,
         max_size=7,
@@ -97,14 +100,16 @@ def test_a_deterministic_answer_that_was_put_off_waits_again(
 def test_every_share_is_of_a_token_at_least(
     files: VersionFiles,
     tokenizer: Tokenizer,
-    asked: list[tuple[int, int, bool, Priority, int]],
+    asked: list[tuple[int, int, bool, Priority, int, bool, int]],
     prompt_tokens: int,
 ) -> None:
     schedule = Schedule(Blocks(BLOCKS), prompt_tokens)
-    for length, count, deterministic, priority, steps in asked:
-        schedule.add(generation(files, tokenizer, length, count, deterministic, priority))
+    for length, count, deterministic, priority, steps, put_off, first in asked:
+        schedule.add(generation(files, tokenizer, length, count, deterministic, priority, first))
         for _ in range(steps):
             step(schedule)
+        if put_off and schedule._running:
+            schedule._put_off(schedule._running[-1])
     finish(schedule)
     assert schedule.blocks.available == BLOCKS
 
@@ -114,11 +119,11 @@ def test_what_replays_its_answer_takes_nothing_from_the_next_prompt(
 ) -> None:
     """The budget is spent by the first prompt; the second answers again, the third has to wait."""
     schedule = Schedule(Blocks(16), BLOCK)
-    replaying = generation(files, tokenizer, 4, 40, True, "interactive")
-    schedule.add(replaying)
+    schedule.add(generation(files, tokenizer, 4, 40, True, "batch"))
     for _ in range(30):
         step(schedule)
     schedule._put_off(schedule._running[0])
+    step(schedule)
     schedule.add(generation(files, tokenizer, 50, 1, False, "interactive"))
-    schedule.add(generation(files, tokenizer, 33, 1, False, "batch"))
+    schedule.add(generation(files, tokenizer, 33, 1, False, "shadow", first=9))
     finish(schedule)
