@@ -115,9 +115,7 @@ def test_unknown_ways_in_are_problems(
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-@pytest.mark.parametrize(
-    "model", ["nobody", "deadbeef", "0" * 64, "de%s\u0000k", "💥" * 30, "; --"]
-)
+@pytest.mark.parametrize("model", ["nobody", "deadbeef", "0" * 64, "de%s\\k", "💥" * 30, "; --"])
 @pytest.mark.parametrize("path", ["/v1/generate", "/v1/score"])
 def test_an_unknown_model_is_not_found(client: httpx.Client, path: str, model: str) -> None:
     more = {"completions": ["yes"]} if path == "/v1/score" else {}

@@ -31,7 +31,7 @@ def scraped(world: World, client: httpx.Client) -> dict[str, float]:
 
 def test_what_happened_is_counted(world: World, client: httpx.Client, echo: Echo) -> None:
     client.post("/v1/generate", json={**ASK, "stream": True})
-    client.post("/v1/generate", json={**ASK, "model": 'no"body\n'})
+    client.post("/v1/generate", json={**ASK, "model": 'no"body\\'})
     found = scraped(world, client)
     who = 'route="generate",tier="adapter",model="desk"'
     assert found[f'trimtab_requests_total{{{who},status="200",code=""}}'] == 1
