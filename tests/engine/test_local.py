@@ -61,14 +61,18 @@ def test_mixed_versions_answer_at_the_same_time_as_they_do_alone(
 def test_too_many_are_refused_and_the_admitted_are_answered(
     engine: LocalEngine, version_of: VersionOf
 ) -> None:
-    held = threading.Event()
+    begun, held = threading.Event(), threading.Event()
+
+    def blocks(files: VersionFiles) -> None:
+        begun.set()
+        held.wait(60)
 
     async def flood() -> list[object]:
         await engine.load(version_of("base"))
         # The computing thread is kept busy, so that nothing leaves the queue.
-        engine._load = lambda files: held.wait(60)  # type: ignore[method-assign,assignment,return-value]
+        engine._load = blocks  # type: ignore[method-assign]
         blocked = asyncio.create_task(engine.load(version_of("red")))
-        await asyncio.sleep(0.05)
+        await asyncio.to_thread(begun.wait, 60)
         many = [complete(engine, request("base", 1, str(i))) for i in range(MAX_WAITING + 20)]
         waiting = asyncio.gather(*many, return_exceptions=True)
         await asyncio.sleep(0.1)
