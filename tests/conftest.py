@@ -1,7 +1,7 @@
 import os
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Each worker has a core to itself; threads of several would only take turns on them.
@@ -11,6 +11,9 @@ pytest_plugins = ["tests.databases", "tests.disks", "tests.honesty"]
 
 # The same examples every time, however slow the machine.
 settings.register_profile("trimtab", deadline=None, derandomize=True)
+settings.register_profile(
+    "mutation", settings.get_profile("trimtab"), phases=[Phase.explicit, Phase.generate]
+)
 settings.load_profile("trimtab")
 
 
