@@ -1,4 +1,5 @@
-"""About five hundred cases of what the campaign (`make test-fuzz`) does ten thousand of."""
+"""Five hundred requests, and frames and streams, of what the campaign (`make test-fuzz`) does ten
+thousand of."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,8 +16,8 @@ def to(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Iterator[
 
 
 def test_requests_get_what_the_document_says(to: Target) -> None:
-    fuzz_requests(to, examples=4)
-    assert to.cases["requests"] >= 100
+    fuzz_requests(to, examples=15)
+    assert to.cases["requests"] >= 500
     account = to.world.database
     with account.read() as connection:
         held = connection.exec_driver_sql("SELECT sum(held_nano) FROM budgets").scalar()
