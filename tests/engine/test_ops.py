@@ -83,6 +83,20 @@ def test_a_projection_in_panels(
     assert torch.equal(found[-1:], native.linear(x[-1:], linear))
 
 
+@pytest.mark.parametrize("size", [(16, 5), (35, 130), (576, 576)])
+@pytest.mark.parametrize("stored", DTYPES)
+def test_the_compiled_panels_are_the_reference_s(
+    compiled: Path, size: tuple[int, int], stored: torch.dtype
+) -> None:
+    weight = rand(*size, dtype=stored)
+    made = NativeOps(compiled, torch.float32).arrange(weight)
+    expected = panelled(weight)
+    assert made.size == expected.size
+    assert made.panels is not None
+    assert expected.panels is not None
+    assert torch.equal(made.panels, expected.panels)
+
+
 @pytest.mark.parametrize("arrange", [plain, panelled, packed])
 def test_what_was_arranged_can_be_had_back(arrange: Callable[[torch.Tensor], Linear]) -> None:
     weight = rand(37, 72)

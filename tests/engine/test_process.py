@@ -145,3 +145,35 @@ def test_a_base_that_cannot_be_loaded_ends_the_process_with_one_line(tmp_path: P
     assert len(err.splitlines()) == 1
     assert "nowhere" in err
     assert not (tmp_path / "engine.sock").exists()
+
+
+START = """
+import asyncio, sys
+from pathlib import Path
+from trimtab.engine.local import LocalEngine
+from trimtab.inference import GenerateRequest, Sampling, VersionFiles, complete
+
+base, adapter = map(Path, sys.argv[1:])
+
+async def answer(engine):
+    await engine.load(VersionFiles("red", base, adapter, base, ()))
+    request = GenerateRequest("red", (5, 6), Sampling(max_tokens=2), "1")
+    return len((await complete(engine, request)).tokens)
+
+engine = LocalEngine(base)
+print(asyncio.run(answer(engine)))
+print(sorted({"transformers", "peft", "sqlalchemy"} & sys.modules.keys()))
+engine.close()
+"""
+
+
+def test_a_start_waits_for_no_library_that_the_fast_path_does_not_need(
+    base: Path, adapters: dict[str, Path]
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", START, str(base), str(adapters["red"])],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    assert done.stdout.splitlines() == ["2", "[]"], done.stderr

@@ -12,8 +12,8 @@ from tests.engine.conftest import VersionOf
 from tests.engine.paths import Kept, items, make_path, run, scores
 from trimtab.engine import general
 from trimtab.engine.decode import score_rows
-from trimtab.engine.general import MAX_BATCH, MAX_BATCH_TOKENS
 from trimtab.engine.jobs import GenerateJob, Job, ScoreJob
+from trimtab.engine.layout import MAX_BATCH, MAX_BATCH_TOKENS
 from trimtab.engine.overlay import Overlay
 from trimtab.engine.static import StaticPath, group
 from trimtab.errors import EngineOverloaded

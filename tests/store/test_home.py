@@ -8,7 +8,8 @@ from filelock import FileLock, Timeout
 from tests.processes import running
 from trimtab.errors import InUse, ProjectError, StorageFull, UserError
 from trimtab.store.disk import write_whole
-from trimtab.store.home import Home, find_home, user_cache
+from trimtab.store.home import Home, find_home
+from trimtab.store.user_cache import user_cache
 
 
 def test_the_flag_goes_before_the_environment_and_that_before_the_project(

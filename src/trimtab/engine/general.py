@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from trimtab.engine.answer import Answer
 from trimtab.engine.decode import Decoder, score_rows
 from trimtab.engine.drawn import Drawn
+from trimtab.engine.layout import MAX_BATCH, MAX_BATCH_TOKENS
 from trimtab.engine.load import load_base
 from trimtab.engine.overlay import Overlay, lay_over, merged
 from trimtab.engine.sampling import Sampler, choose
@@ -26,9 +27,6 @@ from trimtab.inference import (
 )
 from trimtab.text.tokenizer import Tokenizer
 
-MAX_BATCH = 16
-MAX_BATCH_TOKENS = 8192
-"""Rows times the longest of them, the answer to come included."""
 MAX_LOGITS = 2048
 """Positions whose logits are in memory at once."""
 

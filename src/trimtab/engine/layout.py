@@ -11,6 +11,11 @@ from dataclasses import dataclass
 
 import torch
 
+MAX_BATCH = 16
+"""Rows."""
+MAX_BATCH_TOKENS = 8192
+"""Rows times the longest of them, the answer to come included."""
+
 # Below this many tokens saved, a forward pass of its own costs more than the prefix is worth.
 WORTH_SHARING = 64
 

@@ -89,7 +89,7 @@ def packed(weight: torch.Tensor) -> Linear:
         multiply(weight.new_zeros(1, weight.shape[1]), blocked)
     except (AttributeError, RuntimeError) as error:
         _tell(first_line(error))
-        return plain(weight)
+        return plain(weight.clone())
     return Linear(_size(weight), packed=blocked)
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Callable
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 
@@ -19,9 +19,9 @@ from trimtab.engine.continuous import ContinuousPath
 from trimtab.engine.dtype import dtype_name, pick_device, pick_dtype
 from trimtab.engine.family import read_shape
 from trimtab.engine.faults import unexpected
-from trimtab.engine.general import MAX_BATCH, GeneralPath
 from trimtab.engine.grammar import Grammars
 from trimtab.engine.jobs import Command, GenerateJob, Job, ScoreJob
+from trimtab.engine.layout import MAX_BATCH
 from trimtab.engine.quantisation import int8_path
 from trimtab.engine.schedule import MAX_RUNNING
 from trimtab.engine.static import StaticPath
@@ -45,6 +45,9 @@ from trimtab.inference import (
     Vector,
     VersionFiles,
 )
+
+if TYPE_CHECKING:
+    from trimtab.engine.general import GeneralPath
 
 MAX_WAITING = 256
 MIXED = ("full", "lora", "dora")
@@ -91,7 +94,7 @@ class LocalEngine:
         )
         self._general: StaticPath | None = None
         if shape is None:
-            general = GeneralPath(base, self._dtype, self._device)
+            general = _general()(base, self._dtype, self._device)
             self.context, self.vocabulary = general.context, general.vocabulary
             self._general = StaticPath(general)
         else:
@@ -119,6 +122,9 @@ class LocalEngine:
         )
 
     async def load(self, files: VersionFiles) -> None:
+        if not self._takes(files):
+            # Not in the computing thread, which has answers to go on with.
+            await asyncio.to_thread(_general)
         await self._order(Command(files.version, lambda: self._load(files), leaves=False))
 
     async def unload(self, version: str) -> None:
@@ -301,6 +307,10 @@ class LocalEngine:
             return unexpected(error)
         return None
 
+    def _takes(self, files: VersionFiles) -> bool:
+        """Whether the fast path computes a version."""
+        return self._fast is not None and self._fast.takes(files)
+
     def _load(self, files: VersionFiles) -> None:
         if (held := self._held.get(files.version)) is not None:
             if held.files != files:
@@ -315,11 +325,11 @@ class LocalEngine:
                 hint="each base has an engine of its own",
             )
         path: AnyPath
-        if self._fast is not None and self._fast.takes(files):
+        if self._fast is not None and self._takes(files):
             path = self._fast
         else:
             if self._general is None:
-                self._general = StaticPath(GeneralPath(self._base, self._dtype, self._device))
+                self._general = StaticPath(_general()(self._base, self._dtype, self._device))
             path = self._general
         path.load(files)
         virtual = path.virtual_tokens(files.version) if isinstance(path, StaticPath) else 0
@@ -328,3 +338,10 @@ class LocalEngine:
     def _unload(self, version: str) -> None:
         if (held := self._held.pop(version, None)) is not None:
             held.path.unload(version)
+
+
+def _general() -> type["GeneralPath"]:
+    """With transformers and PEFT behind it, which take longer to import than all else to start."""
+    from trimtab.engine.general import GeneralPath
+
+    return GeneralPath

@@ -9,6 +9,7 @@ what it admitted. With `--parent-fd` it leaves at once when its parent is gone.
 import argparse
 import asyncio
 import fcntl
+import gc
 import logging
 import os
 import signal
@@ -98,6 +99,16 @@ async def _run(arguments: argparse.Namespace) -> None:
 def _engine(arguments: argparse.Namespace) -> "LocalEngine | EncoderEngine":
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # Imports leave much behind and nothing to collect; what is there then stays to the end.
+    gc.disable()
+    try:
+        return _opened(arguments)
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+def _opened(arguments: argparse.Namespace) -> "LocalEngine | EncoderEngine":
     # Libraries warn their own developers; stderr is for what an operator can act upon.
     warnings.simplefilter("ignore")
     if arguments.encoder is not None:

@@ -7,19 +7,23 @@ Knows nothing of models.
 import time
 from collections.abc import Iterator, Sequence
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from trimtab.engine.faults import unexpected
-from trimtab.engine.general import MAX_BATCH, MAX_BATCH_TOKENS, GeneralPath
 from trimtab.engine.jobs import PRIORITIES, GenerateJob, Job, ScoreJob
+from trimtab.engine.layout import MAX_BATCH, MAX_BATCH_TOKENS
 from trimtab.engine.sampling import Sampler
 from trimtab.errors import EngineOverloaded, TrimtabError
 from trimtab.inference import VersionFiles
+
+if TYPE_CHECKING:
+    from trimtab.engine.general import GeneralPath
 
 
 class StaticPath:
     """Runs in one thread."""
 
-    def __init__(self, path: GeneralPath) -> None:
+    def __init__(self, path: "GeneralPath") -> None:
         self._path = path
         self._waiting: list[Job] = []
         self._batch: list[Job] = []

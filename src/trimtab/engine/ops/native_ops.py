@@ -12,7 +12,7 @@ import torch
 from trimtab.engine.batch import Batch
 from trimtab.engine.cache import Cache
 from trimtab.engine.family import Shape
-from trimtab.engine.linear import Linear, multiply, packed, panelled
+from trimtab.engine.linear import PANEL, Linear, multiply, packed
 from trimtab.engine.lora import Pair
 from trimtab.engine.ops.torch_ops import TorchOps, adapt_segment
 from trimtab.engine.weights import Layer
@@ -49,6 +49,10 @@ class NativeOps(TorchOps):
             torch.float32: _function(loaded, "linear_float32", "pppiii"),
             torch.bfloat16: _function(loaded, "linear_bfloat16", "pppiii"),
         }
+        self._panel = {
+            torch.float32: _function(loaded, "panel_float32", "ppii"),
+            torch.bfloat16: _function(loaded, "panel_bfloat16", "ppii"),
+        }
         self._told: WeakKeyDictionary[Pair, bytes] = WeakKeyDictionary()
 
     def arrange(self, weight: torch.Tensor) -> Linear:
@@ -58,7 +62,11 @@ class NativeOps(TorchOps):
         if self._dtype != torch.float32:
             return packed(weight.to(self._dtype))
         narrow = weight.dtype == torch.bfloat16
-        return panelled(weight if narrow else weight.to(torch.float32))
+        rows = (weight if narrow else weight.to(torch.float32)).contiguous()
+        outputs, inputs = rows.shape
+        panels = rows.new_empty(-(-outputs // PANEL), inputs, PANEL)
+        self._panel[rows.dtype](rows.data_ptr(), panels.data_ptr(), outputs, inputs)
+        return Linear((outputs, inputs), panels=panels)
 
     def linear(self, x: torch.Tensor, linear: Linear) -> torch.Tensor:
         outputs, inputs = linear.size

@@ -25,7 +25,8 @@ class TorchOps:
         """The weights of a projection, (outputs, inputs) in the file's dtype, as `linear` wants
         them.
         """
-        return plain(weight.to(self._device, self._dtype))
+        # A copy of its own, for the file's pages go with the file.
+        return plain(weight.to(self._device, self._dtype, copy=True))
 
     def linear(self, x: torch.Tensor, linear: Linear) -> torch.Tensor:
         """Without the bias: an adapter comes before it."""

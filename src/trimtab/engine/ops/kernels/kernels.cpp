@@ -137,6 +137,12 @@ extern "C" {
 BOTH(float, float32)
 BOTH(bf16, bfloat16)
 
+void panel_float32(const float* rows, float* panels, int outputs, int inputs) {
+    panel(rows, panels, outputs, inputs);
+}
+void panel_bfloat16(const bf16* rows, bf16* panels, int outputs, int inputs) {
+    panel(rows, panels, outputs, inputs);
+}
 void linear_float32(const float* x, const float* w, float* y, int tokens, int inputs, int outputs) {
     linear(x, w, y, tokens, inputs, outputs);
 }

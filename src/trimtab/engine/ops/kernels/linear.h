@@ -33,6 +33,30 @@ inline void load_panel(const float* p, Eight& low, Eight& high) {
     std::memcpy(&high, p + 8, sizeof high);
 }
 
+// The place of output `lane` among the 16 numbers that a panel keeps of one input.
+inline int place(const float*, int lane) { return lane; }
+inline int place(const bf16*, int lane) { return lane < PANEL / 2 ? 2 * lane : 2 * lane - PANEL + 1; }
+
+// Rows (outputs, inputs) into panels; the last one is filled up with zeros.
+template <class W>
+void panel(const W* rows, W* panels, int outputs, int inputs) {
+    int count = (outputs + PANEL - 1) / PANEL;
+#pragma omp parallel for schedule(static)
+    for (int p = 0; p < count; p++) {
+        W* to = panels + size_t(p) * inputs * PANEL;
+        int here = std::min(PANEL, outputs - p * PANEL);
+        if (here < PANEL) std::memset(static_cast<void*>(to), 0, size_t(inputs) * PANEL * sizeof(W));
+        // A piece of the panel at a time, so that each of its lines is written while it is near.
+        constexpr int PIECE = 64;
+        for (int begin = 0; begin < inputs; begin += PIECE)
+            for (int lane = 0; lane < here; lane++) {
+                const W* from = rows + (size_t(p) * PANEL + lane) * inputs;
+                int at = place(to, lane), end = std::min(inputs, begin + PIECE);
+                for (int k = begin; k < end; k++) to[size_t(k) * PANEL + at] = from[k];
+            }
+    }
+}
+
 // y += x w for PANELS panels and COUNT tokens over `inputs` inputs; `fresh` says that y holds
 // nothing yet. Rows of x are `width` apart, of y `outputs`, panels of w `apart`.
 template <int PANELS, int COUNT, class W>
