@@ -73,7 +73,9 @@ class Data(Section):
 
 class Train(Section):
     objective: Literal["sft", "dpo", "kto", "orpo", "reward", "grpo", "rloo", "ppo"] = "sft"
-    method: Literal["lora", "rslora", "dora", "full"] = "lora"
+    method: Literal["lora", "rslora", "dora", "ia3", "prompt", "prefix", "bottleneck", "full"] = (
+        "lora"
+    )
     rank: Annotated[int, Field(ge=1, le=512)] = 16
     alpha: Annotated[float, Field(gt=0)] = 32
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -3,6 +3,8 @@
 from contextlib import closing
 from pathlib import Path
 
+import pytest
+
 from tests.tiny_project import write_pairs, write_project
 from trimtab.flows.loop import run
 from trimtab.project import Project
@@ -30,6 +32,19 @@ def test_full_fine_tuning_ends_in_a_base_of_its_own(tmp_path: Path) -> None:
     assert base.folder.parent == outcome.home.bases
     verified = outcome.outputs["verify"]
     assert verified["base_difference"] > 5 * verified["tolerance"]
+
+
+@pytest.mark.parametrize("method", ["ia3", "prompt", "prefix", "bottleneck"])
+def test_an_adapter_of_another_kind_is_proved_and_goes_live(tmp_path: Path, method: str) -> None:
+    """Through the engine's general path."""
+    train = {"method": method, "epochs": 2, "batch_size": 8, "rank": 8, "learning_rate": 0.05}
+    file = write_project(tmp_path, 90, train=train, evaluate=EVALUATE)
+    outcome = run(Project.load(file))
+    assert outcome.promoted, outcome.refused
+    assert outcome.outputs["plan"]["chosen"].startswith(f"{method} on ")
+    verified = outcome.outputs["verify"]
+    assert verified["base_difference"] > 5 * verified["tolerance"]
+    assert verified["merged_difference"] <= verified["merged_tolerance"]
 
 
 def test_dpo_widens_the_margin_on_held_out_pairs(tmp_path: Path) -> None:

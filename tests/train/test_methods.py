@@ -11,12 +11,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tests.train.conftest import Records
+from trimtab import bottleneck
 from trimtab.errors import ProjectError
 from trimtab.project import Train
 from trimtab.text.chat import ChatFormat
 from trimtab.train.methods import METHODS, method_of
 from trimtab.train.probes import Probes
-from trimtab.train.run import RunResult
+from trimtab.train.run import RunFolder, RunResult, StepProgress
 from trimtab.train.settings import TrainSettings
 from trimtab.train.start import train
 
@@ -25,9 +26,9 @@ from trimtab.train.start import train
 def runs(
     base: Path, chat: ChatFormat, records: Records, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, RunResult]:
-    """Six steps by every method."""
+    """Six steps by every method, each at a rate that moves it."""
     folder = tmp_path_factory.mktemp("methods")
-    settings = TrainSettings(rank=4, alpha=8, batch_size=4, learning_rate=0.01)
+    settings = TrainSettings(rank=4, alpha=8, batch_size=4, learning_rate=0.02)
     return {
         name: train(base, chat, records, dataclasses.replace(settings, method=name), folder / name)
         for name in METHODS
@@ -41,6 +42,9 @@ def plain(base: Path, run: RunResult, method: str) -> Any:
     if not METHODS[method].frozen:
         return AutoModelForCausalLM.from_pretrained(run.files.model, dtype=torch.float32).eval()
     under = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    if method == "bottleneck":
+        bottleneck.load(under, run.files.adapter)
+        return under.eval()
     return PeftModel.from_pretrained(under, str(run.files.adapter)).eval()
 
 
@@ -65,19 +69,21 @@ def test_it_learns(runs: dict[str, RunResult], method: str) -> None:
     assert 0 < runs[method].trainable <= runs[method].total
 
 
-def test_all_methods_begin_at_the_base(runs: dict[str, RunResult]) -> None:
+def test_all_methods_but_virtual_tokens_begin_at_the_base(runs: dict[str, RunResult]) -> None:
     """A fresh adapter changes nothing, so every first loss is the same."""
-    firsts = {
-        name: json.loads(run.files.curve.read_bytes())[0]["loss"] for name, run in runs.items()
-    }
-    assert max(firsts.values()) - min(firsts.values()) < 1e-4, firsts
+    firsts = [
+        json.loads(run.files.curve.read_bytes())[0]["loss"]
+        for name, run in runs.items()
+        if METHODS[name].in_layers
+    ]
+    assert max(firsts) - min(firsts) < 1e-4, firsts
 
 
 def test_the_config_says_which_kin_of_lora_it_is(runs: dict[str, RunResult]) -> None:
     told = {
         name: json.loads((run.files.adapter / "adapter_config.json").read_bytes())
         for name, run in runs.items()
-        if METHODS[name].frozen
+        if METHODS[name].targeted
     }
     assert (told["rslora"]["use_rslora"], told["lora"]["use_rslora"]) == (True, False)
     assert (told["dora"]["use_dora"], told["lora"]["use_dora"]) == (True, False)
@@ -105,6 +111,39 @@ def test_named_modules_alone_are_trained(
     assert {name.split(".")[-3] for name in tensors} == {"q_proj", "v_proj"}
 
 
+def test_bottlenecks_are_saved_without_the_base_and_go_on_from_there(
+    runs: dict[str, RunResult], base: Path, chat: ChatFormat, records: Records, tmp_path: Path
+) -> None:
+    settings = TrainSettings(
+        method="bottleneck", rank=4, batch_size=4, learning_rate=0.02, extra={"save_steps": 2}
+    )
+    seen: list[int] = []
+
+    def stop(progress: StepProgress) -> None:
+        seen.append(progress.step)
+        if seen == [1, 2, 3]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(base, chat, records, settings, tmp_path, on_step=stop)
+    saved = RunFolder(tmp_path).checkpoints / "checkpoint-2"
+    assert not list(saved.glob("model*"))
+    result = train(base, chat, records, settings, tmp_path, on_step=stop)
+    assert seen == [1, 2, 3, 3, 4, 5, 6]
+    ours, whole = (
+        (run.files.adapter / "adapter_model.safetensors").read_bytes()
+        for run in (result, runs["bottleneck"])
+    )
+    assert ours == whole
+
+
+def test_a_method_sets_its_own_pace() -> None:
+    rates = {name: TrainSettings(method=name).rate for name in METHODS}
+    assert rates["lora"] == 2e-4
+    assert rates["ia3"] == pytest.approx(3e-3)
+    assert rates["full"] == pytest.approx(2e-5)
+
+
 def test_the_project_file_knows_the_same_methods() -> None:
     assert set(get_args(Train.model_fields["method"].annotation)) == set(METHODS)
 
@@ -113,3 +152,15 @@ def test_an_unknown_method_lists_the_known() -> None:
     with pytest.raises(ProjectError, match="no method 'lore'") as caught:
         method_of("lore")
     assert "rslora" in caught.value.hint
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_plan_counts_what_is_trained(
+    runs: dict[str, RunResult], base: Path, method: str
+) -> None:
+    from trimtab.plan.memory import trained_parameters
+    from trimtab.plan.shape import read_shape
+    from trimtab.plan.work import Work
+
+    work = Work(24, 2000, 500, 90, 20, 1, 4, 1, 4, "all-linear")
+    assert trained_parameters(read_shape(base), work, method) == runs[method].trainable

@@ -22,7 +22,7 @@ data:
 # train:
 #   objective: sft               # or dpo, orpo, reward (over pairs), kto (over judged answers),
 #                                # grpo, rloo, ppo (over answers of its own and their rewards)
-#   method: lora               # or rslora, dora, full
+#   method: lora                 # or rslora, dora, ia3, prompt, prefix, bottleneck, full
 #   rank: 16
 #   alpha: 32
 #   dropout: 0.0

@@ -51,7 +51,7 @@ def training_operations(shape: ModelShape, work: Work, method: str) -> float:
     trained one 6; attention 12 x hidden x length a layer and token (scores and values, forward and
     twice that backward; Kaplan et al. 2020, section 2.1); the head is computed where labels are.
     """
-    trained = trained_parameters(shape, work, method)
+    work, trained = work.by(method), trained_parameters(shape, work, method)
     full = method == "full"
     matrices = shape.linear_parameters * (6 if full else 4) + (0 if full else 6 * trained)
     attention = 12 * shape.layers * shape.hidden * work.tokens / work.records

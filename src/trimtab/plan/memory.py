@@ -15,7 +15,9 @@ ADAM_BYTES, GRADIENT_BYTES, TRAINED_BYTES = 8, 4, 4
 # Temporaries of the backward pass and what an allocator cannot give back, over what is saved for
 # it; 1.5 was fitted on a 135M model at 512 and 1990 tokens.
 SLACK = 1.5
-METHODS = ("lora", "rslora", "dora", "full")
+METHODS = ("lora", "rslora", "dora", "ia3", "prompt", "prefix", "bottleneck", "full")
+# Those that compute an inner state of the rank's width beside the layers.
+BESIDE = ("lora", "rslora", "dora", "bottleneck")
 # Logits, their log-softmax and its gradient, in float32.
 LOGIT_COPIES = 3
 
@@ -45,11 +47,11 @@ def training_memory(shape: ModelShape, work: Work, method: str, dtype: str) -> M
 
     Full fine-tuning keeps float32 master weights, gradients and moments whatever the dtype.
     """
-    width = WEIGHT_BYTES[dtype]
+    work, width = work.by(method), WEIGHT_BYTES[dtype]
     trained = trained_parameters(shape, work, method)
     frozen = 0 if method == "full" else shape.parameters
     weights = frozen * NF4_BYTES if method == "qlora" else frozen * width
-    rank = 0 if method == "full" else work.rank
+    rank = work.rank if method in BESIDE else 0
     saved = saved_elements(shape, rank) * shape.layers * work.widest_batch * width
     return Memory(
         process=PROCESS,
@@ -66,6 +68,15 @@ def trained_parameters(shape: ModelShape, work: Work, method: str) -> int:
     """How many numbers a method learns. Raises ProjectError for targets that name no layer."""
     if method == "full":
         return shape.parameters
+    if method == "ia3":
+        return shape.layers * (2 * shape.key_values + shape.intermediate)
+    if method == "prompt":
+        return work.rank * shape.hidden
+    if method == "prefix":
+        return work.rank * shape.layers * 2 * shape.key_values
+    if method == "bottleneck":
+        narrow = 2 * shape.hidden * work.rank + shape.hidden + work.rank
+        return 2 * shape.layers * narrow
     pairs = shape.lora_parameters(work.targets, work.rank)
     return pairs + (shape.target_outputs(work.targets) if method == "dora" else 0)
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +23,18 @@ class Work:
     accumulation: int
     rank: int
     targets: str | Sequence[str]
+
+    def by(self, method: str) -> "Work":
+        """As a method computes it: what virtual tokens stand before is shared by no two rows."""
+        if method not in ("prompt", "prefix"):
+            return self
+        computed = self.rank if method == "prompt" else 0
+        return replace(
+            self,
+            tokens=self.tokens + computed * self.records,
+            longest=self.longest + computed,
+            shared_prefix=0,
+        )
 
     @property
     def batches(self) -> int:

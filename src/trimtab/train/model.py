@@ -19,8 +19,9 @@ from peft import PeftModel, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedModel
 
+from trimtab.bottleneck import Attached as Bottlenecks
 from trimtab.errors import BaseError, IdentityError, ProjectError
-from trimtab.train.methods import Method, method_of
+from trimtab.train.methods import Method, bottleneck, method_of
 from trimtab.train.objectives import objective_of
 from trimtab.train.settings import TrainSettings
 from trimtab.train.speed import Device
@@ -30,8 +31,9 @@ Trained = PeftModel | PreTrainedModel
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """A model ready to train. `modules` counts those that an adapter is attached to; `trainable`
-    and `total` count parameters; `base_fingerprint` is of the base before the first step.
+    """A model ready to train. `modules` counts those that an adapter is attached to, or that hold
+    its virtual tokens; `trainable` and `total` count parameters; `base_fingerprint` is of the base
+    before the first step; `bottlenecks` is there where they are the adapter: PEFT knows none.
     """
 
     model: Trained
@@ -40,6 +42,7 @@ class Attached:
     trainable: int
     total: int
     base_fingerprint: str
+    bottlenecks: Bottlenecks | None = None
 
     def must_still_be(self, fingerprint: str) -> None:
         """Raise IdentityError where a frozen parameter has changed."""
@@ -56,17 +59,30 @@ def attach(base: Path, settings: TrainSettings, device: Device) -> Attached:
     method = method_of(settings.method)
     scores = not objective_of(settings.objective).answers
     loaded = load(base, device, method, scores=scores)
-    model: Trained = _adapted(loaded, base, settings) if method.frozen else loaded
-    modules = sum(isinstance(module, BaseTunerLayer) for module in model.modules())
+    model: Trained = loaded
+    bottlenecks = None
+    if method.name == "bottleneck":
+        bottlenecks = bottleneck.attached(loaded, settings)
+    elif method.frozen:
+        model = _adapted(loaded, base, settings)
     sizes = [(item.numel(), item.requires_grad) for item in model.parameters()]
     return Attached(
         model=model,
         method=method,
-        modules=modules,
+        modules=_modules(model, bottlenecks),
         trainable=sum(size for size, trained in sizes if trained),
         total=sum(size for size, _ in sizes),
         base_fingerprint=_fingerprint(model, method),
+        bottlenecks=bottlenecks,
     )
+
+
+def _modules(model: Trained, bottlenecks: Bottlenecks | None) -> int:
+    if bottlenecks is not None:
+        return len(bottlenecks.modules)
+    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+        return len(model.prompt_encoder)
+    return sum(isinstance(module, BaseTunerLayer) for module in model.modules())
 
 
 def load(base: Path, device: Device, method: Method, *, scores: bool = False) -> PreTrainedModel:
@@ -97,8 +113,13 @@ def _adapted(model: PreTrainedModel, base: Path, settings: TrainSettings) -> Pef
         task = "CAUSAL_LM" if answers else "SEQ_CLS"
         adapted = get_peft_model(model, module.config(settings, task))
     except ValueError as error:
-        if "arget module" not in str(error):
+        if "arget" not in str(error):
             raise
+        if not method_of(settings.method).targeted:
+            raise ProjectError(
+                f"train.method: {settings.method} does not know the layers of {base.name}",
+                hint="lora fits every base",
+            ) from None
         targets = settings.targets if isinstance(settings.targets, str) else [*settings.targets]
         raise ProjectError(
             f"train.targets: no module of {base.name} matches {targets!r}",

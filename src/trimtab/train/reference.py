@@ -11,8 +11,11 @@ COPY = "ref"
 
 
 def frozen_copy(prepared: Prepared) -> PreTrainedModel | None:
-    """The base once more, where training changes it; None where switching the adapter off is it."""
-    if prepared.attached.method.frozen:
+    """The base once more; None where switching an adapter of PEFT off is it.
+
+    Bottlenecks could be switched off too, but TRL puts a reference into evaluation mode for good.
+    """
+    if isinstance(prepared.attached.model, PeftModel):
         return None
     copy = load(prepared.base, prepared.machine, prepared.attached.method)
     copy.requires_grad_(False)

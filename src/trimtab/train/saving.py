@@ -29,9 +29,14 @@ def save_result(attached: "Attached", base: Path, files: RunFolder) -> None:
 
 
 def _save_adapter(attached: "Attached", base: Path, folder: Path) -> None:
-    """PEFT's own layout, less its model card."""
+    """PEFT's own layout, less its model card; bottlenecks in the one that is ours."""
     from peft import PeftModel
 
+    from trimtab import bottleneck
+
+    if attached.bottlenecks is not None:
+        bottleneck.save(attached.bottlenecks, folder, base.name)
+        return
     model = attached.model
     assert isinstance(model, PeftModel)
     # A path of this machine has no business in a file that travels.

@@ -12,8 +12,6 @@ from trimtab.errors import ProjectError
 from trimtab.train.methods import method_of
 from trimtab.train.objectives import Objective, objective_of
 
-# Full fine-tuning moves every weight, so each moves less.
-FULL_SHARE = 0.1
 GENERATIONS = 4
 
 # Fields of TRL's configurations that a field of the project, or this room's own data path, already
@@ -54,10 +52,11 @@ OWNED = {
 class TrainSettings:
     """The `train` section of a project, with the defaults resolved.
 
-    `targets` is "all-linear", a list of module names, or a regular expression over whole module
-    names (PEFT's own rule). `epochs` may be a fraction. `learning_rate` None leaves it to objective
-    and method. `deadline_s` counts seconds of training over all attempts. `extra` holds further
-    fields of TRL's configuration of the objective.
+    `rank` is also the width of a bottleneck and the number of virtual tokens. `targets` is
+    "all-linear", a list of module names, or a regular expression over whole module names (PEFT's
+    own rule). `epochs` may be a fraction. `learning_rate` None leaves it to objective and method.
+    `deadline_s` counts seconds of training over all attempts. `extra` holds further fields of TRL's
+    configuration of the objective.
     """
 
     objective: str = "sft"
@@ -86,8 +85,7 @@ class TrainSettings:
         """The learning rate at its height."""
         if self.learning_rate is not None:
             return self.learning_rate
-        rate = objective_of(self.objective).rate
-        return rate if method_of(self.method).frozen else rate * FULL_SHARE
+        return objective_of(self.objective).rate * method_of(self.method).pace
 
     @property
     def generations(self) -> int:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
+from safetensors.torch import load_file
 from transformers import AutoTokenizer, PrinterCallback, Trainer
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
+from trimtab import bottleneck
 from trimtab.train import checkpoint
 from trimtab.train.prepare import Prepared
 from trimtab.train.settings import config_class
@@ -28,8 +30,10 @@ ANSWER = 64
 class SealedTrainer(Trainer):
     """Mixed in before a trainer of TRL: rows are taken as they are, and checkpoints sealed.
 
-    `watch` keeps the time.
+    `watch` keeps the time. Where `bottlenecks` are trained, they are saved without the base.
     """
+
+    bottlenecks: bottleneck.Attached | None = None
 
     def __init__(self, *, watch: "Watch", **given: Any) -> None:
         super().__init__(callbacks=[watch], **given)
@@ -43,12 +47,28 @@ class SealedTrainer(Trainer):
         """Rows are tokens already, by the room that serves them too."""
         return dataset
 
+    def _save(
+        self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None
+    ) -> None:
+        if self.bottlenecks is None:
+            super()._save(output_dir, state_dict)
+        else:
+            bottleneck.save(self.bottlenecks, Path(output_dir or str(self.args.output_dir)))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self.bottlenecks is None:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+        else:
+            self.bottlenecks.load_state_dict(
+                load_file(Path(resume_from_checkpoint) / bottleneck.WEIGHTS)
+            )
+
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         folder = Path(str(self.args.output_dir))
         path = folder / f"checkpoint-{self.state.global_step}"
         super()._save_checkpoint(model, trial)
         # Pickled and never read back: the run's settings are kept as JSON.
-        (path / "training_args.bin").unlink()
+        (path / "training_args.bin").unlink(missing_ok=True)
         checkpoint.seal(path, step=self.state.global_step, seconds=self._watch.seconds)
 
 
@@ -56,6 +76,7 @@ def build(prepared: Prepared, checkpoints: Path, watch: "Watch") -> SealedTraine
     """The trainer of the run's objective, over its rows, saving under `checkpoints`."""
     module = importlib.import_module(f"trimtab.train.objectives.{prepared.objective.name}")
     trainer: SealedTrainer = module.build(prepared, checkpoints, watch)
+    trainer.bottlenecks = prepared.attached.bottlenecks
     return trainer
 
 

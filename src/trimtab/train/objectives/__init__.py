@@ -17,10 +17,10 @@ class Objective:
     """What is true of an objective.
 
     `needs` is what a record must hold; `config` TRL's configuration of it, whose fields
-    `train.extra` may set; `rate` the learning rate of an adapter where the project sets none (full
-    fine-tuning takes a tenth); `reference`: it is held near the base; `rollouts`: it learns from
-    answers of its own; `answers`: what is trained answers prompts; `watched`: metrics that are kept
-    beside the loss and must be finite.
+    `train.extra` may set; `rate` the learning rate of LoRA where the project sets none (other
+    methods take it times their `pace`); `reference`: it is held near the base; `rollouts`: it
+    learns from answers of its own; `answers`: what is trained answers prompts; `watched`: metrics
+    that are kept beside the loss and must be finite.
     """
 
     name: str
