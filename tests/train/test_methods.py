@@ -1,7 +1,9 @@
 """Each method: what it leaves is what a plain PEFT or transformers loads, and only that changed."""
 
+import asyncio
 import dataclasses
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -12,7 +14,9 @@ from transformers import AutoModelForCausalLM
 
 from tests.train.conftest import Records
 from trimtab import bottleneck
+from trimtab.engine.local import LocalEngine
 from trimtab.errors import ProjectError
+from trimtab.inference import ScoreRequest, VersionFiles
 from trimtab.project import Train
 from trimtab.text.chat import ChatFormat
 from trimtab.train.methods import METHODS, method_of
@@ -33,6 +37,13 @@ def runs(
         name: train(base, chat, records, dataclasses.replace(settings, method=name), folder / name)
         for name in METHODS
     }
+
+
+@pytest.fixture(scope="module")
+def engine(base: Path) -> Iterator[LocalEngine]:
+    found = LocalEngine(base, torch.float32, torch.device("cpu"))
+    yield found
+    found.close()
 
 
 def plain(base: Path, run: RunResult, method: str) -> Any:
@@ -60,6 +71,27 @@ def test_a_stranger_reproduces_the_probes(
         table = torch.log_softmax(logits[len(probe.prompt) - 1 : -1], dim=-1)
         found = table.gather(1, torch.tensor(probe.completion)[:, None])[:, 0]
         assert float((found - torch.tensor(probe.logprobs)).abs().max()) <= probes.tolerance
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].frozen])
+def test_the_serving_engine_reproduces_the_probes_and_its_merged_copy_does(
+    runs: dict[str, RunResult], engine: LocalEngine, base: Path, method: str
+) -> None:
+    probes = Probes.load(runs[method].files.probes)
+
+    async def differences(merged: bool) -> list[float]:
+        files = VersionFiles(method, base, runs[method].files.adapter, base, (2,), merged)
+        await engine.load(files)
+        found = []
+        for at, probe in enumerate(probes.probes[:3]):
+            request = ScoreRequest(method, probe.prompt, (probe.completion,), str(at))
+            [score] = await engine.score(request)
+            found += [abs(a - b) for a, b in zip(score.logprobs, probe.logprobs, strict=True)]
+        await engine.unload(method)
+        return found
+
+    assert max(asyncio.run(differences(merged=False))) <= probes.tolerance
+    assert max(asyncio.run(differences(merged=True))) <= probes.tolerance
 
 
 @pytest.mark.parametrize("method", METHODS)
