@@ -86,7 +86,11 @@ class EngineUnavailable(EngineError):
 
 
 class EngineOverloaded(EngineError):
-    pass
+    """`retry_s` is when the queue is expected to have room again."""
+
+    def __init__(self, message: str, *, hint: str = "", retry_s: float = 1.0) -> None:
+        super().__init__(message, hint=hint)
+        self.retry_s = retry_s
 
 
 class VersionNotLoaded(EngineError):

@@ -81,7 +81,7 @@ class GenerateRequest:
     """`version` is a hash that was loaded; `id` is unique among the requests in flight.
 
     Of those that wait, the `interactive` go before `batch`, and `batch` before `shadow`. One that
-    cannot begin within `patience_s` is refused rather than answered too late.
+    is not expected to be whole within `patience_s` is refused rather than answered too late.
     """
 
     version: str

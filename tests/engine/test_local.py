@@ -86,21 +86,24 @@ def test_too_many_are_refused_and_the_admitted_are_answered(
     assert not [r for r in results if isinstance(r, BaseException) and r not in refused]
 
 
-def test_one_that_would_begin_too_late_is_refused(
+def test_one_that_would_be_whole_too_late_is_refused_at_once(
     engine: LocalEngine, version_of: VersionOf
 ) -> None:
     async def ask() -> None:
         await engine.load(version_of("base"))
         await complete(engine, request("base"))
-        jobs = [
-            complete(engine, replace(request("base", 1, str(i)), prompt=(i + 3,) * 500))
+        crowd = [
+            asyncio.create_task(
+                complete(engine, replace(request("base", 1, str(i)), prompt=(i + 3,) * 500))
+            )
             for i in range(60)
         ]
-        crowd = asyncio.gather(*jobs)
         await asyncio.sleep(0)
-        with pytest.raises(EngineOverloaded, match="would begin"):
+        with pytest.raises(EngineOverloaded, match="is expected after") as caught:
             await complete(engine, replace(request("base"), patience_s=0.0))
-        await crowd
+        assert caught.value.retry_s >= 1
+        assert not any(one.done() for one in crowd)
+        await asyncio.gather(*crowd)
 
     asyncio.run(ask())
 

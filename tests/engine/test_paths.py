@@ -26,6 +26,7 @@ from tests.tiny import build_adapter
 from trimtab.engine.blocks import BLOCK
 from trimtab.engine.jobs import GenerateJob, ScoreJob
 from trimtab.engine.static import StaticPath
+from trimtab.errors import EngineOverloaded
 from trimtab.inference import Completion, GenerateRequest, Sampling, ScoreRequest, VersionFiles
 from trimtab.text.tokenizer import Tokenizer
 
@@ -331,3 +332,19 @@ def test_many_adapters_loaded_at_once_stay_apart(tmp_path: Path, base: Path, kin
         [found] = score(path, name, [(prompt, end)])
         expected = Reference(base, folders[name]).score(prompt, end)
         assert found.logprobs == pytest.approx(expected, abs=NATS)
+
+
+def test_one_that_waited_too_long_for_its_turn_is_not_begun(base: Path) -> None:
+    path = make_path(base, "native")
+    path.load(VersionFiles("base", base, None, base, ()))
+    sampling = Sampling(max_tokens=3)
+    first, hasty = (
+        GenerateJob(GenerateRequest("base", (5, 6), sampling, "1", patience_s=s), Kept())
+        for s in (60.0, 0.0)
+    )
+    path.add(first)
+    path.add(hasty)
+    run(path)
+    assert items(first)[-1].finish_reason == "length"
+    with pytest.raises(EngineOverloaded, match="did not begin"):
+        answer(hasty)

@@ -116,3 +116,12 @@ def test_an_error_crosses_with_its_class_and_hint(kind: type[errors.TrimtabError
 @pytest.mark.parametrize("name", ["NoSuchError", "__doc__", ""])
 def test_an_unknown_error_is_an_engine_error(name: str) -> None:
     assert type(protocol.Failed("7", name, "what").exception()) is errors.EngineError
+
+
+def test_an_overloaded_engine_s_word_on_when_to_come_back_arrives() -> None:
+    overloaded = errors.EngineOverloaded("full", retry_s=7)
+    failed = protocol.decode_reply(protocol.encode_reply(protocol.Failed.of("1", overloaded)))
+    assert isinstance(failed, protocol.Failed)
+    error = failed.exception()
+    assert isinstance(error, errors.EngineOverloaded)
+    assert (error.message, error.retry_s) == ("full", 7)

@@ -241,6 +241,11 @@ def test_a_full_engine_is_not_asked_for_the_base_and_opens_no_breaker(
         answer = client.post("/v1/generate", json=ASK)
         assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
         assert answer.headers["retry-after"] == "1"
+    echo.errors[world.adapter.hash] = [EngineOverloaded("full", retry_s=6.2)]
+    streamed = client.post("/v1/generate", json={**ASK, "stream": True})
+    assert (streamed.status_code, streamed.headers["retry-after"]) == (503, "7")
+    assert streamed.json()["code"] == "overloaded"
+    echo.attempts.pop()
     assert echo.attempts == [world.adapter.hash] * (breaker.FAILURES + 1)
     declared(world, "Later.")
     assert client.get("/readyz").status_code == 200  # reads the policies anew

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from trimtab.engine.adapters import Adapters
+from trimtab.engine.backlog import overdue
 from trimtab.engine.batch import Part, lay_out
 from trimtab.engine.blocks import BLOCK, Blocks
 from trimtab.engine.cache import Cache, block_bytes
@@ -23,12 +24,13 @@ from trimtab.engine.jobs import GenerateJob, Job
 from trimtab.engine.llama import Llama
 from trimtab.engine.lora import read_config
 from trimtab.engine.ops import TorchOps, pick_ops
+from trimtab.engine.pace import Pace
 from trimtab.engine.rope import frequencies
 from trimtab.engine.sampling import choose, not_finite
 from trimtab.engine.schedule import Schedule, Share
 from trimtab.engine.sequence import Generation, Scoring, Sequence, sequences
 from trimtab.engine.weights import load_weights
-from trimtab.errors import EngineOverloaded, TrimtabError
+from trimtab.errors import TrimtabError
 from trimtab.inference import VersionFiles
 from trimtab.text.tokenizer import Tokenizer
 
@@ -68,7 +70,7 @@ class ContinuousPath:
         count = max(CACHE_BYTES // block_bytes(shape, dtype), -(-shape.context // BLOCK) + 1)
         self._cache = Cache(shape, count, dtype, device)
         self._schedule = Schedule(Blocks(count), PROMPT_TOKENS.get(device.type, 256))
-        self._prompt_rate = 0.0
+        self.pace = Pace()
 
     def takes(self, files: VersionFiles) -> bool:
         """Whether a version can be computed here."""
@@ -103,8 +105,6 @@ class ContinuousPath:
 
     def add(self, job: Job) -> None:
         """Its version is loaded. What it asks for goes to its mailbox, step by step."""
-        if self._comes_too_late(job):
-            return
         if isinstance(job, GenerateJob):
             version = self._versions[job.request.version]
             self._schedule.add(Generation(job, version.files, version.tokenizer))
@@ -145,23 +145,10 @@ class ContinuousPath:
         for sequence in self._schedule:
             sequence.job.cancelled = True
 
-    def _comes_too_late(self, job: Job) -> bool:
-        patience = job.request.patience_s
-        if patience is None or not self._prompt_rate:
-            return False
-        expected = self._schedule.waiting_tokens / self._prompt_rate
-        if expected > patience:
-            job.mailbox.put(
-                EngineOverloaded(
-                    f"the answer would begin in {expected:.1f} s, {patience:.1f} s are allowed",
-                    hint="try again later, or allow more",
-                )
-            )
-            return True
-        return False
-
     def _is_unwanted(self, sequence: Sequence) -> bool:
-        """Cancelled, or failed with another sequence of the same job."""
+        """Cancelled, failed with another sequence of the same job, or not begun in time."""
+        if not sequence.begun and (error := overdue(sequence.job, time.monotonic())):
+            sequence.fail(error)
         if sequence.job.cancelled and not sequence.finished:
             if isinstance(sequence, Generation):
                 sequence.cancel()
@@ -207,8 +194,14 @@ class ContinuousPath:
         for generation, drawn in zip(generations, tokens, strict=True):
             if isinstance(drawn, Drawn):
                 generation.push(drawn)
+                self._note(generation)
             else:
                 generation.fail(drawn)
+
+    def _note(self, generation: Generation) -> None:
+        if generation.finished:
+            answer = generation.answer
+            self.pace.ended(len(generation.job.request.prompt), answer.cached, len(answer.tokens))
 
     def _score(self, sequence: Scoring, logits: torch.Tensor) -> None:
         logits = logits.float()
@@ -226,10 +219,5 @@ class ContinuousPath:
                 share.sequence.fail(error)
 
     def _measure(self, shares: Row[tuple[Share, Part]], seconds: float) -> None:
-        """Tokens of prompts a second, as the last steps read them."""
         read = sum(share.tokens for share, _ in shares if share.tokens > 1)
-        if read:
-            rate = read / seconds
-            self._prompt_rate = (
-                rate if not self._prompt_rate else 0.8 * self._prompt_rate + 0.2 * rate
-            )
+        self.pace.step(read, sum(share.tokens == 1 for share, _ in shares), seconds)

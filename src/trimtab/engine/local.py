@@ -6,7 +6,8 @@ Knows nothing of sockets; `server` puts it behind one.
 import asyncio
 import threading
 import time
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -15,6 +16,7 @@ import torch
 
 import trimtab
 from trimtab.engine.admission import check_generate, check_score
+from trimtab.engine.backlog import Backlog
 from trimtab.engine.continuous import ContinuousPath
 from trimtab.engine.dtype import dtype_name, pick_device, pick_dtype
 from trimtab.engine.family import read_shape
@@ -22,6 +24,7 @@ from trimtab.engine.faults import unexpected
 from trimtab.engine.grammar import Grammars
 from trimtab.engine.jobs import Command, GenerateJob, Job, ScoreJob
 from trimtab.engine.layout import MAX_BATCH
+from trimtab.engine.pace import Pace
 from trimtab.engine.quantisation import int8_path
 from trimtab.engine.schedule import MAX_RUNNING
 from trimtab.engine.static import StaticPath
@@ -92,6 +95,7 @@ class LocalEngine:
         self.runtime = Runtime(
             "trimtab", trimtab.__version__, self._device.type, dtype_name(self._dtype), quantisation
         )
+        self._backlog = Backlog(Pace() if self._fast is None else self._fast.pace)
         self._general: StaticPath | None = None
         if shape is None:
             general = _general()(base, self._dtype, self._device)
@@ -137,25 +141,20 @@ class LocalEngine:
         if schema is not None:
             grammar = await self._grammars.of(held.files, schema)
         job = GenerateJob(request, grammar=grammar)
-        self._add(job)
-        try:
+        with self._admitted(job, held.path):
             while True:
                 chunk: Chunk = await job.mailbox.get()
                 yield chunk
                 if chunk.finish_reason is not None:
                     return
-        finally:
-            job.cancelled = True
 
     async def score(self, request: ScoreRequest) -> list[Score]:
-        check_score(request, self._of(request.version).context, self.vocabulary)
+        held = self._of(request.version)
+        check_score(request, held.context, self.vocabulary)
         job = ScoreJob(request)
-        self._add(job)
-        try:
+        with self._admitted(job, held.path):
             scores: list[Score] = await job.mailbox.get()
             return scores
-        finally:
-            job.cancelled = True
 
     async def embed(self, request: EmbedRequest) -> list[Vector]:
         raise RequestRefused("this engine holds a base, which makes no embeddings")
@@ -190,6 +189,18 @@ class LocalEngine:
                 f"version {version} is not loaded", hint="load it, then ask again"
             )
         return held
+
+    @contextmanager
+    def _admitted(self, job: Job, path: AnyPath) -> Iterator[None]:
+        """Until the caller leaves. Raises as `_add` does, and EngineOverloaded where the answer
+        would come too late; on the general path only once it has.
+        """
+        with self._backlog.holding(job) if path is self._fast else nullcontext():
+            self._add(job)
+            try:
+                yield
+            finally:
+                job.cancelled = True
 
     def _add(self, job: Job | Command) -> None:
         """Raises EngineOverloaded when too many wait, EngineUnavailable after `close`."""

@@ -110,23 +110,31 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """`error` names a class of `trimtab.errors`; an empty `id` means the connection itself."""
+    """`error` names a class of `trimtab.errors`; an empty `id` means the connection itself.
+    `retry_s` is that of EngineOverloaded.
+    """
 
     id: str
     error: str
     message: str
     hint: str = ""
+    retry_s: float = 1.0
     kind: Literal["failed"] = "failed"
 
     @classmethod
     def of(cls, id: str, error: errors.TrimtabError) -> "Failed":
-        return cls(id, type(error).__name__, error.message, error.hint)
+        name = type(error).__name__
+        if isinstance(error, errors.EngineOverloaded):
+            return cls(id, name, error.message, error.hint, error.retry_s)
+        return cls(id, name, error.message, error.hint)
 
     def exception(self) -> errors.TrimtabError:
         """The error as the engine raised it; an unknown name becomes an EngineError."""
         kind = getattr(errors, self.error, None)
         if not (isinstance(kind, type) and issubclass(kind, errors.TrimtabError)):
             kind = errors.EngineError
+        if kind is errors.EngineOverloaded:
+            return kind(self.message, hint=self.hint, retry_s=self.retry_s)
         return kind(self.message, hint=self.hint)
 
 

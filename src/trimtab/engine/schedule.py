@@ -48,11 +48,6 @@ class Schedule:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    @property
-    def waiting_tokens(self) -> int:
-        """Tokens of prompts that were not begun."""
-        return sum(sequence.left for _, _, sequence in self._waiting)
-
     def next(self) -> list[Share]:
         """The shares of the next step; it must be computed, then told to `computed`."""
         self._admit()

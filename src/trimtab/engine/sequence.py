@@ -24,6 +24,8 @@ class Sequence:
         self.held = 0
         self.blocks: list[int] = []
         self.finished = False
+        self.begun = False
+        """Whether it ever had its turn."""
         self.names = chain(self.version, self.tokens)
         """Of the full blocks of `tokens`."""
         self.named = 0
@@ -55,6 +57,7 @@ class Sequence:
 
     def found(self, blocks: list[int]) -> None:
         """Begin behind what the cache holds already."""
+        self.begun = True
         self.blocks = blocks
         self.held = len(blocks) * BLOCK
         self.named = len(blocks)

@@ -9,11 +9,12 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from trimtab.engine.backlog import overdue
 from trimtab.engine.faults import unexpected
 from trimtab.engine.jobs import PRIORITIES, GenerateJob, Job, ScoreJob
 from trimtab.engine.layout import MAX_BATCH, MAX_BATCH_TOKENS
 from trimtab.engine.sampling import Sampler
-from trimtab.errors import EngineOverloaded, TrimtabError
+from trimtab.errors import TrimtabError
 from trimtab.inference import VersionFiles
 
 if TYPE_CHECKING:
@@ -140,16 +141,10 @@ def group(jobs: Sequence[Job]) -> list[Job]:
 
 def _waits(job: Job) -> bool:
     """Whether a job still waits for its turn; one that waited longer than it may is told so."""
-    patience, waited = job.request.patience_s, time.monotonic() - job.arrived
-    if job.cancelled or patience is None or waited <= patience:
-        return not job.cancelled
-    job.mailbox.put(
-        EngineOverloaded(
-            f"the answer did not begin in {waited:.1f} s, {patience:.1f} s are allowed",
-            hint="try again later, or allow more",
-        )
-    )
-    return False
+    if not job.cancelled and (error := overdue(job, time.monotonic())):
+        job.mailbox.put(error)
+        return False
+    return not job.cancelled
 
 
 def _is_apart(job: Job) -> bool:

@@ -68,7 +68,7 @@ class Answering(Generic[Answer]):
         self._streaming = streaming
         self._tiers = list(resolved.tiers)
         self._template = resolved.template
-        self._deadline = visit.arrived + deadline_s(resolved)
+        self._deadline = visit.deadline = visit.arrived + deadline_s(resolved)
         self._prepared: Prepared | None = None
         self._permit: Permit | None = None
         self._why: list[str] = []

@@ -159,7 +159,8 @@ class Generation:
             deterministic=body.deterministic,
         )
         id = visit.id if body.n == 1 else f"{visit.id}.{index}"
-        return GenerateRequest(visit.served.hash, prepared.prompt, sampling, id, visit.priority)
+        version, prompt = visit.served.hash, prepared.prompt
+        return GenerateRequest(version, prompt, sampling, id, visit.priority, visit.patience_s)
 
 
 def _logprobs(chunk: Chunk, tokenizer: Tokenizer) -> list[TokenLogprob]:

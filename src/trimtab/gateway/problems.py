@@ -3,6 +3,7 @@
 import asyncio
 import difflib
 import logging
+import math
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -169,7 +170,11 @@ def _of_ours(error: TrimtabError) -> Problem:
     detail = f"{error.message} - {error.hint}" if error.hint else error.message
     for kind, status, code, retryable in _KINDS:
         if isinstance(error, kind):
-            return Problem(status, code, _DISCREET.get(code, detail), retryable=retryable)
+            headers = None
+            if isinstance(error, EngineOverloaded):
+                headers = {"Retry-After": str(math.ceil(error.retry_s))}
+            told = _DISCREET.get(code, detail)
+            return Problem(status, code, told, retryable=retryable, headers=headers)
     return Problem(500, "internal_error", "an internal error; the server's log has its trace_id")
 
 

@@ -40,7 +40,14 @@ class Scoring:
     ) -> Sequence[Score]:
         assert visit.served is not None
         version = visit.served.hash
-        wanted = ScoreRequest(version, prepared.prompt, self._completions, visit.id, visit.priority)
+        wanted = ScoreRequest(
+            version,
+            prepared.prompt,
+            self._completions,
+            visit.id,
+            visit.priority,
+            visit.patience_s,
+        )
         scores = await prepared.engine.score(wanted)
         visit.usage = Usage(len(prepared.prompt), self._total)
         return scores

@@ -18,6 +18,8 @@ from trimtab.gateway.problems import ClientGone, Problem
 
 HEARTBEAT_S = 15.0
 DEADLINE_S = 120.0
+# An engine that will not answer in time says so at once: so long the status waits for its word.
+VERDICT_S = 0.1
 # How long a client may leave its full buffer unread before the stream is given up.
 PATIENCE_S = 30.0
 
@@ -105,8 +107,8 @@ class Ours:
 class EventStream(Response):
     """Runs `produce` while the client reads. Nothing is queued: a write waits for the client.
 
-    `produce` is handed the way to send an event and the connection's `receive`; a Problem that it
-    raises becomes an error in the stream.
+    `produce` is handed the way to send an event and the connection's `receive`. What it raises is
+    an answer of its own as long as nothing was sent, and an error in the stream from then on.
     """
 
     media_type = "text/event-stream"
@@ -125,9 +127,12 @@ class EventStream(Response):
         self._dialect = dialect or Ours()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        head = _Head(send, {"status": self.status_code, "headers": self.raw_headers})
+
         async def write(data: bytes, more: bool = True) -> None:
             try:
                 async with asyncio.timeout(PATIENCE_S):
+                    await head.sent()
                     await send({"type": "http.response.body", "body": data, "more_body": more})
             except TimeoutError:
                 raise ClientGone("the client stopped reading") from None
@@ -135,11 +140,9 @@ class EventStream(Response):
         async def emit(event: str, data: BaseModel, mark: int | None = None) -> None:
             await write(self._dialect.event(event, data, mark))
 
-        start = {"status": self.status_code, "headers": self.raw_headers}
-        await send({"type": "http.response.start", **start})
-        beating = asyncio.ensure_future(_beat(write))
+        beating = asyncio.ensure_future(_beat(head, write))
         try:
-            await self._told(emit, write, receive)
+            await self._told(head, emit, write, receive)
             await write(b"", more=False)
         except ClientGone:
             # `produce` has closed its books; there is nobody left to tell.
@@ -147,20 +150,42 @@ class EventStream(Response):
         finally:
             await _cancelled(beating)
 
-    async def _told(self, emit: Emit, write: Write, receive: Receive) -> None:
+    async def _told(self, head: "_Head", emit: Emit, write: Write, receive: Receive) -> None:
         """Errors after the first byte are an event: the status was 200 long ago."""
         try:
             await self._produce(emit, receive)
         except ClientGone:
             raise
         except BaseException as error:
+            if not head.begun and isinstance(error, Exception):
+                raise
             problem = problems.noted(error, self._trace_id)
             await write(self._dialect.error(problem, self._trace_id))
             if not isinstance(error, Exception):
                 raise
 
 
-async def _beat(write: Write) -> None:
+class _Head:
+    """The status and the headers of a response, sent once, before all else."""
+
+    def __init__(self, send: Send, said: dict[str, Any]) -> None:
+        self.begun = False
+        self._send = send
+        self._said = said
+        self._one = asyncio.Lock()
+
+    async def sent(self) -> None:
+        if self.begun:
+            return
+        async with self._one:
+            if not self.begun:
+                self.begun = True
+                await self._send({"type": "http.response.start", **self._said})
+
+
+async def _beat(head: _Head, write: Write) -> None:
+    await asyncio.sleep(VERDICT_S)
+    await head.sent()
     while True:
         await asyncio.sleep(HEARTBEAT_S)
         await write(b": still working\n\n")

@@ -44,7 +44,8 @@ class Visit:
 
     `asked` is the version that should have answered. `headers` go out with the answer. Work of the
     priority `batch` belongs to whoever holds its lease: `mine` tells, inside a transaction, whether
-    that is still us.
+    that is still us. `deadline` is when whoever asked has left (by `time.perf_counter`), None where
+    nobody waits.
     """
 
     id: str
@@ -73,6 +74,7 @@ class Visit:
     cost_nano: int = 0
     priority: Priority = "interactive"
     mine: Callable[[Connection], bool] | None = None
+    deadline: float | None = None
 
     @classmethod
     def of(cls, state: State, route: str, body: Asked) -> "Visit":
@@ -99,6 +101,11 @@ class Visit:
         if self.templated:
             return SAFE_TEMPLATE
         return self.served.tier if self.served else None
+
+    @property
+    def patience_s(self) -> float | None:
+        """How long an answer is still wanted."""
+        return None if self.deadline is None else max(0.0, self.deadline - time.perf_counter())
 
     def elapsed_ms(self) -> float:
         """Milliseconds since admission."""
