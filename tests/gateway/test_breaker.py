@@ -113,6 +113,40 @@ def test_words_from_before_count_nothing_after() -> None:
     assert breaker.state == "closed"
 
 
+def test_a_late_word_counts_in_no_era_after_its_own() -> None:
+    breaker, clock = made()
+    late: list[Permit] = []
+    for _ in range(3):
+        late += [permit(breaker) for _ in range(2 * FAILURES)]
+        for _ in range(FAILURES):
+            permit(breaker).failed()
+        clock.now += breaker.wait_s
+        permit(breaker).succeeded()
+        words, late[::2] = late[::2], [permit(breaker) for _ in late[::2]]
+        for word in words:
+            word.failed()
+        assert breaker.state == "closed"
+        for fresh in late[::2]:
+            fresh.left()
+
+
+def test_the_first_word_about_an_end_counts_alone() -> None:
+    breaker, clock = made()
+    one = permit(breaker)
+    for _ in range(FAILURES):
+        one.failed()
+    assert breaker.state == "closed"
+    breaker, clock = opened()
+    clock.now += OPEN_S
+    first = permit(breaker)
+    first.left()
+    permit(breaker)
+    first.succeeded()
+    first.failed()
+    assert breaker.state == "half-open"
+    assert breaker.allow() is None
+
+
 class Breaking(RuleBasedStateMachine):
     """The model keeps what the text of the module says, and nothing of its code."""
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.gateway.gcra import PERIOD_US, Meter, give_back, read, take
+from trimtab.gateway.gcra import PERIOD_US, Meter, Reading, drained, give_back, read, take
 
 STEPS = st.lists(st.tuples(st.integers(0, 20_000_000), st.integers(1, 12)), max_size=60)
 
@@ -92,3 +92,12 @@ def test_a_reading_is_in_whole_units_and_seconds() -> None:
     assert (read(meter, 60).left, read(meter, 60).reset_s) == (59, 1)
     meter, _ = take(Meter(), 7, 1, 0)
     assert (read(meter, 7).left, read(meter, 7).reset_s) == (6, 9)
+    assert read(Meter(PERIOD_US // 2), 2) == Reading(quota=2, left=1, reset_s=15, retry_s=0)
+    assert read(Meter(7 * 1_000_001), 7).reset_s == 2
+
+
+def test_a_bucket_leaks_from_the_first_microsecond_on_and_waits_for_a_period() -> None:
+    assert drained(Meter(100, 0), 7, 1) == Meter(93, 1)
+    ahead = Meter(5, 3 * PERIOD_US)
+    assert drained(ahead, 7, 2 * PERIOD_US) == ahead
+    assert drained(ahead, 7, 2 * PERIOD_US - 1) == Meter(5, 2 * PERIOD_US - 1)

@@ -119,3 +119,35 @@ class Metering(RuleBasedStateMachine):
 
 Metering.TestCase.settings = settings(max_examples=6, stateful_step_count=40, deadline=None)
 TestMetering = Metering.TestCase
+
+
+def test_the_headers_tell_of_every_limit_and_of_the_one_that_refused(tmp_path: Path) -> None:
+    database = sqlite_database(tmp_path / "m.db")
+    key = KEYS["both"]
+    with database.transaction() as connection:
+        found = Meters(connection, [key], 10**15)
+        first = found.ask(key, 20)
+        policy = '"requests";q=3;w=60, "tokens";q=50;w=60'
+        now = '"requests";r=2;t=20, "tokens";r=30;t=24'
+        assert first.headers() == {"RateLimit-Policy": policy, "RateLimit": now}
+        found.take(key, first)
+        refused = found.ask(key, 40)
+        assert refused.headers() == {
+            "RateLimit-Policy": policy,
+            "RateLimit": now,
+            "Retry-After": "12",
+        }
+        assert refused.readings["requests"].retry_s == 0
+    database.close()
+
+
+def test_a_second_is_the_least_that_is_told_and_one_token_comes_back(tmp_path: Path) -> None:
+    database = sqlite_database(tmp_path / "m.db")
+    key = Key("k", "n", "o", 0, None, limits=Limits(None, 60))
+    with database.transaction() as connection:
+        found = Meters(connection, [key], 10**15)
+        found.take(key, found.ask(key, 60))
+        assert found.ask(key, 1).headers()["Retry-After"] == "1"
+        found.give_back(key, 1)
+        assert found.ask(key, 1).refused is None
+    database.close()

@@ -25,6 +25,21 @@ def test_dollars_become_nano_dollars(dollars: str | int | Decimal, expected: int
     assert nano(dollars) == expected
 
 
+def test_a_refused_amount_is_named() -> None:
+    with pytest.raises(UserError) as caught:
+        nano("five")
+    assert (caught.value.message, caught.value.hint) == (
+        "'five' is not an amount of dollars",
+        "e.g. 2.50",
+    )
+    with pytest.raises(UserError) as caught:
+        nano("9" * 50)
+    assert (caught.value.message, caught.value.hint) == (
+        f"'{'9' * 40}' is more than $9,000,000,000.00",
+        "leave the limit out",
+    )
+
+
 @pytest.mark.parametrize("dollars", ["", "five", "-1", "nan", "inf", "9000000001", "1e999999"])
 def test_what_is_no_amount_is_refused(dollars: str) -> None:
     with pytest.raises(UserError):

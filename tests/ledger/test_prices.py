@@ -17,8 +17,10 @@ def test_a_version_has_the_price_it_was_given_last(database: Database) -> None:
 
 
 def test_a_version_without_a_price_is_not_free(database: Database) -> None:
-    with database.read() as connection, pytest.raises(LedgerError, match="no price"):
+    with database.read() as connection, pytest.raises(LedgerError) as caught:
         price_of(connection, VERSION)
+    assert caught.value.message == f"version {VERSION[:12]} has no price"
+    assert caught.value.hint == "registering a version sets one"
 
 
 def test_a_price_counts_from_its_date_on(database: Database) -> None:

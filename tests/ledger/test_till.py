@@ -2,6 +2,8 @@
 
 import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from tests.processes import all_running
 from trimtab.errors import BudgetExceeded, LedgerError, UserError
 from trimtab.ledger.accounts import (
     PERIODS,
+    Budget,
     Level,
     Period,
     account,
@@ -24,7 +27,8 @@ from trimtab.ledger.accounts import (
     window_of,
 )
 from trimtab.ledger.holds import recover, reserve, settle
-from trimtab.ledger.reservation import Wanted, beat
+from trimtab.ledger.reservation import Wanted, beat, get, of_requests
+from trimtab.ledger.tables import spends
 from trimtab.ledger.till import Till
 from trimtab.store.database import Database
 
@@ -111,6 +115,97 @@ def test_a_hold_is_exchanged_for_another_tier(database: Database) -> None:
         check(connection)
 
 
+def test_what_was_exchanged_is_what_is_kept(database: Database) -> None:
+    """The new amount, its floor and its units, in the database and in every budget."""
+    with database.transaction() as connection:
+        open_account(connection, "k", 1_000)
+        reserve(connection, "k", "r0", 100, 0, NEVER)
+        till = Till(connection, ACCOUNTS)
+        hold, _ = till.reserve(wanted("r1", 80))
+        till.write()
+        assert (hold.estimated, hold.settled_nano) == (False, None)
+        till = Till(connection, ACCOUNTS, [hold.id])
+        with pytest.raises(BudgetExceeded):
+            till.exchange(hold.id, wanted("r1", 901))
+        assert till.left(ACCOUNTS) == 1_000 - 180
+        other = replace(wanted("r1", 10, unit=7, units=5, least=1), floor=4)
+        exchanged, units = till.exchange(hold.id, other)
+        till.write()
+        assert (units, exchanged.amount_nano, exchanged.floor_nano) == (5, 45, 4)
+        assert get(connection, hold.id) == exchanged
+        assert account(connection, "k").held_nano == 145
+        check(connection)
+        till = Till(connection, ACCOUNTS, [hold.id])
+        till.exchange(hold.id, other)
+        till.void(hold.id)
+        till.write()
+        check(connection)
+        assert of_requests(connection, ["r1"]) == ()
+        [kept] = of_requests(connection, ["r0", "r1", "nobody"])
+        assert kept.request_id == "r0"
+
+
+def test_a_limit_counts_whatever_stands_before_it(database: Database) -> None:
+    """An unlimited key of an owner with a limit; names are free text."""
+    accounts = ("key:k", "owner:a|b c:d")
+    with database.transaction() as connection:
+        open_account(connection, "k", None)
+        set_budget(connection, "owner", "a|b c:d", "total", 50)
+        till = Till(connection, accounts)
+        assert till.left([]) is None
+        asked = Wanted("k", "r1", accounts, 40, 0, NEVER, unit=7, units=5, least=3)
+        with pytest.raises(BudgetExceeded) as caught:
+            till.reserve(asked)
+        assert caught.value.message == (
+            "owner a|b c:d: $0.000000061 are needed and $0.00000005 are left in total"
+        )
+        assert caught.value.hint == "ask for fewer tokens, or for a higher budget"
+        hold, units = till.reserve(replace(asked, least=1))
+        till.write()
+        assert (units, hold.charged) == (1, (("key:k", "total"), ("owner:a|b c:d", "total")))
+        assert get(connection, hold.id) == hold
+
+
+def test_what_was_spent_is_named_by_its_kind(database: Database) -> None:
+    with database.transaction() as connection:
+        open_account(connection, "k", None)
+        holds = [reserve(connection, "k", f"r{n}", 9, 2, NEVER, owner="me") for n in range(3)]
+        assert {hold.owner for hold in holds} == {"me"}
+        assert reserve(connection, "k", "r3", 9, 2, NEVER).owner == ""
+        settle(connection, holds[0].id, 1)
+        settle(connection, holds[1].id, 1, "shadow")
+        recover(connection, NEVER)
+        found = connection.execute(spends.select().order_by(spends.c.request_id))
+        kinds = ["request", "shadow", "recovered", "recovered"]
+        assert [row.kind for row in found] == kinds
+
+
+def test_refusals_say_what_is_wrong_and_what_to_do(database: Database) -> None:
+    with database.transaction() as connection:
+        assert open_account(connection, "k", 100) == Budget("key:k", "total", 100, 0)
+        hold = reserve(connection, "k", "r1", 60, 0, NEVER)
+        till = Till(connection, ACCOUNTS, [hold.id])
+        refused = "hold {}: 61 of 60 nano-dollars cannot be settled"
+        with pytest.raises(LedgerError, match=refused.format(hold.id)):
+            till.settle(hold.id, 61)
+        till.settle(hold.id, 60)
+        with pytest.raises(LedgerError) as caught:
+            till.exchange(hold.id, wanted("r1", 1))
+        assert caught.value.hint == "send the request again"
+        for stranger in (
+            lambda: account(connection, "x"),
+            lambda: till.reserve(Wanted("x", "r", ("key:x",), 1, 0, NEVER)),
+        ):
+            with pytest.raises(LedgerError) as caught:
+                stranger()
+            assert caught.value.message == "key x has no account"
+            assert caught.value.hint == "make one: trimtab keys create NAME"
+        with pytest.raises(UserError) as refusal:
+            set_budget(connection, "key", "k", "total", 1)
+        assert refusal.value.hint == "set no less, or revoke the key"
+        assert set_budget(connection, "key", "k", "total", 99).warned == 0
+
+
 def test_a_crash_settles_to_what_the_journal_heard_last(database: Database) -> None:
     with database.transaction() as connection:
         open_account(connection, "k", 100)
@@ -168,6 +263,25 @@ def test_a_clock_that_jumps_and_comes_back_is_worth_a_window_at_most(
     assert tomorrow == (0 if away == DAY_US else 100)
 
 
+def test_a_clock_waits_for_one_window_and_not_for_two() -> None:
+    budget = Budget("key:k", "day", 100, 10, spent_nano=7, held_nano=5, warned=50)
+    for day, window in ((9, 10), (8, 8), (9, 9)):
+        budget.roll(day * DAY_US)
+        assert (budget.period_window, budget.held_nano) == (window, 5)
+        assert (budget.spent_nano, budget.warned) == ((0, 0) if day == window == 9 else (7, 50))
+
+
+@pytest.fixture
+def new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The local time of this process."""
+    with monkeypatch.context() as there:
+        there.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("new_york")
 def test_windows_are_days_and_months_of_utc() -> None:
     assert window_of("day", DAY_US - 1) + 1 == window_of("day", DAY_US) == 1
     assert window_of("month", 0) == 1970 * 12
@@ -196,8 +310,13 @@ def test_warnings_come_once_at_50_80_and_100_percent(
         for number in range(10):
             hold = reserve(connection, "k", f"r{number}", 10, 0, NEVER)
             settle(connection, hold.id, 10)
-    told = [record.getMessage().split(" of the")[0] for record in caplog.records]
-    assert told == ["key:k: 50 %", "key:k: 80 %", "key:k: 100 %"]
+    told = [record.getMessage().split(" of the ") for record in caplog.records]
+    assert [first for first, _ in told] == ["key:k: 50 %", "key:k: 80 %", "key:k: 100 %"]
+    assert told[0][1] == "total budget: $0.00000005 of $0.0000001"
+    caplog.clear()
+    almost = Budget("key:k", "total", 1_000, 0, spent_nano=499)
+    almost.warn()
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("which", ["key", "owner", "project"])
