@@ -114,6 +114,7 @@ class EmbedRequest:
     encoder: str
     inputs: tuple[tuple[int, ...], ...]
     id: str
+    priority: Priority = "interactive"
 
 
 @dataclass(frozen=True, slots=True)

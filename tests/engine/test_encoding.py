@@ -1,6 +1,8 @@
 """The engine of an encoder, in a process and behind its socket."""
 
 import asyncio
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,15 @@ from trimtab.embed.encoder import Encoder
 from trimtab.engine.encoding import EncoderEngine
 from trimtab.engine.remote import RemoteEngine
 from trimtab.errors import EngineUnavailable, IdentityError, RequestRefused, TrimtabError
-from trimtab.inference import EmbedRequest, GenerateRequest, Sampling, ScoreRequest, VersionFiles
+from trimtab.inference import (
+    EmbedRequest,
+    GenerateRequest,
+    Priority,
+    Sampling,
+    ScoreRequest,
+    Vector,
+    VersionFiles,
+)
 from trimtab.registry import encoders
 
 INPUTS = ((2, 5, 6, 3), (2, 10, 3))
@@ -69,5 +79,58 @@ def test_it_holds_no_versions_and_stops_when_told(folder: Path) -> None:
         await engine.drain(5)
         with pytest.raises(EngineUnavailable):
             await engine.embed(EmbedRequest(known, INPUTS, "1"))
+
+    asyncio.run(ask())
+
+
+def test_what_somebody_waits_for_goes_before_batches(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The thread is busy until all have come; one that is cancelled meanwhile is not computed."""
+    engine, known = EncoderEngine(folder), encoders.read(folder, "tiny").hash
+    gate, encode, computed = threading.Event(), engine._encoder.encode, list[int]()
+
+    def slow(inputs: Sequence[tuple[int, ...]]) -> list[Vector]:
+        gate.wait(10)
+        computed.append(inputs[0][0])
+        return encode(inputs)
+
+    monkeypatch.setattr(engine._encoder, "encode", slow)
+
+    async def ask() -> None:
+        priorities: list[Priority] = ["batch", "shadow", "batch", "interactive", "interactive"]
+        asking = [
+            asyncio.create_task(engine.embed(EmbedRequest(known, ((n,),), f"{n}", priority)))
+            for n, priority in enumerate(priorities)
+        ]
+        await asyncio.sleep(0)
+        asking[3].cancel()
+        await asyncio.sleep(0)
+        gate.set()
+        await asyncio.gather(*asking, return_exceptions=True)
+        assert (await engine.capabilities()).priority
+        await engine.drain(5)
+
+    asyncio.run(ask())
+    assert computed == [0, 4, 2, 1]
+
+
+def test_a_drain_that_takes_too_long_ends_what_waits(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, known = EncoderEngine(folder), encoders.read(folder, "tiny").hash
+    gate = threading.Event()
+    monkeypatch.setattr(engine._encoder, "encode", lambda inputs: gate.wait(10) and [])
+
+    async def ask() -> None:
+        first, second = (
+            asyncio.create_task(engine.embed(EmbedRequest(known, INPUTS, f"{n}"))) for n in "ab"
+        )
+        await asyncio.sleep(0)
+        await engine.drain(0.05)
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        gate.set()
+        assert await first == []
 
     asyncio.run(ask())

@@ -2,12 +2,16 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
+from queue import PriorityQueue
 
 import trimtab
 from trimtab.embed.encoder import Encoder
 from trimtab.engine.faults import unexpected
+from trimtab.engine.jobs import PRIORITIES
 from trimtab.errors import (
     EngineOverloaded,
     EngineUnavailable,
@@ -32,6 +36,16 @@ MAX_WAITING = 256
 MAX_INPUTS = 2048
 
 
+@dataclass(order=True, slots=True)
+class Waiting:
+    """A request that waits: by its priority first, then by when it came."""
+
+    priority: int
+    number: int
+    inputs: tuple[tuple[int, ...], ...] = field(compare=False)
+    done: Future[list[Vector]] = field(compare=False, default_factory=Future)
+
+
 class EncoderEngine:
     """The encoder of a folder in this process, one request computed at a time."""
 
@@ -40,12 +54,14 @@ class EncoderEngine:
         self._hash, self._max_tokens = known.hash, known.max_tokens
         self._encoder = Encoder(folder)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="encoder")
+        self._queue: PriorityQueue[Waiting] = PriorityQueue()
+        self._numbers = count()
         self._waiting = 0
         self._closed = False
 
     async def capabilities(self) -> Capabilities:
         runtime = Runtime("trimtab", trimtab.__version__, "cpu", "float32")
-        return Capabilities(runtime, self._max_tokens, MAX_INPUTS, {})
+        return Capabilities(runtime, self._max_tokens, MAX_INPUTS, {}, priority=True)
 
     async def embed(self, request: EmbedRequest) -> list[Vector]:
         if request.encoder != self._hash:
@@ -59,15 +75,28 @@ class EncoderEngine:
             raise EngineOverloaded(f"{self._waiting} requests are waiting", hint="try again later")
         self._waiting += 1
         try:
-            # One that is cancelled while it waits is never computed.
-            working = self._thread.submit(self._encoder.encode, request.inputs)
-            return await asyncio.wrap_future(working)
+            rank = PRIORITIES.index(request.priority)
+            waiting = Waiting(rank, next(self._numbers), request.inputs)
+            self._queue.put(waiting)
+            self._thread.submit(self._compute_next)
+            return await asyncio.wrap_future(waiting.done)
         except TrimtabError:
             raise
         except Exception as error:
             raise unexpected(error) from error
         finally:
             self._waiting -= 1
+
+    def _compute_next(self) -> None:
+        """In the thread, once for each request: whichever goes first by now."""
+        waiting = self._queue.get_nowait()
+        # One that is cancelled while it waits is never computed.
+        if not waiting.done.set_running_or_notify_cancel():
+            return
+        try:
+            waiting.done.set_result(self._encoder.encode(waiting.inputs))
+        except BaseException as error:
+            waiting.done.set_exception(error)
 
     def _check(self, request: EmbedRequest) -> None:
         if not 1 <= len(request.inputs) <= MAX_INPUTS:
@@ -105,6 +134,8 @@ class EncoderEngine:
             await asyncio.wait_for(stopping, deadline_s)
         except TimeoutError:
             self._thread.shutdown(wait=False, cancel_futures=True)
+            while not self._queue.empty():
+                self._queue.get_nowait().done.cancel()
 
 
 def _refused() -> RequestRefused:
