@@ -30,8 +30,9 @@ from trimtab.gateway.stream import unless_gone
 from trimtab.gateway.visit import Visit
 from trimtab.inference import EmbedRequest, Engine, Usage, Vector
 
-# Inputs that are computed before a gone client is noticed, and before others get their turn.
-TOGETHER = 64
+# Inputs that are computed before a gone client is noticed, and before others get their turn; fewer
+# of a batch, which nobody waits for.
+TOGETHER, FEW = 64, 8
 
 router = APIRouter()
 
@@ -55,12 +56,12 @@ async def embeddings(
     vectors: list[Vector] = []
 
     def made() -> EmbeddingsAnswer:
-        return _answer(visit, vectors, body.encoding_format)
+        return answer(visit, vectors, body.encoding_format)
 
     async with replaying.released(desk, claim), desk.books.accounted(visit):
         encoding = await desk.encoders.find(body.model)
         visit.asked = visit.served = encoding
-        inputs = await _tokens(encoding, body)
+        inputs = await tokens(encoding, body)
         left_s = visit.arrived + stream.DEADLINE_S - time.perf_counter()
         work = _embedded(desk, visit, encoding, inputs)
         vectors = await unless_gone(request.receive, work, left_s)
@@ -69,8 +70,9 @@ async def embeddings(
     return Response(made().model_dump_json(), media_type="application/json")
 
 
-async def _tokens(encoding: Encoding, body: EmbeddingsBody) -> Inputs:
-    """Raises Problem where one is too long, or where other dimensions are asked for."""
+async def tokens(encoding: Encoding, body: EmbeddingsBody) -> Inputs:
+    """In the frame of the encoder. Raises Problem where one is too long, or where other dimensions
+    are asked for."""
     dimensions = encoding.encoder.dimensions
     if body.dimensions not in (None, dimensions):
         raise Problem(
@@ -112,7 +114,7 @@ async def _embedded(desk: Desk, visit: Visit, encoding: Encoding, inputs: Inputs
         visit.runtime = (await engine.capabilities()).runtime
         await desk.books.reserve(visit, sum(map(len, inputs)), 0, 0)
         visit.begin_attempt()
-        vectors = await _asked(engine, visit, encoding.hash, inputs)
+        vectors = await asked(engine, visit, encoding.hash, inputs)
     except BaseException as error:
         if upstream.counts(error):
             permit.failed()
@@ -124,19 +126,22 @@ async def _embedded(desk: Desk, visit: Visit, encoding: Encoding, inputs: Inputs
     return vectors
 
 
-async def _asked(engine: Engine, visit: Visit, encoder: str, inputs: Inputs) -> list[Vector]:
+async def asked(engine: Engine, visit: Visit, encoder: str, inputs: Inputs) -> list[Vector]:
+    """The vectors of inputs, some at a time."""
     found: list[Vector] = []
-    for start in range(0, len(inputs), TOGETHER):
-        part = inputs[start : start + TOGETHER]
-        found += await engine.embed(EmbedRequest(encoder, part, f"{visit.id}-{start}"))
+    together = TOGETHER if visit.priority == "interactive" else FEW
+    for start in range(0, len(inputs), together):
+        part, name = inputs[start : start + together], f"{visit.id}-{start}"
+        found += await engine.embed(EmbedRequest(encoder, part, name, visit.priority))
         # A client that leaves pays for what was computed until then.
         visit.usage = Usage(visit.usage.prompt + sum(map(len, part)), 0)
     return found
 
 
-def _answer(
+def answer(
     visit: Visit, vectors: Sequence[Vector], form: Literal["float", "base64"]
 ) -> EmbeddingsAnswer:
+    """The books must be closed, the cost known."""
     told = visit.answered()
     return EmbeddingsAnswer(
         data=[

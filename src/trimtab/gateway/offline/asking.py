@@ -1,9 +1,9 @@
 """One line of a batch, from its claim to its end: an answer, a dead letter, or another try later.
 
-A line is asked of the best tier alone, at the priority `batch`. What it cannot help makes it wait,
-without counting as an attempt: an open breaker, a full queue, an engine that cannot be reached, a
-rate limit of ours, a budget that is used up, a store that cannot write. What can never work, or
-failed ATTEMPTS times in the asking, is a dead letter.
+A line is asked of the best tier alone, or of its encoder, at the priority `batch`. What it cannot
+help makes it wait, without counting as an attempt: an open breaker, a full queue, an engine that
+cannot be reached, a rate limit of ours, a budget that is used up, a store that cannot write. What
+can never work, or failed ATTEMPTS times in the asking, is a dead letter.
 """
 
 import asyncio
@@ -30,7 +30,9 @@ from trimtab.errors import (
     TrimtabError,
 )
 from trimtab.gateway import problems, upstream
+from trimtab.gateway.catalogue import Served
 from trimtab.gateway.desk import Desk
+from trimtab.gateway.encoders import Answerer
 from trimtab.gateway.offline.endpoints import ENDPOINTS, Task
 from trimtab.gateway.offline.lines import Answered, Back, Dead, Line
 from trimtab.gateway.problems import LeaseLost, Problem
@@ -89,7 +91,10 @@ async def ask(desk: Desk, line: Line) -> str:
 
 async def _given(desk: Desk, visit: Visit, task: Task) -> Any:
     """What the engine gave. Raises what went wrong, and NotYet."""
-    served = (await desk.catalogue.resolve(task.asked.model)).tiers[0]
+    try:
+        served = await task.answerer(desk)
+    except IdentityError as error:
+        raise NotYet(upstream.reason(error), BUSY_S) from error
     visit.asked = visit.served = served
     breaker = desk.upstreams.breaker(served)
     permit = breaker.allow()
@@ -97,26 +102,29 @@ async def _given(desk: Desk, visit: Visit, task: Task) -> Any:
         raise NotYet("breaker_open", max(BUSY_S, breaker.wait_s))
     try:
         try:
-            prepared = await desk.prepare(visit, task.asked, served)
+            ready = await task.ready(desk, visit, served)
         except (EngineError, IdentityError) as error:
             if upstream.counts(error):
                 permit.failed()
-            desk.catalogue.forget(served)
+            _forget(desk, served)
             # Nothing was asked yet, so it is not the line that this fails on.
             raise NotYet(upstream.reason(error), BUSY_S) from error
-        work = await task.work(served.chat)
-        completion, least = work.size(prepared, served)
-        await desk.books.reserve(visit, len(prepared.prompt), completion, least)
+        await desk.books.reserve(visit, ready.prompt, ready.completion, ready.least)
         visit.begin_attempt()
-        given = await work.ask(prepared, visit, lambda: None)
+        given = await ready.ask()
     except BaseException as error:
         if upstream.counts(error):
             permit.failed()
-            desk.catalogue.forget(served)
+            _forget(desk, served)
         permit.left()
         raise
     permit.succeeded()
     return given
+
+
+def _forget(desk: Desk, served: Answerer) -> None:
+    if isinstance(served, Served):
+        desk.catalogue.forget(served)
 
 
 async def _unless_silent(work: Coroutine[Any, Any, Any], visit: Visit) -> Any:

@@ -8,6 +8,9 @@ from pydantic import BaseModel, Field, StringConstraints, model_validator
 from trimtab.gateway.bodies import Body, Label, Text
 from trimtab.gateway.offline.files import File
 
+Route = Literal[
+    "/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/generate", "/v1/score"
+]
 WINDOW = r"^([1-9][0-9]{0,2})([hd])$"
 LONGEST_S = 7 * 24 * 3600
 
@@ -56,7 +59,7 @@ class BatchBody(Body):
     """`completion_window` is 1h to 168h, or 1d to 7d; what is not done then has failed."""
 
     input_file_id: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
-    endpoint: Literal["/v1/chat/completions", "/v1/completions", "/v1/generate", "/v1/score"]
+    endpoint: Route
     completion_window: Annotated[str, StringConstraints(pattern=WINDOW)]
     metadata: Annotated[dict[MetadataName, MetadataText], Field(max_length=16)] | None = None
 

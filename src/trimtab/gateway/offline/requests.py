@@ -10,10 +10,13 @@ from pydantic import Field, ValidationError
 from trimtab.canonical import canonical_json
 from trimtab.gateway import problems
 from trimtab.gateway.bodies import Body, Label, PlainObject
+from trimtab.gateway.offline.bodies import Route
 from trimtab.gateway.offline.endpoints import ENDPOINTS, Task
 from trimtab.gateway.problems import Problem
 
 LINES = 50_000
+# As OpenAI has it; an answer holds some kilobytes for each.
+VECTORS = 50_000
 LINE_BYTES = 1024 * 1024
 
 
@@ -22,7 +25,7 @@ class Request(Body):
 
     custom_id: Annotated[Label, Field(min_length=1, max_length=256)]
     method: Literal["POST"]
-    url: Literal["/v1/chat/completions", "/v1/completions", "/v1/generate", "/v1/score"]
+    url: Route
     body: PlainObject
 
     def task(self) -> Task:
@@ -51,6 +54,7 @@ class Checked:
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._seen: set[str] = set()
+        self._vectors = 0
         self.lines = 0
         self.size = 0
         self.endpoint: str | None = None
@@ -80,6 +84,9 @@ class Checked:
             raise _unfit(number, f"body.{_first(error, model)}") from None
         if getattr(task.asked, "stream", False):
             raise _unfit(number, "body.stream: a batch does not stream")
+        self._vectors += task.vectors
+        if self._vectors > VECTORS:
+            raise _unfit(number, f"body.input: a file may ask for {VECTORS} embeddings")
         if request.custom_id in self._seen:
             raise _unfit(number, f"custom_id: '{request.custom_id}' stands twice")
         if self.endpoint not in (None, request.url):
