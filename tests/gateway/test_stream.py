@@ -1,7 +1,9 @@
 """Server-sent events: their order, signs of life, and clients that stop listening."""
 
+import asyncio
 import json
 import socket
+import threading
 from typing import Any
 
 import httpx
@@ -9,7 +11,9 @@ import pytest
 
 from tests.gateway.echo import Echo
 from tests.gateway.world import PRICE, PROMPT, World, until
+from trimtab.errors import EngineUnavailable
 from trimtab.gateway import stream
+from trimtab.inference import VersionFiles
 
 ASK = {"model": "desk", "prompt": PROMPT, "stream": True}
 
@@ -59,6 +63,72 @@ def test_a_silent_stream_shows_signs_of_life(
     before, _ = text.split("event: token")
     assert before.count(": still working\n\n") >= 2
     assert [event for event, _ in events(text)] == ["token", "done"]
+
+
+@pytest.mark.parametrize("path", ["/v1/generate", "/v1/chat/completions", "resumable"])
+def test_a_version_that_loads_shows_signs_of_life(
+    world: World, client: httpx.Client, echo: Echo, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """From admission on: the version is loaded for longer than a heartbeat."""
+    monkeypatch.setattr(stream, "HEARTBEAT_S", 0.05)
+    loading = slowly_loaded(monkeypatch, echo)
+    headers = {"Idempotency-Key": "a"} if path == "resumable" else {}
+    body: dict[str, Any] = {"model": "desk", "stream": True, "max_tokens": 2}
+    if path == "/v1/chat/completions":
+        body["messages"] = [{"role": "user", "content": PROMPT}]
+    else:
+        path, body["prompt"] = "/v1/generate", PROMPT
+    with client.stream("POST", path, json=body, headers=headers) as response:
+        assert response.status_code == 200
+        pieces = response.iter_text()
+        assert next(pieces).startswith(": still working")
+        loading.set()
+        text = "".join(pieces)
+    assert text.count("yes ") >= 2
+    [logged] = world.log()
+    assert (logged.status, logged.cost_nano) == (200, PRICE.of(world.prompt_tokens, 2))
+    assert logged.cost_nano == world.account().spent_nano
+
+
+@pytest.mark.parametrize("ends", ["refused", "too late", "gone"])
+def test_a_version_that_does_not_load_is_an_error_in_a_stream_that_began(
+    world: World, client: httpx.Client, echo: Echo, monkeypatch: pytest.MonkeyPatch, ends: str
+) -> None:
+    monkeypatch.setattr(stream, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(stream, "DEADLINE_S", 0.4 if ends == "too late" else 30)
+    loading = slowly_loaded(monkeypatch, echo, fails=ends == "refused")
+    with client.stream("POST", "/v1/generate", json=ASK) as response:
+        pieces = response.iter_text()
+        next(pieces)
+        if ends == "refused":
+            loading.set()
+        text = "" if ends == "gone" else "".join(pieces)
+    codes = {"refused": "engine_unavailable", "too late": "deadline_exceeded"}
+    if ends != "gone":
+        [(event, problem)] = events(text)
+        assert (event, problem["code"]) == ("error", codes[ends])
+    until(lambda: len(world.log()) == 1)
+    [logged] = world.log()
+    assert logged.error_code == codes.get(ends, "client_gone")
+    assert (world.account().spent_nano, world.account().held_nano) == (0, 0)
+    loading.set()
+
+
+def slowly_loaded(
+    monkeypatch: pytest.MonkeyPatch, echo: Echo, *, fails: bool = False
+) -> threading.Event:
+    """The engine loads nothing until the event is set; then it does, or `fails`."""
+    may, load = threading.Event(), echo.load
+
+    async def slow(files: VersionFiles) -> None:
+        while not may.is_set():
+            await asyncio.sleep(0.01)
+        if fails:
+            raise EngineUnavailable("gone")
+        await load(files)
+
+    monkeypatch.setattr(echo, "load", slow)
+    return may
 
 
 def test_an_engine_that_dies_in_the_middle_is_an_error_event(

@@ -7,7 +7,7 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from trimtab.gateway import replaying
-from trimtab.gateway.answering import Answering
+from trimtab.gateway.admission import Admission
 from trimtab.gateway.bodies import Done, GenerateAnswer, GenerateBody, Token
 from trimtab.gateway.desk import AtDesk, Desk
 from trimtab.gateway.generation import Generation, admitted, answer
@@ -69,12 +69,12 @@ async def _streamed(desk: Desk, visit: Visit, body: GenerateBody) -> EventStream
         nonlocal send
         send = emit
         async with desk.books.accounted(visit):
-            await unless_gone(receive, answer(answering, work), answering.left_s)
+            await unless_gone(receive, admission.finish(work), admission.left_s)
             await desk.books.close(visit)
         await emit("done", done(visit, work))
 
     async with desk.books.accounted(visit):
-        answering = await admitted(desk, visit, body, work, streaming=True)
+        admission = await Admission.begun(admitted(desk, visit, body, work, streaming=True))
     return EventStream(produce, visit.trace_id)
 
 
@@ -83,16 +83,16 @@ async def _kept_alive(desk: Desk, visit: Visit, body: GenerateBody, claim: Claim
     live = Live(claim.fingerprint, visit.trace_id)
     work = Generation(body, live.hear)
 
-    async def produce(answering: Answering[None]) -> Done:
+    async def produce(admission: Admission) -> Done:
         async with replaying.released(desk, claim), desk.books.accounted(visit):
-            await live.unless_left(answer(answering, work), answering.left_s)
+            await live.unless_left(admission.finish(work), admission.left_s)
             kept = replaying.kept(claim, lambda: done(visit, work).model_dump_json())
             await desk.books.close(visit, kept=kept)
         return done(visit, work)
 
     async with replaying.released(desk, claim), desk.books.accounted(visit):
-        answering = await admitted(desk, visit, body, work, streaming=True)
-    desk.live.start((claim.key_id, claim.name), live, produce(answering))
+        admission = await Admission.begun(admitted(desk, visit, body, work, streaming=True))
+    desk.live.start((claim.key_id, claim.name), live, produce(admission))
     return live.stream(0)
 
 

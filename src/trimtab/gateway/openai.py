@@ -11,6 +11,7 @@ from starlette.types import Receive
 
 from trimtab.canonical import canonical_json
 from trimtab.gateway import problems, replaying
+from trimtab.gateway.admission import Admission
 from trimtab.gateway.bodies import Choice, GenerateBody, Token
 from trimtab.gateway.desk import AtDesk, Desk
 from trimtab.gateway.dialogue import AnswerCall, DeltaCall
@@ -228,7 +229,7 @@ async def _streamed(
         nonlocal emit
         emit = send
         async with desk.books.accounted(visit):
-            await unless_gone(receive, answer(answering, work), answering.left_s)
+            await unless_gone(receive, admission.finish(work), admission.left_s)
             await desk.books.close(visit)
         for piece in shape.end(visit, work):
             await send("end of text", piece)
@@ -237,7 +238,7 @@ async def _streamed(
         await send("end", Token(text=""))
 
     async with desk.books.accounted(visit):
-        answering = await admitted(desk, visit, body, work, streaming=True)
+        admission = await Admission.begun(admitted(desk, visit, body, work, streaming=True))
     return EventStream(produce, visit.trace_id, Theirs())
 
 
