@@ -108,7 +108,10 @@ class Chat:
         last = DeltaChoice(
             delta=Delta(), finish_reason=_reason(told, calls), logprobs=self._logprobs(told)
         )
-        return [*(self._delta(visit, delta) for delta in more), self._chunk(visit, [last])]
+        return [
+            *(self._delta(visit, delta) for delta in more),
+            _closing(self._chunk(visit, [last]), visit),
+        ]
 
     def _delta(self, visit: Visit, delta: Delta) -> Envelope:
         if self._first:
@@ -149,7 +152,7 @@ class Completions:
     def end(self, visit: Visit, work: Generation) -> list[Envelope]:
         [told] = work.choices
         last = TextChoice(text="", finish_reason=_end_of(told), logprobs=self._logprobs(told))
-        return [self._chunk(visit, [last])]
+        return [_closing(self._chunk(visit, [last]), visit)]
 
     @staticmethod
     def _logprobs(choice: Choice) -> TextLogprobs | None:
@@ -252,8 +255,19 @@ def _bare(visit: Visit, kind: str) -> dict[str, Any]:
     }
 
 
+def _closing(last: Envelope, visit: Visit) -> Envelope:
+    """A stream says who answered and at what cost, whether or not its client asks for its usage."""
+    last.trimtab = _told(visit)
+    return last
+
+
+def _told(visit: Visit) -> dict[str, Any]:
+    told = visit.answered()
+    return {name: value for name, value in told.items() if name not in ("usage", "id")}
+
+
 def _around(visit: Visit, kind: str) -> dict[str, Any]:
-    usage, told = visit.usage, visit.answered()
+    usage = visit.usage
     return {
         **_bare(visit, kind),
         "usage": OpenAIUsage(
@@ -262,7 +276,7 @@ def _around(visit: Visit, kind: str) -> dict[str, Any]:
             total_tokens=usage.prompt + usage.completion,
             prompt_tokens_details=CachedTokens(cached_tokens=usage.cached),
         ),
-        "trimtab": {name: value for name, value in told.items() if name not in ("usage", "id")},
+        "trimtab": _told(visit),
     }
 
 
