@@ -1,7 +1,7 @@
 """The gateway as one ASGI application.
 
-Reading order: `door` (who comes in), `desk` (from a body to tokens), `books` (hold and
-settlement), `generate` and `score` (the work), `stream` (events on the wire).
+Reading order: `door` (who comes in), `straight` (to the route), `desk` (from a body to tokens),
+`books` (hold and settlement), `generate` and `score` (the work), `stream` (events on the wire).
 """
 
 import logging
@@ -30,7 +30,7 @@ from trimtab.gateway import (
 from trimtab.gateway.books import Books
 from trimtab.gateway.catalogue import Catalogue, Ready
 from trimtab.gateway.desk import Desk
-from trimtab.gateway.door import Door
+from trimtab.gateway.door import PAID, Door
 from trimtab.gateway.doorkeeper import Doorkeeper
 from trimtab.gateway.drain import Drain
 from trimtab.gateway.encoders import Encoders, Encodes
@@ -40,6 +40,7 @@ from trimtab.gateway.offline import routes as batch_routes
 from trimtab.gateway.offline import uploads
 from trimtab.gateway.offline.worker import Worker
 from trimtab.gateway.problems import Problem
+from trimtab.gateway.straight import Straight
 from trimtab.gateway.upstream import Upstreams
 from trimtab.store.blobs import Blobs
 from trimtab.store.database import Database
@@ -93,6 +94,8 @@ def create_app(
     app.include_router(conversation.router)
     app.include_router(_locked(*_ROUTERS))
 
+    routes = [route for router in _ROUTERS for route in router.routes]
+    app.add_middleware(Straight, desk=desk, routes=routes, paths=PAID)
     app.add_middleware(Door, lock=Doorkeeper(off_loop), drain=drain)
     for kind in (TrimtabError, Problem):
         app.add_exception_handler(kind, problems.on_error)

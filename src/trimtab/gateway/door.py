@@ -4,10 +4,9 @@ The door is closed unless a path is named open, so that a new route cannot be op
 """
 
 import time
-from collections.abc import MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from typing import Any, Protocol
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -49,6 +48,9 @@ BODY_LIMIT = 1024 * 1024
 UPLOAD_LIMIT = FILE_BYTES + 64 * 1024
 
 
+Headers = Mapping[bytes, bytes]
+
+
 class Lock(Protocol):
     """Tells whose secret this is; None where it is nobody's. Raises StoreError.
 
@@ -70,8 +72,9 @@ class Door:
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
-        headers = Headers(scope=scope)
-        trace = Trace.of_header(headers.get("traceparent"))
+        # The first of each name counts, as it does for the framework.
+        headers: Headers = dict(reversed(scope["headers"]))
+        trace = Trace.of_header(headers.get(b"traceparent", b"").decode("latin-1"))
         state: MutableMapping[str, Any] = scope.setdefault("state", {})
         state.update(trace=trace, trace_id=trace.trace_id, arrived=time.perf_counter(), headers={})
 
@@ -81,9 +84,8 @@ class Door:
             nonlocal started
             if message["type"] in STARTS:
                 started = True
-                sent = MutableHeaders(scope=message)
-                sent["traceparent"] = state["trace"].header
-                sent.update(state["headers"])
+                told = {"traceparent": state["trace"].header, **state["headers"]}
+                message = {**message, "headers": _with(message.get("headers", ()), told)}
             await send(message)
 
         try:
@@ -113,12 +115,13 @@ class Door:
             raise Problem(503, "stopping", "the server is stopping; try again", retryable=True)
 
     async def _owner(self, headers: Headers, scope: Scope) -> Key:
-        scheme, _, presented = headers.get("authorization", "").partition(" ")
+        given = headers.get(b"authorization", b"").decode("latin-1")
+        scheme, _, presented = given.partition(" ")
         if scheme.lower() != "bearer" or not presented:
             raise Problem(401, "no_key", "send a key: 'Authorization: Bearer KEY'")
         again = scope["type"] == "http" and scope["path"] in PAID
         # A replay is told without a hold.
-        again = again and "idempotency-key" not in headers
+        again = again and b"idempotency-key" not in headers
         key = await self._lock(presented.strip(), again)
         if key is None:
             raise Problem(401, "wrong_key", "this key is unknown, expired or revoked")
@@ -142,8 +145,17 @@ def limit_of(path: str) -> int:
     return UPLOAD_LIMIT if path == "/v1/files" else BODY_LIMIT
 
 
+def _with(
+    headers: Iterable[tuple[bytes, bytes]], told: Mapping[str, str]
+) -> list[tuple[bytes, bytes]]:
+    """The headers of an answer, and those that are told in place of what it had."""
+    more = {name.lower().encode("latin-1"): value for name, value in told.items()}
+    kept = [header for header in headers if header[0].lower() not in more]
+    return [*kept, *((name, value.encode("latin-1")) for name, value in more.items())]
+
+
 def _check_length(headers: Headers, limit: int) -> None:
-    declared = headers.get("content-length", "0")
+    declared = headers.get(b"content-length", b"0").decode("latin-1")
     if not declared.isdecimal():
         raise Problem(400, "invalid_request", "content-length: not a number")
     if len(declared) > len(str(limit)) or int(declared) > limit:
