@@ -135,7 +135,7 @@ def get(connection: Connection, key_id: str) -> Key:
 
 def of_ids(connection: Connection, ids: Iterable[str]) -> Mapping[str, Key]:
     """The keys of these ids, as they stand now."""
-    rows = connection.execute(READ_KEYS, {"ids": sorted(set(ids))})
+    rows = READ_KEYS.rows(connection, ids=sorted(set(ids)))
     return {row.id: _key(row) for row in rows}
 
 

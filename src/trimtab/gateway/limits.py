@@ -11,7 +11,7 @@ from typing import Literal
 from trimtab.gateway import gcra
 from trimtab.gateway.gcra import Meter, Reading
 from trimtab.gateway.keys import Key
-from trimtab.gateway.tables import LOCK_METERS, WRITE_METER, meters
+from trimtab.gateway.tables import LOCK_METERS, MAKE_METERS, WRITE_METERS
 from trimtab.store.database import Connection
 
 Kind = Literal["requests", "tokens"]
@@ -66,10 +66,9 @@ class Meters:
         self._known: set[tuple[str, Kind]] = set()
         self._changed: set[tuple[str, Kind]] = set()
         ids = sorted({key.id for key in keys if quotas(key)})
-        if ids:
-            for row in connection.execute(LOCK_METERS, {"ids": ids}):
-                self._meters[row.key_id, row.kind] = Meter(row.level, row.updated_us)
-                self._known.add((row.key_id, row.kind))
+        for row in LOCK_METERS.rows(connection, ids=ids):
+            self._meters[row.key_id, row.kind] = Meter(row.level, row.updated_us)
+            self._known.add((row.key_id, row.kind))
 
     def ask(self, key: Key, tokens: int) -> Verdict:
         """Whether one request of so many tokens may be served; takes nothing."""
@@ -106,22 +105,20 @@ class Meters:
     def write(self) -> None:
         new = [(*place, self._meters[place]) for place in self._changed - self._known]
         old = [(*place, self._meters[place]) for place in self._changed & self._known]
-        if new:
-            self._connection.execute(
-                meters.insert(),
-                [
-                    {"key_id": key, "kind": kind, "level": at.level, "updated_us": at.at_us}
-                    for key, kind, at in new
-                ],
-            )
-        if old:
-            self._connection.execute(
-                WRITE_METER,
-                [
-                    {"at_key": key, "at_kind": kind, "level": at.level, "updated_us": at.at_us}
-                    for key, kind, at in old
-                ],
-            )
+        MAKE_METERS.run(
+            self._connection,
+            [
+                {"key_id": key, "kind": kind, "level": at.level, "updated_us": at.at_us}
+                for key, kind, at in new
+            ],
+        )
+        WRITE_METERS.run(
+            self._connection,
+            [
+                {"at_key": key, "at_kind": kind, "level": at.level, "updated_us": at.at_us}
+                for key, kind, at in old
+            ],
+        )
 
     def _meter(self, key: Key, kind: Kind) -> Meter:
         return self._meters.get((key.id, kind)) or Meter(0, self._now_us)

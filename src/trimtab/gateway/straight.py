@@ -69,7 +69,8 @@ class _Endpoint:
         [body], [at_desk] = signature.body_params, signature.dependencies
         self._route = route
         self._call: Callable[..., Awaitable[Response | BaseModel]] = route.endpoint
-        self._fits: TypeAdapter[BaseModel] = TypeAdapter(body.field_info.annotation)
+        model: type[BaseModel] = body.field_info.annotation  # type: ignore[assignment]
+        self._fits = TypeAdapter(model)
         self._body, self._request = body.name, signature.request_param_name or "request"
         self._headers = {field.name: field.alias for field in signature.header_params}
         self._given: Mapping[str, Any] = {at_desk.name or "desk": desk}
@@ -110,8 +111,8 @@ async def _json(request: Request) -> Any:
             return _NOTHING
         return json.loads(body) if _says_json(request) else body
     except json.JSONDecodeError as error:
-        fault = {"type": "json_invalid", "loc": ("body", error.pos), "msg": "JSON decode error"}
-        fault |= {"input": {}, "ctx": {"error": error.msg}}
+        place, why = ("body", error.pos), {"error": error.msg}
+        fault = {"type": "json_invalid", "loc": place, "msg": "no JSON", "input": {}, "ctx": why}
         raise RequestValidationError([fault], body=error.doc) from error
     except HTTPException:
         raise

@@ -22,6 +22,7 @@ from sqlalchemy import (
 )
 
 from trimtab.store.metadata import metadata
+from trimtab.store.prepared import Change, Query
 
 keys = Table(
     "keys",
@@ -164,15 +165,19 @@ lines = Table(
 )
 
 # The statements of every request, built once.
-READ_KEYS = keys.select().where(keys.c.id.in_(bindparam("ids", expanding=True)))
-LOCK_METERS = (
+READ_KEYS = Query(keys.select().where(keys.c.id.in_(bindparam("ids", expanding=True))), over="ids")
+LOCK_METERS = Query(
     meters.select()
     .where(meters.c.key_id.in_(bindparam("ids", expanding=True)))
     .order_by(meters.c.key_id, meters.c.kind)
-    .with_for_update()
+    .with_for_update(),
+    over="ids",
 )
-WRITE_METER = meters.update().where(
-    (meters.c.key_id == bindparam("at_key")) & (meters.c.kind == bindparam("at_kind"))
+MAKE_METERS = Change(meters.insert())
+WRITE_METERS = Change(
+    meters.update().where(
+        (meters.c.key_id == bindparam("at_key")) & (meters.c.kind == bindparam("at_kind"))
+    )
 )
 
 

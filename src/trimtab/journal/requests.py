@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 
 from trimtab.errors import NotFound
-from trimtab.journal.tables import COUNT_ANSWERS, requests
+from trimtab.journal.tables import COUNT_ANSWERS, RECORD, requests
 from trimtab.store.clock import now_us
 from trimtab.store.database import Connection
 from trimtab.store.rows import insert_once
@@ -64,11 +64,7 @@ def record(connection: Connection, answered: Answered) -> bool:
 
 def record_all(connection: Connection, answered: Sequence[Answered]) -> None:
     """Log requests that were never logged before, in one statement."""
-    if answered:
-        connection.execute(
-            requests.insert(),
-            [{name: getattr(each, name) for name in _FIELDS} for each in answered],
-        )
+    RECORD.run(connection, [{name: getattr(each, name) for name in _FIELDS} for each in answered])
 
 
 def get(connection: Connection, request_id: str) -> Answered:

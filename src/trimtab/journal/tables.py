@@ -17,6 +17,7 @@ from sqlalchemy import (
 )
 
 from trimtab.store.metadata import metadata
+from trimtab.store.prepared import Change
 
 requests = Table(
     "requests",
@@ -51,6 +52,8 @@ requests = Table(
     Index(None, "model_version", "created_us"),
 )
 
+# The statement of every request, put into words once.
+RECORD = Change(requests.insert())
 COUNT_ANSWERS = (
     select(func.count())
     .select_from(requests)

@@ -15,7 +15,7 @@ from trimtab.ledger.money import show
 from trimtab.ledger.tables import (
     LOCK_BUDGETS,
     READ_BUDGETS,
-    WRITE_BUDGET,
+    WRITE_BUDGETS,
     budgets,
     database_now,
 )
@@ -134,15 +134,13 @@ def budgets_of(
 ) -> Sequence[Budget]:
     """The budgets of accounts, in one order for everybody; with `lock`, nobody else can change
     them until the transaction ends."""
-    wanted = {"accounts": sorted(set(accounts))}
-    rows = connection.execute(LOCK_BUDGETS if lock else READ_BUDGETS, wanted)
-    return tuple(Budget(**row._mapping) for row in rows)
+    query = LOCK_BUDGETS if lock else READ_BUDGETS
+    rows = query.rows(connection, accounts=sorted(set(accounts)))
+    return tuple(Budget(**row._asdict()) for row in rows)
 
 
 def write_budgets(connection: Connection, changed: Sequence[Budget]) -> None:
     """Write what is spent and held in budgets that were locked."""
-    if not changed:
-        return
     values = [
         {
             "spent_nano": budget.spent_nano,
@@ -154,7 +152,7 @@ def write_budgets(connection: Connection, changed: Sequence[Budget]) -> None:
         }
         for budget in changed
     ]
-    connection.execute(WRITE_BUDGET, values)
+    WRITE_BUDGETS.run(connection, values)
 
 
 def no_account(key_id: str) -> LedgerError:

@@ -42,7 +42,7 @@ def prices_of(
 ) -> Mapping[str, Price]:
     """The prices that count at a time, else now; a version without one is left out."""
     at = database_now(connection) if at_us is None else at_us
-    rows = connection.execute(READ_PRICES, {"versions": sorted(set(versions)), "at_us": at})
+    rows = READ_PRICES.rows(connection, versions=sorted(set(versions)), at_us=at)
     return {row.version_hash: Price(row.prompt_nano, row.completion_nano) for row in rows}
 
 

@@ -86,8 +86,8 @@ def of_ids(connection: Connection, ids: Iterable[str], *, lock: bool = False) ->
 
     All lock them in the order of their ids, so that no two wait for each other.
     """
-    rows = connection.execute(LOCK_HOLDS if lock else READ_HOLDS, {"ids": sorted(set(ids))})
-    return tuple(of_row(row) for row in rows)
+    query = LOCK_HOLDS if lock else READ_HOLDS
+    return tuple(of_row(row) for row in query.rows(connection, ids=sorted(set(ids))))
 
 
 def suspects(connection: Connection, now: int, back_us: int = 2**61) -> Sequence[Hold]:
@@ -116,7 +116,7 @@ def of_row(row: Any) -> Hold:
         (account, period)
         for account, _, period in (part.rpartition("|") for part in row.charged.split("\n"))
     )
-    return Hold(**{**row._mapping, "charged": charged})
+    return Hold(**{**row._asdict(), "charged": charged})
 
 
 def to_row(hold: Hold) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from sqlalchemy import (
 from trimtab.store.clock import now_us
 from trimtab.store.database import Connection
 from trimtab.store.metadata import metadata
+from trimtab.store.prepared import Change, Query
 
 # A version's price counts from its date until the next one's.
 prices = Table(
@@ -84,32 +85,38 @@ spends = Table(
 )
 
 # The statements of every request, built once.
-READ_BUDGETS = (
+_BUDGETS = (
     budgets.select()
     .where(budgets.c.account.in_(bindparam("accounts", expanding=True)))
     .order_by(budgets.c.account, budgets.c.period)
 )
-LOCK_BUDGETS = READ_BUDGETS.with_for_update()
-READ_HOLDS = (
-    holds.select().where(holds.c.id.in_(bindparam("ids", expanding=True))).order_by(holds.c.id)
-)
-LOCK_HOLDS = READ_HOLDS.with_for_update()
+READ_BUDGETS = Query(_BUDGETS, over="accounts")
+LOCK_BUDGETS = Query(_BUDGETS.with_for_update(), over="accounts")
+_HOLDS = holds.select().where(holds.c.id.in_(bindparam("ids", expanding=True))).order_by(holds.c.id)
+READ_HOLDS = Query(_HOLDS, over="ids")
+LOCK_HOLDS = Query(_HOLDS.with_for_update(), over="ids")
+MAKE_HOLDS = Change(holds.insert())
+SPEND = Change(spends.insert())
 KEEP_HOLDS = (
     holds.update()
     .where(holds.c.id.in_(bindparam("ids", expanding=True)) & (holds.c.state == "open"))
     .values(expires_us=bindparam("to_us"))
 )
-READ_PRICES = (
+READ_PRICES = Query(
     prices.select()
     .where(prices.c.version_hash.in_(bindparam("versions", expanding=True)))
     .where(prices.c.from_us <= bindparam("at_us"))
-    .order_by(prices.c.from_us)
+    .order_by(prices.c.from_us),
+    over="versions",
 )
-WRITE_BUDGET = budgets.update().where(
-    (budgets.c.account == bindparam("at_account")) & (budgets.c.period == bindparam("at_period"))
+WRITE_BUDGETS = Change(
+    budgets.update().where(
+        (budgets.c.account == bindparam("at_account"))
+        & (budgets.c.period == bindparam("at_period"))
+    )
 )
-WRITE_HOLD = holds.update().where(holds.c.id == bindparam("at_id"))
-DELETE_HOLD = holds.delete().where(holds.c.id == bindparam("at_id"))
+WRITE_HOLDS = Change(holds.update().where(holds.c.id == bindparam("at_id")))
+DELETE_HOLDS = Change(holds.delete().where(holds.c.id == bindparam("at_id")))
 NOTE_HOLD = (
     holds.update()
     .where(

@@ -14,7 +14,7 @@ from trimtab.ledger import reservation
 from trimtab.ledger.accounts import Budget, budgets_of, no_account, write_budgets
 from trimtab.ledger.money import show
 from trimtab.ledger.reservation import Hold, Wanted
-from trimtab.ledger.tables import DELETE_HOLD, WRITE_HOLD, database_now, holds, spends
+from trimtab.ledger.tables import DELETE_HOLDS, MAKE_HOLDS, SPEND, WRITE_HOLDS, database_now
 from trimtab.store.database import Connection
 
 
@@ -31,8 +31,7 @@ class Till:
             budget.roll(self.now_us)
             self._budgets.setdefault(budget.account, []).append(budget)
         # Locked after the budgets, as by everybody; a beat locks holds alone.
-        ids = list(open_holds)
-        found = reservation.of_ids(connection, ids, lock=True) if ids else ()
+        found = reservation.of_ids(connection, open_holds, lock=True)
         self._holds = {hold.id: hold for hold in found}
         self._new: dict[str, Hold] = {}
         self._changed: set[str] = set()
@@ -135,29 +134,25 @@ class Till:
         """Everything above, in five statements at most."""
         touched = [b for found in self._budgets.values() for b in found]
         write_budgets(self._connection, touched)
-        if self._voided:
-            self._connection.execute(DELETE_HOLD, [{"at_id": hold} for hold in self._voided])
-        if self._new:
-            rows = [reservation.to_row(hold) for hold in self._new.values()]
-            self._connection.execute(holds.insert(), rows)
+        DELETE_HOLDS.run(self._connection, [{"at_id": hold} for hold in self._voided])
+        made = [reservation.to_row(hold) for hold in self._new.values()]
+        MAKE_HOLDS.run(self._connection, made)
         changed = [self._holds[hold_id] for hold_id in self._changed - self._new.keys()]
-        if changed:
-            self._connection.execute(
-                WRITE_HOLD,
-                [
-                    {
-                        "at_id": hold.id,
-                        "amount_nano": hold.amount_nano,
-                        "floor_nano": hold.floor_nano,
-                        "state": hold.state,
-                        "settled_nano": hold.settled_nano,
-                        "estimated": hold.estimated,
-                    }
-                    for hold in changed
-                ],
-            )
-        if self._spends:
-            self._connection.execute(spends.insert(), self._spends)
+        WRITE_HOLDS.run(
+            self._connection,
+            [
+                {
+                    "at_id": hold.id,
+                    "amount_nano": hold.amount_nano,
+                    "floor_nano": hold.floor_nano,
+                    "state": hold.state,
+                    "settled_nano": hold.settled_nano,
+                    "estimated": hold.estimated,
+                }
+                for hold in changed
+            ],
+        )
+        SPEND.run(self._connection, self._spends)
         self._new, self._changed, self._voided, self._spends = {}, set(), [], []
 
     def _covered(self, wanted: Wanted, budgets: Sequence[Budget]) -> int:

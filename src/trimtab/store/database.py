@@ -16,6 +16,7 @@ from sqlalchemy.exc import ArgumentError
 from trimtab.errors import UserError
 from trimtab.store.faults import told
 from trimtab.store.migrate import migrate
+from trimtab.store.prepared import run
 
 __all__ = ["Connection", "Database"]
 
@@ -107,10 +108,10 @@ def _prepare_sqlite(connection: Any, record: Any) -> None:
 def _begin_sqlite(connection: Connection) -> None:
     options = connection.get_execution_options()
     if not options.get(_WRITES, True):
-        connection.exec_driver_sql("PRAGMA query_only=ON")
-        connection.exec_driver_sql("BEGIN")
+        run(connection, "PRAGMA query_only=ON")
+        run(connection, "BEGIN")
         return
-    connection.exec_driver_sql("PRAGMA query_only=OFF")
+    run(connection, "PRAGMA query_only=OFF")
     level = "FULL" if options.get(_DURABLE, True) else "NORMAL"
-    connection.exec_driver_sql(f"PRAGMA synchronous={level}")
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    run(connection, f"PRAGMA synchronous={level}")
+    run(connection, "BEGIN IMMEDIATE")

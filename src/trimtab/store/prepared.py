@@ -1,0 +1,134 @@
+"""Statements that are run for every request, put into the driver's words once.
+
+SQLAlchemy writes them, for either database; its way from a statement to the driver costs several
+times what SQLite then does, so that they take the driver's cursor themselves. They run in the
+transaction of the connection that they are handed, and raise what SQLAlchemy raises.
+"""
+
+from collections import namedtuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, Delete, Insert, Select, Update
+from sqlalchemy.engine import Dialect
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.sql.compiler import SQLCompiler
+
+Reader = Callable[[Any], Any]
+
+
+class Query:
+    """A SELECT. `over` names the parameter that its `IN` is asked of."""
+
+    def __init__(self, statement: Select[Any], over: str | None = None) -> None:
+        self._statement = statement
+        self._over = over
+        names = [column.name for column in statement.selected_columns]
+        self._row: Any = namedtuple("_row", names)  # type: ignore[misc]
+        self._texts: dict[tuple[str, int], _Text] = {}
+        self._readers: dict[str, list[tuple[int, Reader]]] = {}
+
+    def rows(self, connection: Connection, **values: Any) -> Sequence[Any]:
+        """What is found: named tuples, in the order of the columns."""
+        dialect = connection.dialect
+        many = () if self._over is None else values.pop(self._over)
+        if self._over is not None and not many:
+            return ()
+        place = (dialect.name, len(many))
+        if place not in self._texts:
+            self._texts[place] = _text(self._statement, dialect, self._over, len(many))
+        text = self._texts[place]
+        for name, one in zip(text.expanded, many, strict=True):
+            values[name] = one
+        found = run(connection, text.sql, text.values(values)).fetchall()
+        if dialect.name not in self._readers:
+            self._readers[dialect.name] = list(_readers(self._statement, dialect))
+        for at, read in self._readers[dialect.name]:
+            found = [(*row[:at], read(row[at]), *row[at + 1 :]) for row in found]
+        return [self._row._make(row) for row in found]
+
+
+class Change:
+    """An INSERT, UPDATE or DELETE, run for rows whose names are always the same."""
+
+    def __init__(self, statement: Insert | Update | Delete) -> None:
+        self._statement = statement
+        self._texts: dict[str, _Text] = {}
+
+    def run(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        if not rows:
+            return
+        dialect = connection.dialect
+        if dialect.name not in self._texts:
+            self._texts[dialect.name] = _text(self._statement, dialect, names=list(rows[0]))
+        text = self._texts[dialect.name]
+        run(connection, text.sql, [text.values(row) for row in rows], many=True)
+
+
+def run(connection: Connection, sql: str, values: Any = (), *, many: bool = False) -> Any:
+    """The driver's cursor, after it has run this. Raises what SQLAlchemy raises."""
+    driver = connection.connection.dbapi_connection
+    assert driver is not None
+    cursor = driver.cursor()
+    try:
+        if many:
+            cursor.executemany(sql, values)
+        else:
+            cursor.execute(sql, values)
+    except connection.dialect.loaded_dbapi.Error as error:
+        _forget_where_lost(connection, cursor, error)
+        base = connection.dialect.loaded_dbapi.Error
+        raise DBAPIError.instance(
+            sql, None, error, base, hide_parameters=True, dialect=connection.dialect
+        ) from error
+    return cursor
+
+
+def _forget_where_lost(connection: Connection, cursor: Any, error: Any) -> None:
+    """A connection whose server has gone is not for the pool."""
+    driver = connection.connection.dbapi_connection
+    if connection.dialect.is_disconnect(error, driver, cursor):
+        connection.invalidate(error)
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """A statement as the driver takes it. `order` has the parameters' names where it counts them,
+    and is None where it names them; `expanded` has those that one list stands for."""
+
+    sql: str
+    order: tuple[str, ...] | None
+    expanded: tuple[str, ...] = ()
+
+    def values(self, given: Mapping[str, Any]) -> Any:
+        return given if self.order is None else [given[name] for name in self.order]
+
+
+def _text(
+    statement: Any,
+    dialect: Dialect,
+    over: str | None = None,
+    many: int = 0,
+    names: list[str] | None = None,
+) -> _Text:
+    compiled = statement.compile(dialect=dialect, column_keys=names)
+    assert isinstance(compiled, SQLCompiler)
+    if over is None:
+        return _Text(compiled.string, _order(dialect, compiled.positiontup))
+    every = dict.fromkeys(compiled.bind_names.values())
+    told = compiled.construct_expanded_state({**every, over: [None] * many})
+    expanded = tuple(told.parameter_expansion[over])
+    return _Text(told.statement, _order(dialect, told.positiontup), expanded)
+
+
+def _order(dialect: Dialect, names: Iterable[str] | None) -> tuple[str, ...] | None:
+    return tuple(names or ()) if dialect.positional else None
+
+
+def _readers(statement: Select[Any], dialect: Dialect) -> Iterable[tuple[int, Reader]]:
+    """The columns that the driver does not hand over as what they are, and how to read them."""
+    for at, column in enumerate(statement.selected_columns):
+        read = column.type.dialect_impl(dialect).result_processor(dialect, None)
+        if read is not None:
+            yield at, read
