@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.compiler import SQLCompiler
 
 Reader = Callable[[Any], Any]
+_CURSOR = "trimtab_cursor"
 
 
 class Query:
@@ -67,10 +68,11 @@ class Change:
 
 
 def run(connection: Connection, sql: str, values: Any = (), *, many: bool = False) -> Any:
-    """The driver's cursor, after it has run this. Raises what SQLAlchemy raises."""
-    driver = connection.connection.dbapi_connection
-    assert driver is not None
-    cursor = driver.cursor()
+    """The driver's cursor, after it has run this: to be read to its end before the next run.
+
+    Raises what SQLAlchemy raises.
+    """
+    cursor = _cursor(connection)
     try:
         if many:
             cursor.executemany(sql, values)
@@ -83,6 +85,16 @@ def run(connection: Connection, sql: str, values: Any = (), *, many: bool = Fals
             sql, None, error, base, hide_parameters=True, dialect=connection.dialect
         ) from error
     return cursor
+
+
+def _cursor(connection: Connection) -> Any:
+    """One for the life of the driver's connection: sqlite3 keeps count of each that is made."""
+    kept = connection.info.get(_CURSOR)
+    if kept is None:
+        driver = connection.connection.dbapi_connection
+        assert driver is not None
+        kept = connection.info[_CURSOR] = driver.cursor()
+    return kept
 
 
 def _forget_where_lost(connection: Connection, cursor: Any, error: Any) -> None:
