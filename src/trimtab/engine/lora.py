@@ -76,7 +76,7 @@ class Pair:
     lengthen: torch.Tensor | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Adapter:
     """`pairs` by (layer, fused projection); what an adapter leaves alone has none."""
 

@@ -1,11 +1,9 @@
 """The arithmetic of a step in C++ where it pays: steps of few tokens on a CPU."""
 
 import ctypes
-import struct
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from weakref import WeakKeyDictionary
 
 import torch
 
@@ -14,21 +12,12 @@ from trimtab.engine.cache import Cache
 from trimtab.engine.family import Shape
 from trimtab.engine.linear import PANEL, Linear, multiply, packed
 from trimtab.engine.lora import Pair
-from trimtab.engine.ops.torch_ops import TorchOps, adapt_segment
+from trimtab.engine.ops.network import Network, told_pair
+from trimtab.engine.ops.torch_ops import TorchOps
 from trimtab.engine.weights import Layer
 
 # Head dimensions that the kernels' registers divide.
 LANES = 16
-
-# From here on a segment of one adapter is worth a matrix product of its own.
-LONG_SEGMENT = 24
-
-
-# Fused into one matrix at most.
-PROJECTIONS = 3
-
-# `struct Pair` of kernels/adapt.h.
-_PAIR = struct.Struct(f"={2 + PROJECTIONS}Q{4 * PROJECTIONS + 2}q")
 
 
 class NativeOps(TorchOps):
@@ -53,7 +42,7 @@ class NativeOps(TorchOps):
             torch.float32: _function(loaded, "panel_float32", "ppii"),
             torch.bfloat16: _function(loaded, "panel_bfloat16", "ppii"),
         }
-        self._told: WeakKeyDictionary[Pair, bytes] = WeakKeyDictionary()
+        self._network = Network(_function(loaded, "through", "pppppp"))
 
     def arrange(self, weight: torch.Tensor) -> Linear:
         """Computed in float32, numbers that were stored in bfloat16 stay in it: half the bytes to
@@ -67,6 +56,18 @@ class NativeOps(TorchOps):
         panels = rows.new_empty(-(-outputs // PANEL), inputs, PANEL)
         self._panel[rows.dtype](rows.data_ptr(), panels.data_ptr(), outputs, inputs)
         return Linear((outputs, inputs), panels=panels)
+
+    def through(
+        self,
+        x: torch.Tensor,
+        layers: Sequence[Layer],
+        shape: Shape,
+        batch: Batch,
+        cache: Cache,
+    ) -> torch.Tensor:
+        if self._network.takes(layers):
+            return self._network.through(x, layers, shape, batch, cache)
+        return super().through(x, layers, shape, batch, cache)
 
     def linear(self, x: torch.Tensor, linear: Linear) -> torch.Tensor:
         outputs, inputs = linear.size
@@ -147,47 +148,20 @@ class NativeOps(TorchOps):
     def adapt(
         self, y: torch.Tensor, x: torch.Tensor, segments: Sequence[tuple[int, int, Pair]]
     ) -> None:
-        short = [segment for segment in segments if segment[1] - segment[0] < LONG_SEGMENT]
-        for start, end, pair in segments:
-            if end - start >= LONG_SEGMENT:
-                adapt_segment(y[start:end], x[start:end], pair)
-        if not short:
+        if not segments:
             return
-        pairs = b"".join([self._tell(pair) for _, _, pair in short])
+        pairs = b"".join([told_pair(pair) for _, _, pair in segments])
         spans = array("i")
-        for number, (start, end, _) in enumerate(short):
+        for number, (start, end, _) in enumerate(segments):
             spans.extend((start, end, number))
         where, _ = spans.buffer_info()
-        self._adapt(y.data_ptr(), x.data_ptr(), x.shape[1], y.shape[1], pairs, where, len(short))
-
-    def _tell(self, pair: Pair) -> bytes:
-        """A pair as the kernel reads it; it is what it is as long as its tensors live."""
-        if (told := self._told.get(pair)) is None:
-            told = self._told[pair] = _told(pair)
-        return told
+        self._adapt(y.data_ptr(), x.data_ptr(), x.shape[1], y.shape[1], pairs, where, len(segments))
 
 
 def fits(shape: Shape, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether the kernels compute such a network."""
     known = dtype in (torch.float32, torch.bfloat16)
     return known and device.type == "cpu" and shape.head_dim % LANES == 0
-
-
-def _told(pair: Pair) -> bytes:
-    def each(values: list[int]) -> list[int]:
-        return values + [0] * (PROJECTIONS - len(values))
-
-    return _PAIR.pack(
-        pair.down.data_ptr(),
-        0 if pair.lengthen is None else pair.lengthen.data_ptr(),
-        *each([up.weight.data_ptr() for up in pair.ups]),
-        *each([up.row for up in pair.ups]),
-        *each([up.weight.shape[0] for up in pair.ups]),
-        *each([up.column for up in pair.ups]),
-        *each([up.weight.shape[1] for up in pair.ups]),
-        len(pair.down),
-        len(pair.ups),
-    )
 
 
 def _function(library: ctypes.CDLL, name: str, signature: str) -> "ctypes._NamedFuncPointer":

@@ -7,6 +7,7 @@ from torch.nn import functional
 
 from trimtab.engine.batch import Batch
 from trimtab.engine.cache import Cache
+from trimtab.engine.family import Shape
 from trimtab.engine.linear import Linear, plain
 from trimtab.engine.lora import Pair
 from trimtab.engine.weights import Layer
@@ -27,6 +28,39 @@ class TorchOps:
         """
         # A copy of its own, for the file's pages go with the file.
         return plain(weight.to(self._device, self._dtype, copy=True))
+
+    def through(
+        self,
+        x: torch.Tensor,
+        layers: Sequence[Layer],
+        shape: Shape,
+        batch: Batch,
+        cache: Cache,
+    ) -> torch.Tensor:
+        """Hidden states (tokens, hidden) after all layers; `x` is not kept. Keys and values go into
+        the cache.
+        """
+        delta = None
+        for i, layer in enumerate(layers):
+            normed = self.norm(x, layer.before_attention, shape.epsilon, delta)
+            qkv = self._project(normed, layer.qkv, batch, i, "qkv")
+            q = self.rotate_and_store(qkv, i, layer, batch, cache)
+            attended = self.attend(q, i, batch, cache)
+            delta = self._project(attended, layer.o, batch, i, "o")
+            normed = self.norm(x, layer.before_mlp, shape.epsilon, delta)
+            gated = self.gate(self._project(normed, layer.gate_up, batch, i, "gate_up"))
+            delta = self._project(gated, layer.down, batch, i, "down")
+        return x if delta is None else x + delta
+
+    def _project(
+        self, x: torch.Tensor, linear: Linear, batch: Batch, layer: int, group: str
+    ) -> torch.Tensor:
+        y = self.linear(x, linear)
+        if batch.adapted:
+            self.adapt(y, x, batch.segments(layer, group))
+        if linear.bias is not None:
+            y += linear.bias
+        return y
 
     def linear(self, x: torch.Tensor, linear: Linear) -> torch.Tensor:
         """Without the bias: an adapter comes before it."""

@@ -142,16 +142,22 @@ void many_tokens(const float* x, const W* w, float* y, int tokens, int inputs, i
     }
 }
 
-// y (tokens, outputs) = x (tokens, inputs) times the transpose of what lies in the panels.
+// y (tokens, outputs) = x (tokens, inputs) times the transpose of what lies in the panels, in pieces
+// that any thread may compute.
 template <class W>
-void linear(const float* x, const W* w, float* y, int tokens, int inputs, int outputs) {
-    int panels = (outputs + PANEL - 1) / PANEL;
+struct Linear {
+    const float* x;
+    const W* w;
+    float* y;
+    int tokens, inputs, outputs;
+
+    int panels() const { return (outputs + PANEL - 1) / PANEL; }
     // More pieces than threads: who is held up by somebody else's work leaves some to the others.
-    int pieces = std::min(panels, 16);
-#pragma omp parallel for schedule(dynamic, 1)
-    for (int i = 0; i < pieces; i++) {
-        int first = int(int64_t(panels) * i / pieces);
-        int last = int(int64_t(panels) * (i + 1) / pieces);
+    int pieces() const { return std::min(panels(), 16); }
+
+    void piece(int i) const {
+        int first = int(int64_t(panels()) * i / pieces());
+        int last = int(int64_t(panels()) * (i + 1) / pieces());
         switch (tokens) {
             case 1: few_tokens<4, 1>(x, w, y, inputs, outputs, first, last); break;
             case 2: few_tokens<3, 2>(x, w, y, inputs, outputs, first, last); break;
@@ -162,6 +168,14 @@ void linear(const float* x, const W* w, float* y, int tokens, int inputs, int ou
             default: many_tokens(x, w, y, tokens, inputs, outputs, first, last);
         }
     }
+};
+
+template <class W>
+void linear(const float* x, const W* w, float* y, int tokens, int inputs, int outputs) {
+    Linear<W> job{x, w, y, tokens, inputs, outputs};
+    int pieces = job.pieces();
+#pragma omp parallel for schedule(dynamic, 1)
+    for (int i = 0; i < pieces; i++) job.piece(i);
 }
 
 }  // namespace
