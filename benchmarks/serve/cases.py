@@ -17,6 +17,7 @@ CELL_S = float(os.environ.get("TRIMTAB_BENCH_CELL_S", "60"))
 SIZES = {1: 2, 4: 4, 16: 16, 32: 32}
 # Seconds of load at each rate of the open loop.
 OPEN_S = float(os.environ.get("TRIMTAB_BENCH_OPEN_S", "20"))
+FIRST_RATE, LEAST_RATE, RUNG = 0.6, 0.1, 4 / 3
 
 Figures = dict[str, float]
 
@@ -29,24 +30,34 @@ class Measured:
     reason: str = ""
 
 
-async def measure(
-    system: System, prompts: Prompts, concurrencies: Sequence[int]
-) -> AsyncIterator[Measured]:
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What is measured of a system before the next one's turn: concurrencies of the base alone, of
+    adapters mixed, and of the shared beginning.
+    """
+
+    base: Sequence[int]
+    adapters: Sequence[int] = ()
+    prefix: Sequence[int] = ()
+
+
+async def measure(system: System, prompts: Prompts, turn: Turn) -> AsyncIterator[Measured]:
     await ask(system.base, prompts.text(), 4, 0.0)
-    for concurrency in concurrencies:
+    for concurrency in turn.base:
         asks = [(system.base, prompts.text()) for _ in range(SIZES[concurrency])]
         yield told(f"base/c{concurrency}", await closed(asks, concurrency, TOKENS, CELL_S))
-    if system.adapters:
+    adapted = turn.adapters if system.adapters else ()
+    if adapted:
         # Each is loaded before it is measured.
         warm = [(face, prompts.text(20, 20)) for face in system.adapters]
         await closed(warm, 8, 1, CELL_S)
-    for concurrency in concurrencies if system.adapters else ():
+    for concurrency in adapted:
         asks = [
             (system.adapters[number % len(system.adapters)], prompts.text())
             for number in range(SIZES[concurrency])
         ]
         yield told(f"adapters8/c{concurrency}", await closed(asks, concurrency, TOKENS, CELL_S))
-    for concurrency in (1, 8) if 1 in concurrencies else ():
+    for concurrency in turn.prefix:
         async for each in prefix(system, prompts, concurrency):
             yield each
 
@@ -107,28 +118,44 @@ def holds(answers: Sequence[Answer], slo_s: float) -> bool:
 async def goodput(system: System, prompts: Prompts, slo_s: float) -> float:
     """The highest of a ladder of rates, requests/s, at which p95 holds; 0 where none does.
 
-    Open loop. A rung is a third above the one below; the climb ends at the first that fails.
+    Open loop. A rung is a third above the one below. From the first one it goes up to the first
+    that fails, or down to the first that holds.
     """
     alone = await closed([(system.base, prompts.text(180, 180))] * 1, 1, TOKENS, CELL_S)
     if not holds(alone.answers, slo_s):
         return 0.0
-    best, rate = 0.0, 0.25
-    while True:
-        result = await opened(made(system.base, prompts), rate, OPEN_S, TOKENS, 3 * slo_s)
-        if not holds(result.answers, slo_s):
-            return best
-        best, rate = rate, rate * 4 / 3
+
+    async def held(rate: float) -> bool:
+        result = await opened(made(system.base, prompts), rate, OPEN_S, TOKENS, 2 * slo_s)
+        return holds(result.answers, slo_s)
+
+    rate = FIRST_RATE
+    if await held(rate):
+        while await held(rate * RUNG):
+            rate *= RUNG
+        return rate
+    while rate > LEAST_RATE:
+        rate /= RUNG
+        if await held(rate):
+            return rate
+    return 0.0
 
 
-async def overloaded(system: System, prompts: Prompts, rate: float, slo_s: float) -> Figures:
-    """At a rate beyond what holds: which share was shed at once, and how the admitted fared."""
-    result = await opened(made(system.base, prompts), rate, OPEN_S, TOKENS, 6 * slo_s)
+async def overloaded(face: Face, prompts: Prompts, rate: float, slo_s: float) -> Figures:
+    """At a rate beyond what holds, asked of a deployment whose deadline is the target: which share
+    was shed, how soon, and how the admitted fared. One that was admitted and then given up is late.
+    """
+    seconds = max(OPEN_S, 4 * slo_s)
+    result = await opened(made(face, prompts), rate, seconds, TOKENS, 3 * slo_s)
     shed = [answer for answer in result.answers if answer.status in (429, 503)]
-    whole = result.whole
+    admitted = [answer for answer in result.answers if answer.status not in (429, 503)]
     figures = {"shed": len(shed) / len(result.answers)}
-    if whole:
-        figures["latency_p95_ms"] = quantile([a.latency for a in whole], 0.95) * 1000
-        figures["held"] = sum(a.latency < slo_s for a in whole) / len(whole)
+    if shed:
+        figures["shed_after_p95_ms"] = quantile([a.latency for a in shed], 0.95) * 1000
+    if admitted:
+        figures["latency_p95_ms"] = quantile([a.latency for a in admitted], 0.95) * 1000
+        figures["held"] = sum(a.latency < slo_s and a.tokens > 0 for a in admitted) / len(admitted)
+    figures["requests_s"] = len(result.whole) / result.seconds
     return figures
 
 

@@ -10,9 +10,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -39,7 +39,8 @@ class System:
     adapters: Sequence[Face]
     processes: Sequence[psutil.Process]
     without: str = ""
-    context: int = 2048
+    within: Mapping[int, Face] = field(default_factory=dict)
+    """The base with a deadline of so many milliseconds, where a system knows of such."""
 
     @contextmanager
     def awake(self) -> Iterator[None]:
@@ -67,6 +68,7 @@ class Workshop:
     folder: Path
     base: Path
     adapters: Sequence[Path]
+    slos_ms: Sequence[int]
     cores: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
 
 
@@ -77,13 +79,16 @@ def trimtab(shop: Workshop, stack: ExitStack, quantisation: str = "none") -> Sys
     """The engine process and one gateway before it, as `trimtab serve` starts them."""
     from trimtab.engine.dtype import dtype_name, pick_device, pick_dtype
     from trimtab.gateway import keys
+    from trimtab.gateway.policies import Policy
+    from trimtab.gateway.tables import policies
     from trimtab.ledger.money import Price
     from trimtab.ledger.prices import set_price
-    from trimtab.registry import bases, identity, versions
+    from trimtab.registry import bases, deployments, identity, versions
     from trimtab.registry.bases import Base
     from trimtab.registry.identity import VersionSpec
     from trimtab.registry.versions import ModelVersion
     from trimtab.store.database import Database
+    from trimtab.store.rows import insert_or_update
     from trimtab.text.chat import ChatFormat
 
     name = "trimtab" if quantisation == "none" else f"trimtab-{quantisation}"
@@ -107,6 +112,10 @@ def trimtab(shop: Workshop, stack: ExitStack, quantisation: str = "none") -> Sys
         for each in (base, *adapted):
             versions.add(connection, each)
             set_price(connection, each.hash, Price(0, 0))
+        for slo_ms in shop.slos_ms:
+            deployments.create(connection, within(slo_ms), "bench", base.hash)
+            policy = asdict(Policy(within(slo_ms), None, slo_ms / 1000))
+            insert_or_update(connection, policies, policy, key=["deployment"])
         key = keys.create(connection, "bench", "bench", None, limits=most).key
     database.close()
     files = shop.folder / f"{name}.json"
@@ -131,7 +140,13 @@ def trimtab(shop: Workshop, stack: ExitStack, quantisation: str = "none") -> Sys
         Face(port, base.hash, key),
         [Face(port, each.hash, key) for each in adapted],
         processes,
+        within={slo_ms: Face(port, within(slo_ms), key) for slo_ms in shop.slos_ms},
     )
+
+
+def within(slo_ms: int) -> str:
+    """The deployment whose requests have so many milliseconds."""
+    return f"within-{slo_ms}"
 
 
 def llama_server(shop: Workshop, stack: ExitStack) -> System:
