@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests.serving import eventually
 from trimtab import child
-from trimtab.child import Child
+from trimtab.child import Child, stop_together
 
 SLEEPER = "tests.sleeper"
 
@@ -40,6 +41,20 @@ def test_a_child_that_died_is_started_again_after_a_growing_while(
         time.sleep(0.11)
         assert one.tend() is (waits < 1)
     one.stop(1.0)
+
+
+def test_several_are_told_at_once_and_the_deaf_one_is_made_to_leave() -> None:
+    deaf, polite = Child("deaf", [SLEEPER, "--deaf"]), Child("polite", [SLEEPER])
+    for one in (deaf, polite):
+        one.start()
+    assert deaf.process is not None
+    eventually(lambda: ignores(Path(f"/proc/{deaf.process.pid}/status"), signal.SIGTERM))
+    ending = threading.Thread(target=stop_together, args=([deaf, polite], 1.5))
+    ending.start()
+    eventually(lambda: not polite.alive)
+    assert deaf.alive
+    ending.join()
+    assert deaf.process.returncode == -signal.SIGKILL
 
 
 def test_a_machine_that_gives_no_process_is_asked_again_and_nothing_leaks(

@@ -101,12 +101,17 @@ class Child:
         self.process = None
         self._close_pipe()
 
+    def ask_to_leave(self) -> None:
+        """Tell the child to end what it does, and go on."""
+        if self.process is not None and self.alive:
+            self.process.send_signal(signal.SIGTERM)
+
     def stop(self, deadline_s: float) -> None:
         """Ask the child to leave, and make it leave when the deadline passes."""
         if self.process is None:
             return
         if self.alive:
-            self.process.send_signal(signal.SIGTERM)
+            self.ask_to_leave()
             try:
                 self.process.wait(deadline_s)
             except subprocess.TimeoutExpired:
@@ -118,6 +123,17 @@ class Child:
         if self._pipe is not None:
             os.close(self._pipe)
             self._pipe = None
+
+
+def stop_together(children: Sequence[Child], deadline_s: float) -> None:
+    """Ask all to leave at once, and make those leave that are there when the deadline passes: none
+    goes on as before while another one ends.
+    """
+    deadline = time.monotonic() + deadline_s
+    for child in children:
+        child.ask_to_leave()
+    for child in children:
+        child.stop(max(0.0, deadline - time.monotonic()))
 
 
 def leave_with_parent(parent_fd: int) -> None:

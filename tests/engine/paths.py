@@ -48,6 +48,14 @@ def make_path(base: Path, kind: str) -> AnyPath:
     return path
 
 
+def load(path: AnyPath, files: VersionFiles) -> None:
+    """Make a path answer with a version."""
+    if isinstance(path, StaticPath):
+        path.hold(path.prepare(files))
+    else:
+        path.load(files)
+
+
 def run(path: AnyPath) -> None:
     while path.busy:
         path.step()
@@ -128,7 +136,7 @@ class Engine:
         if isinstance(path, ContinuousPath) and not path.takes(files):
             self._paths.append(make_path(self._base, "static"))
             path = self._paths[-1]
-        path.load(files)
+        load(path, files)
         self._held[files.version] = path
 
     def unload(self, version: str) -> None:

@@ -9,7 +9,7 @@ from tests.engine.reference import Reference
 from tests.tiny import build_adapter
 from trimtab.engine import adapters
 from trimtab.engine.continuous import ContinuousPath
-from trimtab.errors import IdentityError
+from trimtab.errors import EngineError, IdentityError
 from trimtab.inference import Sampling, VersionFiles
 
 PROMPT, END = (17, 40, 5, 99), (7, 8, 9, 10)
@@ -68,4 +68,20 @@ def test_one_whose_files_are_gone_fails_its_own_request_alone(
     with pytest.raises(IdentityError, match="v0"):
         ask(path, "v0", [PROMPT], Sampling(max_tokens=2))
     [answer] = ask(path, "v2", [PROMPT], Sampling(max_tokens=2))
+    assert len(answer.tokens) == 2
+
+
+def test_one_that_finds_no_memory_fails_its_own_request_alone(
+    path: ContinuousPath, base: Path, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load(path, base, folders)
+
+    def exhausted(*_: object) -> None:
+        raise RuntimeError("not enough memory: you tried to allocate 12 bytes")
+
+    with monkeypatch.context() as machine:
+        machine.setattr(adapters, "load_adapter", exhausted)
+        with pytest.raises(EngineError, match="not enough memory"):
+            ask(path, "v0", [PROMPT], Sampling(max_tokens=2))
+    [answer] = ask(path, "v0", [PROMPT], Sampling(max_tokens=2))
     assert len(answer.tokens) == 2

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.conftest import VersionOf
-from tests.engine.paths import KINDS, AnyPath, Kept, answer, ask, make_path, run
+from tests.engine.paths import KINDS, AnyPath, Kept, answer, ask, load, make_path, run
 from tests.engine.test_paths import NAMES, prompts
 from trimtab.engine.blocks import Blocks
 from trimtab.engine.continuous import ContinuousPath
@@ -27,7 +27,7 @@ LENGTHS = (5, 16, 31, 47, 80)
 def path(request: pytest.FixtureRequest, base: Path, version_of: VersionOf) -> AnyPath:
     path = make_path(base, request.param)
     for name in NAMES:
-        path.load(version_of(name))
+        load(path, version_of(name))
     return path
 
 
@@ -103,7 +103,7 @@ def test_how_often_the_default_differs_in_company_is_measured(
     plain = Sampling(max_tokens=COUNT)
     paths = [make_path(base, "native") for _ in range(2)]
     for path in paths:
-        path.load(version_of("red"))
+        load(path, version_of("red"))
     alone = [ask(paths[0], "red", [prompt], plain)[0] for prompt in asked]
     together = ask(paths[1], "red", asked, plain)
     differ = sum(a.logprobs != b.logprobs for a, b in zip(alone, together, strict=True))

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.engine.conftest import VersionOf
-from tests.engine.paths import KINDS, AnyPath, Kept, answer, make_path, run
+from tests.engine.paths import KINDS, AnyPath, Kept, answer, load, make_path, run
 from tests.engine.reference import Reference
 from tests.engine.test_paths import prompts, same
 from tests.text.test_schema import TICKET, schemas
@@ -32,7 +32,7 @@ COUNT = 70
 @pytest.fixture(scope="module", params=KINDS)
 def path(request: pytest.FixtureRequest, base: Path, version_of: VersionOf) -> AnyPath:
     path = make_path(base, request.param)
-    path.load(version_of("red"))
+    load(path, version_of("red"))
     return path
 
 
@@ -40,7 +40,7 @@ def path(request: pytest.FixtureRequest, base: Path, version_of: VersionOf) -> A
 def native(base: Path, version_of: VersionOf) -> AnyPath:
     path = make_path(base, "native")
     for name in ("base", "red"):
-        path.load(version_of(name))
+        load(path, version_of(name))
     return path
 
 

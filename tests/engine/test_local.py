@@ -12,6 +12,7 @@ import torch
 
 from tests.engine.conftest import VersionOf
 from tests.engine.reference import Reference
+from trimtab.engine.general import GeneralPath, Version
 from trimtab.engine.local import MAX_WAITING, LocalEngine
 from trimtab.engine.process import serve
 from trimtab.errors import (
@@ -219,3 +220,26 @@ def test_capabilities_name_what_computes(engine: LocalEngine) -> None:
     assert told.runtime.name.endswith("/cpu/float32/none")
     assert told.context == 512
     assert (told.methods["lora"], told.methods["bottleneck"]) == ("mixed", "alone")
+
+
+def test_what_the_general_path_reads_is_read_beside_the_computing_thread(
+    engine: LocalEngine, version_of: VersionOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+    prepare = GeneralPath.prepare
+
+    def noted(path: GeneralPath, files: VersionFiles) -> Version:
+        threads.append(threading.current_thread().name)
+        return prepare(path, files)
+
+    monkeypatch.setattr(GeneralPath, "prepare", noted)
+    files = version_of("red+merged")
+
+    async def load() -> None:
+        await asyncio.gather(engine.load(files), engine.load(files))
+        await engine.load(files)
+
+    asyncio.run(load())
+    assert len(threads) == 2
+    assert "engine" not in threads
+    assert len(asyncio.run(complete(engine, request("red+merged"))).tokens) == 6

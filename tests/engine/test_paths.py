@@ -16,6 +16,7 @@ from tests.engine.paths import (
     answer,
     ask,
     items,
+    load,
     make_path,
     run,
     score,
@@ -38,7 +39,7 @@ NAMES = ("base", "red", "blue")
 def path(request: pytest.FixtureRequest, base: Path, version_of: VersionOf) -> AnyPath:
     path = make_path(base, request.param)
     for name in NAMES:
-        path.load(version_of(name))
+        load(path, version_of(name))
     return path
 
 
@@ -109,7 +110,7 @@ def test_an_answer_ends_at_its_stop_token_and_counts_it(
     [prompt] = prompts([10])
     said = references["base"].greedy(prompt, 8, stop=-1).tokens
     stop = said[3]
-    path.load(VersionFiles("base, stops early", base, None, base, (stop,)))
+    load(path, VersionFiles("base, stops early", base, None, base, (stop,)))
     [answer] = ask(path, "base, stops early", [prompt], Sampling(max_tokens=8))
     until = said.index(stop)
     assert answer.finish_reason == "stop"
@@ -217,8 +218,8 @@ def test_the_merged_version_says_what_the_unmerged_one_says(
     base: Path, version_of: VersionOf
 ) -> None:
     path = make_path(base, "static")
-    path.load(version_of("red"))
-    path.load(version_of("red+merged"))
+    load(path, version_of("red"))
+    load(path, version_of("red+merged"))
     rows = list(zip(prompts([5, 20, 33]), prompts([10, 10, 10], seed=2), strict=True))
     apart, merged = score(path, "red", rows), score(path, "red+merged", rows)
     for one, other in zip(apart, merged, strict=True):
@@ -294,7 +295,7 @@ def test_no_order_of_loading_and_asking_mixes_versions(
     for event in schedule:
         verb, _, name = event.rpartition(" ")
         if verb == "load" and name not in held:
-            path.load(version_of(name))
+            load(path, version_of(name))
             held.add(name)
         elif verb == "unload":
             path.unload(name)
@@ -316,7 +317,7 @@ def swapping(base: Path, version_of: VersionOf, kind: str) -> AnyPath:
     path = _SWAPPING[base, kind]
     for name in NAMES:
         path.unload(name)
-    path.load(version_of("base"))
+    load(path, version_of("base"))
     return path
 
 
@@ -326,7 +327,7 @@ def test_many_adapters_loaded_at_once_stay_apart(tmp_path: Path, base: Path, kin
     path = make_path(base, kind)
     folders = {f"v{i}": build_adapter(tmp_path / f"v{i}", base, seed=50 + i) for i in range(12)}
     for name, folder in folders.items():
-        path.load(VersionFiles(name, base, folder, base, (2,)))
+        load(path, VersionFiles(name, base, folder, base, (2,)))
     [prompt], [end] = prompts([9]), prompts([6], seed=1)
     for name in ("v0", "v1", "v9", "v10", "v11"):
         [found] = score(path, name, [(prompt, end)])
@@ -336,7 +337,7 @@ def test_many_adapters_loaded_at_once_stay_apart(tmp_path: Path, base: Path, kin
 
 def test_one_that_waited_too_long_for_its_turn_is_not_begun(base: Path) -> None:
     path = make_path(base, "native")
-    path.load(VersionFiles("base", base, None, base, ()))
+    load(path, VersionFiles("base", base, None, base, ()))
     sampling = Sampling(max_tokens=3)
     first, hasty = (
         GenerateJob(GenerateRequest("base", (5, 6), sampling, "1", patience_s=s), Kept())

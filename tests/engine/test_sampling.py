@@ -19,7 +19,7 @@ from transformers import (
 
 from trimtab.engine.drawn import Drawn
 from trimtab.engine.sampling import Sampler, choose, uniform
-from trimtab.errors import EngineError
+from trimtab.errors import EngineError, RequestRefused
 from trimtab.inference import GenerateRequest, Sampling
 
 LOGITS = torch.tensor([0.0, 2.0, 1.0, -1.0, 1.9, -math.inf])
@@ -243,3 +243,13 @@ def test_rows_that_ask_for_nothing_are_not_looked_at(monkeypatch: pytest.MonkeyP
     plain = [sampler(Sampling(seed=3)), sampler(Sampling(top_p=0.5, top_k=3, min_p=0.2))]
     monkeypatch.setattr(Sampler, "pick", looked_at)
     assert [one.token for one in chosen(LOGITS.expand(2, -1), plain)] == [1, 1]
+
+
+@pytest.mark.parametrize("greedy", [True, False])
+def test_a_penalty_that_leaves_no_number_costs_its_own_row_alone(greedy: bool) -> None:
+    wild = Sampling(temperature=0.0 if greedy else 1.0, top_p=0.9, seed=1, repetition_penalty=1e-38)
+    rows = torch.tensor([[0.0, 2.0, 1e6]]).expand(2, -1)
+    refused, drawn = choose(rows, [sampler(wild, 0, prompt=(2,)), sampler(Sampling())])
+    assert isinstance(refused, RequestRefused)
+    assert isinstance(drawn, Drawn)
+    assert drawn.token == 2

@@ -1,11 +1,22 @@
 """What a connection tells of an engine that fails as nobody foresaw."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trimtab.engine.protocol import Describe, Failed, decode_reply, encode_call
+from trimtab.engine.protocol import (
+    MAX_FRAME,
+    Call,
+    Describe,
+    Embed,
+    Failed,
+    Reply,
+    decode_reply,
+    encode_call,
+)
 from trimtab.engine.server import Connection
+from trimtab.inference import EmbedRequest, Vector
 
 
 class Faulty:
@@ -13,22 +24,44 @@ class Faulty:
         raise RecursionError("maximum recursion depth exceeded")
 
 
-def test_an_unforeseen_fault_is_the_answer_of_its_call(tmp_path: Path) -> None:
-    faulty: Any = Faulty()
+class Verbose:
+    async def embed(self, request: EmbedRequest) -> list[Vector]:
+        return [(0.5,) * (MAX_FRAME // 4)]
 
-    async def ask() -> None:
+
+def replies(engine: Any, folder: Path, calls: Sequence[Call]) -> list[Reply]:
+    """What a connection says to calls, one after another."""
+
+    async def ask() -> list[Reply]:
         async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await Connection(faulty, reader, writer).serve()
+            await Connection(engine, reader, writer).serve()
 
-        server = await asyncio.start_unix_server(accept, tmp_path / "s")
+        told = []
+        server = await asyncio.start_unix_server(accept, folder / "s")
         async with server, asyncio.timeout(20):
-            reader, writer = await asyncio.open_unix_connection(tmp_path / "s")
-            for id in ("a", "b"):
-                writer.write(encode_call(Describe(id)))
-                failed = decode_reply(await reader.readline())
-                assert isinstance(failed, Failed)
-                assert (failed.id, failed.error) == (id, "EngineError")
-                assert "RecursionError" in failed.message
+            reader, writer = await asyncio.open_unix_connection(folder / "s")
+            for call in calls:
+                writer.write(encode_call(call))
+                told.append(decode_reply(await reader.readline()))
             writer.close()
+        return told
 
-    asyncio.run(ask())
+    return asyncio.run(ask())
+
+
+def test_an_unforeseen_fault_is_the_answer_of_its_call(tmp_path: Path) -> None:
+    for id, failed in zip(
+        "ab", replies(Faulty(), tmp_path, [Describe("a"), Describe("b")]), strict=True
+    ):
+        assert isinstance(failed, Failed)
+        assert (failed.id, failed.error) == (id, "EngineError")
+        assert "RecursionError" in failed.message
+
+
+def test_an_answer_that_no_frame_holds_is_refused_and_ends_no_other_call(tmp_path: Path) -> None:
+    asked = [Embed("long", EmbedRequest("e", ((1,),), "1")), Describe("next")]
+    refused, after = replies(Verbose(), tmp_path, asked)
+    assert isinstance(refused, Failed)
+    assert (refused.id, refused.error) == ("long", "RequestRefused")
+    assert isinstance(after, Failed)
+    assert after.id == "next"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.engine.conftest import VersionOf
-from tests.engine.paths import Kept, items, make_path, run, scores
+from tests.engine.paths import Kept, items, load, make_path, run, scores
 from trimtab.engine import general
 from trimtab.engine.decode import score_rows
 from trimtab.engine.jobs import GenerateJob, Job, ScoreJob
@@ -77,7 +77,7 @@ def pieces(path: StaticPath, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def path(base: Path, version_of: VersionOf) -> StaticPath:
     path = make_path(base, "static")
     assert isinstance(path, StaticPath)
-    path.load(version_of("base"))
+    load(path, version_of("base"))
     return path
 
 

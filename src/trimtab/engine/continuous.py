@@ -165,6 +165,10 @@ class ContinuousPath:
             except TrimtabError as error:
                 sequence.fail(error)
                 continue
+            except Exception as error:
+                # Paging one in may fail for want of memory; the others have theirs.
+                sequence.fail(unexpected(error))
+                continue
             tokens = sequence.tokens[sequence.held : sequence.held + count]
             wanted = sequence.wanted(count)
             parts.append((share, Part(tokens, sequence.held, sequence.blocks, wanted, adapter)))

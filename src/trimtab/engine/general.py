@@ -77,14 +77,18 @@ class GeneralPath:
         embeddings: Any = self._model.get_input_embeddings()
         return int(embeddings.num_embeddings)
 
-    def load(self, files: VersionFiles) -> None:
-        """Make a version of this base answer.
+    def prepare(self, files: VersionFiles) -> Version:
+        """Bring a version into memory, in any one thread; `hold` makes it answer.
 
         Raises IdentityError where its adapter does not attach whole; BaseError and DataError where
         files are damaged.
         """
         tokenizer = Tokenizer(files.tokenizer)
-        self._versions[files.version] = Version(files, self._overlay(files), tokenizer)
+        return Version(files, self._overlay(files), tokenizer)
+
+    def hold(self, version: Version) -> None:
+        """Answer with it from now on."""
+        self._versions[version.files.version] = version
 
     def unload(self, version: str) -> None:
         """Forget a version; one that is not held is forgotten already."""

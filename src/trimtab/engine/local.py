@@ -50,7 +50,7 @@ from trimtab.inference import (
 )
 
 if TYPE_CHECKING:
-    from trimtab.engine.general import GeneralPath
+    from trimtab.engine.general import GeneralPath, Version
 
 MAX_WAITING = 256
 MIXED = ("full", "lora", "dora")
@@ -109,6 +109,7 @@ class LocalEngine:
         self._commands: list[Command] = []
         self._changed = threading.Condition()
         self._closed = False
+        self._preparing = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
 
@@ -126,10 +127,11 @@ class LocalEngine:
         )
 
     async def load(self, files: VersionFiles) -> None:
-        if not self._takes(files):
-            # Not in the computing thread, which has answers to go on with.
-            await asyncio.to_thread(_general)
-        await self._order(Command(files.version, lambda: self._load(files), leaves=False))
+        if self._knows(files):
+            return
+        # What takes seconds is not done in the computing thread, which has answers to go on with.
+        ready = None if self._takes(files) else await asyncio.to_thread(self._prepare, files)
+        await self._order(Command(files.version, lambda: self._load(files, ready), leaves=False))
 
     async def unload(self, version: str) -> None:
         await self._order(Command(version, lambda: self._unload(version), leaves=True))
@@ -322,29 +324,45 @@ class LocalEngine:
         """Whether the fast path computes a version."""
         return self._fast is not None and self._fast.takes(files)
 
-    def _load(self, files: VersionFiles) -> None:
+    def _knows(self, files: VersionFiles) -> bool:
+        """Whether a version is loaded. Raises IdentityError for other files of the same name, and
+        for another base.
+        """
         if (held := self._held.get(files.version)) is not None:
             if held.files != files:
                 raise IdentityError(
                     f"version {files.version} is loaded from other files already",
                     hint="unload it first; a version's name is the hash of its content",
                 )
-            return
+            return True
         if files.base.resolve() != self._base.resolve():
             raise IdentityError(
                 f"version {files.version} stands on {files.base}, this engine holds {self._base}",
                 hint="each base has an engine of its own",
             )
-        path: AnyPath
-        if self._fast is not None and self._takes(files):
-            path = self._fast
-        else:
+        return False
+
+    def _prepare(self, files: VersionFiles) -> "Version":
+        """What the general path needs of a version, one at a time."""
+        with self._preparing:
             if self._general is None:
                 self._general = StaticPath(_general()(self._base, self._dtype, self._device))
-            path = self._general
-        path.load(files)
-        virtual = path.virtual_tokens(files.version) if isinstance(path, StaticPath) else 0
-        self._held[files.version] = Held(files, path, self.context - virtual)
+            return self._general.prepare(files)
+
+    def _load(self, files: VersionFiles, ready: "Version | None") -> None:
+        """`ready` is what the general path made of it, where it is the one to compute it."""
+        if self._knows(files):
+            return
+        if ready is None:
+            assert self._fast is not None
+            self._fast.load(files)
+            held = Held(files, self._fast, self.context)
+        else:
+            assert self._general is not None
+            self._general.hold(ready)
+            virtual = self._general.virtual_tokens(files.version)
+            held = Held(files, self._general, self.context - virtual)
+        self._held[files.version] = held
 
     def _unload(self, version: str) -> None:
         if (held := self._held.pop(version, None)) is not None:

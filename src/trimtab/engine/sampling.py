@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 
 from trimtab.engine.drawn import Drawn
+from trimtab.engine.faults import unexpected
 from trimtab.engine.grammar import Grammar
 from trimtab.errors import EngineError, RequestRefused
 from trimtab.inference import GenerateRequest, Sampling, Top
@@ -64,9 +65,13 @@ class Sampler:
     def pick(self, logits: torch.Tensor) -> int:
         """A token by its row (vocabulary,), which is finite and stays as it is.
 
-        Raises RequestRefused where the grammar cannot go on.
+        Raises RequestRefused where the grammar cannot go on, or a penalty leaves no number.
         """
         scores = self._penalised(logits)
+        if not math.isfinite(float(scores.max())):
+            raise RequestRefused(
+                "the penalties make the logits infinite", hint="choose them nearer to what they are"
+            )
         if self._grammar is not None:
             allowed = self._grammar.allowed(len(scores)).to(scores.device)
             scores = scores.masked_fill(~allowed, -math.inf)
@@ -96,7 +101,10 @@ class Sampler:
 
 
 def choose(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[Drawn | EngineError]:
-    """The next token of each row of `logits` (rows, vocabulary), or why there is none."""
+    """The next token of each row of `logits` (rows, vocabulary), or why there is none.
+
+    What goes wrong with one row is that row's alone.
+    """
     logits = logits.float()
     normaliser = logits.logsumexp(dim=-1)
     finite = torch.isfinite(normaliser).tolist()
@@ -110,6 +118,8 @@ def choose(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[Drawn | En
                 tokens[row] = sampler.pick(logits[row])
             except RequestRefused as error:
                 refused[row] = error
+            except Exception as error:
+                refused[row] = unexpected(error)
     chosen = logits.gather(1, torch.tensor(tokens, device=logits.device).unsqueeze(1)).squeeze(1)
     logprobs = (chosen - normaliser).tolist()
     drawn: list[Drawn | EngineError] = []

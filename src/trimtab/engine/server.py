@@ -127,7 +127,14 @@ class Connection:
                 await self._send(Described(id, await self._engine.capabilities()))
 
     async def _send(self, reply: Reply) -> None:
-        self._writer.write(encode_reply(reply))
+        """Raises RequestRefused for an answer that no frame holds: it would end every call."""
+        frame = encode_reply(reply)
+        if len(frame) > MAX_FRAME:
+            raise RequestRefused(
+                f"the answer is {len(frame)} bytes long, a frame holds {MAX_FRAME}",
+                hint="ask for it in parts",
+            )
+        self._writer.write(frame)
         await self._writer.drain()
 
     async def _end(self) -> None:

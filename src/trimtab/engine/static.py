@@ -18,11 +18,11 @@ from trimtab.errors import TrimtabError
 from trimtab.inference import VersionFiles
 
 if TYPE_CHECKING:
-    from trimtab.engine.general import GeneralPath
+    from trimtab.engine.general import GeneralPath, Version
 
 
 class StaticPath:
-    """Runs in one thread."""
+    """Runs in one thread, but for `prepare`."""
 
     def __init__(self, path: "GeneralPath") -> None:
         self._path = path
@@ -30,8 +30,11 @@ class StaticPath:
         self._batch: list[Job] = []
         self._steps: Iterator[None] | None = None
 
-    def load(self, files: VersionFiles) -> None:
-        self._path.load(files)
+    def prepare(self, files: VersionFiles) -> "Version":
+        return self._path.prepare(files)
+
+    def hold(self, version: "Version") -> None:
+        self._path.hold(version)
 
     def unload(self, version: str) -> None:
         self._path.unload(version)

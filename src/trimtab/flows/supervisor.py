@@ -15,7 +15,7 @@ from types import FrameType
 
 import httpx
 
-from trimtab.child import Child
+from trimtab.child import Child, stop_together
 from trimtab.errors import InUse, NotFound, TrimtabError, UserError
 from trimtab.flows import backends
 from trimtab.flows.backends import Backend
@@ -130,7 +130,8 @@ class Supervisor:
     def _stop_children(self) -> None:
         """Admission ends first, then what decides, then what computes."""
         deadline = time.monotonic() + STOP_S
-        for child in (*self._gateways, self._controller, *self._engines.values()):
+        stop_together(self._gateways, STOP_S)
+        for child in (self._controller, *self._engines.values()):
             child.stop(max(0.5, deadline - time.monotonic()))
         self._listener.close()
         self._database.close()
