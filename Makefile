@@ -7,7 +7,7 @@ VLLM ?= .venv-vllm
 # One file of pins for each Python; its header says whether the tests were run with it.
 CONSTRAINTS = constraints/$(shell $(or $(PYTHON),false) -c 'import sys; print("py%d%d" % sys.version_info[:2])' 2>/dev/null).txt
 
-.PHONY: help demo test test-vllm lint lock bench-demo bench-gateway bench-serve test-crash test-fuzz test-clients test-mutation clean
+.PHONY: help demo test test-vllm lint lock bench-demo bench-gateway bench-serve bench-matrix test-crash test-fuzz test-clients test-mutation clean
 .DEFAULT_GOAL := help
 
 ifneq ($(filter-out help clean,$(or $(MAKECMDGOALS),help)),)
@@ -59,6 +59,9 @@ bench-gateway: $(VENV)/.dev ## Measure the gateway beside LiteLLM; writes docs/b
 bench-serve: $(VENV)/.dev ## Measure the engine beside its peers; writes docs/benchmarks/serve.json
 	@$(BIN)/python -m benchmarks.serve
 
+bench-matrix: $(VENV)/.dev ## Run each method with each objective; writes docs/benchmarks/matrix.json
+	@$(BIN)/python -m benchmarks.matrix
+
 lock: $(VENV)/.runtime ## Resolve the pins anew for every supported Python
 	@$(BIN)/python constraints/lock.py
 
@@ -76,5 +79,5 @@ $(VENV)/.runtime: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 
 $(VENV)/.dev: $(VENV)/.runtime
 	@echo "3/3 installing what the tests need"
-	@$(BIN)/python constraints/install.py $(CONSTRAINTS) train,serve,postgres,otel,dev
+	@$(BIN)/python constraints/install.py $(CONSTRAINTS) train,serve,qlora,postgres,otel,dev
 	@touch $@

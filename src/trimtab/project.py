@@ -66,6 +66,7 @@ Source = Annotated[
 class Data(Section):
     sources: Annotated[list[Source], Field(min_length=1)]
     system: str = ""
+    template: Annotated[str, Field(min_length=1)] | None = None
     holdout: Annotated[float, Field(gt=0, lt=0.5)] = 0.1
     shadow: Annotated[float, Field(gt=0, lt=0.5)] = 0.04
     seed: int = 17
@@ -73,9 +74,9 @@ class Data(Section):
 
 class Train(Section):
     objective: Literal["sft", "dpo", "kto", "orpo", "reward", "grpo", "rloo", "ppo"] = "sft"
-    method: Literal["lora", "rslora", "dora", "ia3", "prompt", "prefix", "bottleneck", "full"] = (
-        "lora"
-    )
+    method: Literal[
+        "lora", "rslora", "dora", "qlora", "ia3", "prompt", "prefix", "bottleneck", "full"
+    ] = "lora"
     rank: Annotated[int, Field(ge=1, le=512)] = 16
     alpha: Annotated[float, Field(gt=0)] = 32
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -106,7 +106,7 @@ def test_all_methods_but_virtual_tokens_begin_at_the_base(runs: dict[str, RunRes
     firsts = [
         json.loads(run.files.curve.read_bytes())[0]["loss"]
         for name, run in runs.items()
-        if METHODS[name].in_layers
+        if METHODS[name].in_layers and not METHODS[name].quantised
     ]
     assert max(firsts) - min(firsts) < 1e-4, firsts
 
@@ -131,6 +131,57 @@ def test_full_fine_tuning_leaves_a_base_that_is_another(
     assert before.keys() == after.keys()
     assert not any(torch.equal(before[name], after[name]) for name in before)
     assert runs["full"].trainable == runs["full"].total
+
+
+def test_the_probes_tell_how_far_four_bits_are_from_what_is_served(
+    runs: dict[str, RunResult],
+) -> None:
+    told = {name: Probes.load(run.files.probes).narrowed for name, run in runs.items()}
+    assert told["qlora"] > 1e-3
+    assert {value for name, value in told.items() if name != "qlora"} == {0}
+
+
+def test_qlora_folded_into_the_dequantised_base_is_qlora(
+    runs: dict[str, RunResult], base: Path
+) -> None:
+    from bitsandbytes.functional import dequantize_4bit
+    from bitsandbytes.nn import Linear4bit
+    from peft import PeftModel
+
+    from trimtab.train.model import load
+    from trimtab.train.speed import Device
+
+    adapter = str(runs["qlora"].files.adapter)
+    narrow = load(base, Device("cpu", "float32"), METHODS["qlora"])
+    widened: Any = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    matrices = {n: m for n, m in narrow.named_modules() if isinstance(m, Linear4bit)}
+    assert len(matrices) == 2 * 7
+    for name, matrix in matrices.items():
+        state = matrix.weight.quant_state
+        assert (state.quant_type, state.nested) == ("nf4", True)
+        widened.get_submodule(name).weight.data = dequantize_4bit(matrix.weight.data, state)
+    unmerged = PeftModel.from_pretrained(narrow, adapter).eval()
+    merged: Any = PeftModel.from_pretrained(widened, adapter).merge_and_unload().eval()
+    probe = Probes.load(runs["qlora"].files.probes).probes[0]
+    tokens = torch.tensor([probe.prompt + probe.completion])
+    with torch.inference_mode():
+        ones, others = unmerged(input_ids=tokens).logits, merged(input_ids=tokens).logits
+    assert float((ones - others).abs().max()) < 1e-4
+
+
+def test_a_matrix_in_four_bits_that_changed_is_noticed(base: Path) -> None:
+    from trimtab.errors import IdentityError
+    from trimtab.train.model import attach
+    from trimtab.train.speed import Device
+
+    attached = attach(base, TrainSettings(method="qlora", rank=4), Device("cpu", "float32"))
+    attached.must_still_be(attached.base_fingerprint)
+    scales: Any = next(
+        p.quant_state.absmax for p in attached.model.parameters() if hasattr(p, "quant_state")
+    )
+    scales[0] += 1
+    with pytest.raises(IdentityError, match="changed weights of the base"):
+        attached.must_still_be(attached.base_fingerprint)
 
 
 def test_named_modules_alone_are_trained(

@@ -15,6 +15,7 @@ data:
   sources:                       # JSONL, JSON or CSV beside this file; the format is detected
     - {{path: records.jsonl}}      # or {{hub: tatsu-lab/alpaca, split: "train[:1%]"}}
   # system: Answer in one sentence.   # goes before every prompt, in training and in serving
+  # template: alpaca             # or FILE.jinja beside this file; by default the base's own
   # holdout: 0.1                 # share of prompts kept for evaluation, never trained on
   # shadow: 0.04                 # share of prompts kept for the shadow test
   # seed: 17
@@ -22,7 +23,8 @@ data:
 # train:
 #   objective: sft               # or dpo, orpo, reward (over pairs), kto (over judged answers),
 #                                # grpo, rloo, ppo (over answers of its own and their rewards)
-#   method: lora                 # or rslora, dora, ia3, prompt, prefix, bottleneck, full
+#   method: lora                 # or rslora, dora, qlora, ia3, prompt, prefix,
+#                                # bottleneck, full
 #   rank: 16
 #   alpha: 32
 #   dropout: 0.0

@@ -86,7 +86,7 @@ def check_method(project: Project) -> None:
     backend, train = backend_of(project), project.train
     if backend == BUILT_IN:
         return
-    method = "lora" if train.method == "rslora" else train.method
+    method = "lora" if train.method in ("rslora", "qlora") else train.method
     if method not in vllm.METHODS:
         raise _cannot(f"train.method {method}", f"vLLM serves {', '.join(vllm.METHODS)}")
     if method == "full" and backend.vllm_url:

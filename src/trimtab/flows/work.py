@@ -23,6 +23,7 @@ from trimtab.registry.bases import Base
 from trimtab.store.database import Connection, Database
 from trimtab.store.home import Home
 from trimtab.text.chat import ChatFormat
+from trimtab.text.template import source_of
 
 Outputs = Mapping[str, Mapping[str, Any]]
 
@@ -75,7 +76,9 @@ class Work:
     @cached_property
     def chat(self) -> ChatFormat:
         """The format of the versions that this project makes; an older one may have another."""
-        return ChatFormat.from_folder(self.base.folder, system=self.project.data.system)
+        data = self.project.data
+        source = None if data.template is None else source_of(data.template, self.project.root)
+        return ChatFormat.from_folder(self.base.folder, data.system, source=source)
 
     def dataset(self, outputs: Outputs) -> Dataset:
         """The dataset that the data step made, read back from the blob store."""

@@ -9,6 +9,8 @@ from trimtab.plan.work import Work
 
 # The share of the machine's rate that a step reaches; 0.6 to 0.7 was measured at 135M parameters.
 EFFICIENCY = 0.6
+# One more token of every answer in a batch is a pass of few rows: much is read, little computed.
+WRITING = 0.1
 # Importing the libraries, and reading and hashing the weights, in seconds and bytes a second.
 START_S, READ_RATE = 12.0, 5e8
 # Golden probes score this many prompts, and twice.
@@ -37,6 +39,7 @@ def training_cost(shape: ModelShape, work: Work, method: str, machine: Machine) 
     """Time at the machine's measured rate; price at its price an hour."""
     operations = training_operations(shape, work, method)
     training = operations / (machine.rate * EFFICIENCY)
+    training += writing_operations(shape, work) / (machine.rate * WRITING)
     start = START_S + shape.parameters * WEIGHT_BYTES[machine.dtype] / READ_RATE
     probed = 2 * min(PROBE_PROMPTS, work.records) * work.tokens / work.records
     probes = probed * 2 * shape.linear_parameters / (machine.rate * EFFICIENCY)
@@ -45,7 +48,7 @@ def training_cost(shape: ModelShape, work: Work, method: str, machine: Machine) 
 
 
 def training_operations(shape: ModelShape, work: Work, method: str) -> float:
-    """Floating-point operations of the whole run.
+    """Floating-point operations of the whole run, but those of writing answers.
 
     A frozen matrix costs 4 a parameter and token (2 forward, 2 for the gradient of its input), a
     trained one 6; attention 12 x hidden x length a layer and token (scores and values, forward and
@@ -53,7 +56,17 @@ def training_operations(shape: ModelShape, work: Work, method: str) -> float:
     """
     work, trained = work.by(method), trained_parameters(shape, work, method)
     full = method == "full"
-    matrices = shape.linear_parameters * (6 if full else 4) + (0 if full else 6 * trained)
-    attention = 12 * shape.layers * shape.hidden * work.tokens / work.records
-    head = shape.vocabulary * shape.hidden * (6 if full else 4)
+    forward = 2 * work.forwards
+    matrices = shape.linear_parameters * ((6 if full else 4) + forward)
+    matrices += 0 if full else 6 * trained
+    length = work.tokens / work.records / work.rows
+    attention = (12 + 2 * forward) * shape.layers * shape.hidden * length
+    head = shape.vocabulary * shape.hidden * ((6 if full else 4) + forward)
     return (matrices + attention) * work.computed_tokens + head * work.labelled_tokens
+
+
+def writing_operations(shape: ModelShape, work: Work) -> float:
+    """Operations of the model's own answers: each token of each row once through every matrix."""
+    rows = work.rows * min(work.batch_size, work.records)
+    parameters = shape.linear_parameters + shape.vocabulary * shape.hidden
+    return 2 * parameters * rows * work.steps_of_writing

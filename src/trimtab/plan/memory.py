@@ -15,16 +15,18 @@ ADAM_BYTES, GRADIENT_BYTES, TRAINED_BYTES = 8, 4, 4
 # Temporaries of the backward pass and what an allocator cannot give back, over what is saved for
 # it; 1.5 was fitted on a 135M model at 512 and 1990 tokens.
 SLACK = 1.5
-METHODS = ("lora", "rslora", "dora", "ia3", "prompt", "prefix", "bottleneck", "full")
+METHODS = ("lora", "rslora", "dora", "qlora", "ia3", "prompt", "prefix", "bottleneck", "full")
 # Those that compute an inner state of the rank's width beside the layers.
-BESIDE = ("lora", "rslora", "dora", "bottleneck")
+BESIDE = ("lora", "rslora", "dora", "qlora", "bottleneck")
 # Logits, their log-softmax and its gradient, in float32.
 LOGIT_COPIES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes at the peak of a step."""
+    """Bytes at the peak of a run. `served` is what the full weights that golden probes are measured
+    over take beyond a step, where training has them in 4 bits.
+    """
 
     process: int
     weights: int
@@ -33,6 +35,7 @@ class Memory:
     optimizer: int
     activations: int
     logits: int
+    served: int = 0
 
     @property
     def total(self) -> int:
@@ -49,19 +52,34 @@ def training_memory(shape: ModelShape, work: Work, method: str, dtype: str) -> M
     """
     work, width = work.by(method), WEIGHT_BYTES[dtype]
     trained = trained_parameters(shape, work, method)
-    frozen = 0 if method == "full" else shape.parameters
-    weights = frozen * NF4_BYTES if method == "qlora" else frozen * width
+    weights = frozen_bytes(shape, work, method, width)
     rank = work.rank if method in BESIDE else 0
     saved = saved_elements(shape, rank) * shape.layers * work.widest_batch * width
+    activations = round(saved * SLACK)
+    logits = round(work.widest_labels * shape.vocabulary * 4 * LOGIT_COPIES)
+    served = shape.parameters * width - activations - logits if method == "qlora" else 0
     return Memory(
         process=PROCESS,
         weights=round(weights),
         trained=trained * TRAINED_BYTES,
         gradients=trained * GRADIENT_BYTES,
         optimizer=trained * ADAM_BYTES,
-        activations=round(saved * SLACK),
-        logits=round(work.widest_labels * shape.vocabulary * 4 * LOGIT_COPIES),
+        activations=activations,
+        logits=logits,
+        served=max(0, served),
     )
+
+
+def frozen_bytes(shape: ModelShape, work: Work, method: str, width: int) -> float:
+    """The base, where it is frozen, and the copy that a run is held near, where that is another."""
+    if method == "full":
+        return 4 * shape.parameters if work.reference else 0
+    if method == "qlora":
+        return shape.linear_parameters * NF4_BYTES + width * (
+            shape.parameters - shape.linear_parameters
+        )
+    copies = 2 if work.reference and method == "bottleneck" else 1
+    return copies * shape.parameters * width
 
 
 def trained_parameters(shape: ModelShape, work: Work, method: str) -> int:

@@ -19,6 +19,8 @@ from trimtab.text.tokenizer import read_tokenizer_config, token_text
 
 MAX_SOURCE = 200_000
 MAX_OUTPUT = 4_000_000
+# Ours, for bases that were never spoken to.
+TEMPLATES = Path(__file__).parent / "templates"
 _PROBE = "tool_named_by_nobody"
 _PROBE_TOOL: dict[str, Any] = {
     "type": "function",
@@ -63,7 +65,7 @@ class ChatTemplate:
         if not source:
             raise DataError(
                 f"{folder}: the base has no chat template",
-                hint="take an instruction-tuned base, or add a chat_template.jinja to its folder",
+                hint="take an instruction-tuned base, or set data.template",
             )
         return cls(source, token_text(config.get("bos_token")), token_text(config.get("eos_token")))
 
@@ -117,6 +119,22 @@ class ChatTemplate:
                 hint="see which roles and which order the base's template takes",
             ) from error
         return "".join(pieces)
+
+
+def source_of(name: str, root: Path) -> str:
+    """The source of a template that a project names: one of ours, or a file under `root`.
+
+    Raises DataError for a name that is neither.
+    """
+    ours = {file.stem: file for file in sorted(TEMPLATES.glob("*.jinja"))}
+    file = ours.get(name, root / name)
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        raise DataError(
+            f"data.template: {name!r} is no template",
+            hint=f"known: {', '.join(ours)}; or a file of UTF-8 beside the project",
+        ) from None
 
 
 def _turn(message: Message) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import this module only where a run starts.
 
 import hashlib
 import importlib
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,12 +22,14 @@ from transformers import PreTrainedModel
 
 from trimtab.bottleneck import Attached as Bottlenecks
 from trimtab.errors import BaseError, IdentityError, ProjectError
-from trimtab.train.methods import Method, bottleneck, method_of
+from trimtab.train.methods import METHODS, Method, bottleneck, method_of
 from trimtab.train.objectives import objective_of
 from trimtab.train.settings import TrainSettings
 from trimtab.train.speed import Device
 
 Trained = PeftModel | PreTrainedModel
+# Free memory over the size of the weights, before a second base is put beside the first.
+ROOM = 1.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ def attach(base: Path, settings: TrainSettings, device: Device) -> Attached:
         bottlenecks = bottleneck.attached(loaded, settings)
     elif method.frozen:
         model = _adapted(loaded, base, settings)
-    sizes = [(item.numel(), item.requires_grad) for item in model.parameters()]
+    sizes = [(_size(item), item.requires_grad) for item in model.parameters()]
     return Attached(
         model=model,
         method=method,
@@ -91,8 +94,13 @@ def load(base: Path, device: Device, method: Method, *, scores: bool = False) ->
     With `scores` it has a new scalar head, drawn from the seed, in the place of its language head.
     """
     dtype = getattr(torch, device.dtype) if method.frozen else torch.float32
+    # A base in 4 bits is never whole in another width, so it is placed as it is read.
+    more: dict[str, Any] = {"num_labels": 1} if scores else {}
+    if method.quantised:
+        from trimtab.train.methods import qlora
+
+        more |= {"quantization_config": qlora.quantisation(dtype), "device_map": device.name}
     kind = "AutoModelForSequenceClassification" if scores else "AutoModelForCausalLM"
-    more = {"num_labels": 1} if scores else {}
     try:
         model: Any = getattr(transformers, kind).from_pretrained(
             base, dtype=dtype, use_safetensors=True, local_files_only=True, **more
@@ -102,8 +110,33 @@ def load(base: Path, device: Device, method: Method, *, scores: bool = False) ->
             f"{base}: cannot be loaded as a causal language model: {_first_line(error)}",
             hint="a base is a folder with config.json, tokenizer.json and *.safetensors",
         ) from error
-    placed: PreTrainedModel = model.to(device.name)
+    placed: PreTrainedModel = model if method.quantised else model.to(device.name)
     return placed
+
+
+def as_served(attached: Attached, base: Path, adapter: Path, device: Device) -> Trained:
+    """The model that will answer: of a base that was trained on in 4 bits, its full weights.
+
+    Where the device has no room for them beside what is trained, the CPU computes.
+    """
+    if not attached.method.quantised:
+        return attached.model
+    size = sum(file.stat().st_size for file in base.glob("*.safetensors"))
+    if device.name != "cpu" and torch.cuda.mem_get_info()[0] < ROOM * size:
+        device = Device("cpu", device.dtype)
+    whole = PeftModel.from_pretrained(load(base, device, METHODS["lora"]), str(adapter))
+    assert isinstance(whole, PeftModel)
+    return whole
+
+
+def widen(model: Trained) -> None:
+    """Keep what is trained in float32, as PEFT does over a base that is not quantised.
+
+    TRL narrows it to bfloat16 over one that is, which Adam's small steps do not survive.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
 
 
 def _adapted(model: PreTrainedModel, base: Path, settings: TrainSettings) -> PeftModel:
@@ -129,18 +162,34 @@ def _adapted(model: PreTrainedModel, base: Path, settings: TrainSettings) -> Pef
     return adapted
 
 
+def _size(parameter: torch.nn.Parameter) -> int:
+    """How many numbers it holds; in 4 bits two lie in one byte."""
+    packed: Any = getattr(parameter, "quant_state", None)
+    return parameter.numel() if packed is None else int(math.prod(packed.shape))
+
+
 def _fingerprint(model: Trained, method: Method) -> str:
     """SHA-256 over every parameter of the base in memory, about a second a gigabyte.
 
-    All of them and not a sample: at that price there is no reason to trust a sample.
+    All of them and not a sample: at that price there is no reason to trust a sample. Of matrices in
+    4 bits their scales count too, and the order of bytes that they are stored in.
     """
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    kept = trained if method.frozen else set()
     hasher = hashlib.sha256()
-    for name, parameter in sorted(model.named_parameters()):
-        if not (method.frozen and parameter.requires_grad):
+    for name, tensor in sorted(_held(model, method)):
+        if name not in kept:
             hasher.update(name.encode())
-            raw = parameter.detach().cpu().contiguous().view(torch.uint8)
+            raw = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
             hasher.update(raw.numpy().data)
     return hasher.hexdigest()
+
+
+def _held(model: Trained, method: Method) -> list[tuple[str, torch.Tensor]]:
+    if method.quantised:
+        # bitsandbytes may reorder a matrix to compute with it; here it is as it is stored.
+        return list(model.state_dict().items())
+    return list(model.named_parameters())
 
 
 def _first_line(error: Exception) -> str:

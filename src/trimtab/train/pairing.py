@@ -1,6 +1,7 @@
 """Which objective goes with which method, and why the others do not. The one place that says so."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 from trimtab.errors import ProjectError
 from trimtab.train.methods import method_of
@@ -8,8 +9,15 @@ from trimtab.train.objectives import objective_of
 from trimtab.train.rewards import Reward
 from trimtab.train.settings import TrainSettings
 
+UNSCORED = {
+    "prompt": (
+        "a score is read at the last token that is not padding, and behind embedded vectors there "
+        "is no telling padding from text"
+    ),
+    "bottleneck": "a reward model is read back by PEFT, which knows no bottlenecks",
+}
 # Options of TRL that decide how many steps a run takes, so they are read before TRL reads them.
-COUNTED = ("num_generations", "num_iterations")
+COUNTED = ("num_generations", "num_iterations", "max_completion_length")
 
 
 def why_not(objective: str, method: str) -> str:
@@ -20,6 +28,10 @@ def why_not(objective: str, method: str) -> str:
             "a reward model is kept beside its base: trained whole it would be a second model of "
             "the same size that answers nothing"
         )
+    if not aim.answers and method in ("prompt", "bottleneck"):
+        return UNSCORED[method]
+    if way.quantised and find_spec("bitsandbytes") is None:
+        return "bitsandbytes is not installed: pip install 'trimtab[qlora]'"
     return ""
 
 

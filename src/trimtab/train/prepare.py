@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from trimtab.train.model import Attached
 
 LIBRARIES = ("torch", "transformers", "trl", "peft")
+QUANTISER = "bitsandbytes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +62,17 @@ class Prepared:
             for _ in range(self.settings.iterations)
         ]
 
+    @property
+    def _libraries(self) -> tuple[str, ...]:
+        return (*LIBRARIES, QUANTISER) if self.attached.method.quantised else LIBRARIES
+
     def asked(self) -> dict[str, Any]:
         """What makes this run this run: its hash is the run's identity."""
         return {
             "settings": self.settings.to_json(),
             "examples": self.checked.hash,
             "base_fingerprint": self.base_fingerprint,
-            "libraries": {name: importlib.metadata.version(name) for name in LIBRARIES},
+            "libraries": {name: importlib.metadata.version(name) for name in self._libraries},
             "machine": [self.machine.name, self.machine.dtype],
             "rewards": [reward.identity for reward in self.rewards],
         }

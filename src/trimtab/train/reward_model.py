@@ -43,9 +43,7 @@ class RewardModel:
             end -= 1
         tokens = torch.tensor([rendered.tokens[:end]], device=self._model.device)
         with torch.inference_mode():
-            inner = self._model.get_base_model()
-            hidden = inner.base_model(input_ids=tokens, use_cache=False).last_hidden_state
-            return float(inner.score(hidden[:, -1])[0, 0])
+            return float(self._model(input_ids=tokens).logits[0, 0])
 
     def reward(self, name: str, identity: str) -> Reward:
         """As a reward for training."""

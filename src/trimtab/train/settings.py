@@ -13,6 +13,8 @@ from trimtab.train.methods import method_of
 from trimtab.train.objectives import Objective, objective_of
 
 GENERATIONS = 4
+# Tokens that an answer of the model's own may have, unless train.extra says otherwise.
+ANSWER = 64
 
 # Fields of TRL's configurations that a field of the project, or this room's own data path, already
 # decides.
@@ -91,6 +93,12 @@ class TrainSettings:
     def generations(self) -> int:
         """Answers to each prompt, where the objective learns from answers of the model's own."""
         asked: int = self.extra.get("num_generations", min(GENERATIONS, self.batch_size))
+        return asked
+
+    @property
+    def answer(self) -> int:
+        """Tokens that an answer of the model's own may have."""
+        asked: int = self.extra.get("max_completion_length", ANSWER)
         return asked
 
     @property

@@ -116,10 +116,7 @@ def _keep(prepared: Prepared, files: RunFolder, trainer: "SealedTrainer") -> lis
     """Write the result, the probes, and the curve, which comes back."""
     save_result(prepared.attached, prepared.base, files)
     if prepared.objective.answers:
-        measured = probes.measure(
-            prepared.attached.model, prepared.checked.examples, prepared.machine.dtype
-        )
-        measured.save(files.probes)
+        _probe(prepared, files).save(files.probes)
     points = [
         curve.Point(
             step=int(entry["step"]),
@@ -135,6 +132,18 @@ def _keep(prepared: Prepared, files: RunFolder, trainer: "SealedTrainer") -> lis
     title = f"{prepared.base.name}, {prepared.objective.name} by {prepared.settings.method}"
     write_bytes(files.picture, curve.to_svg(points, title).encode())
     return points
+
+
+def _probe(prepared: Prepared, files: RunFolder) -> probes.Probes:
+    """What the adapter says as it will be served, and how far that is from what was trained."""
+    from trimtab.train.model import as_served
+
+    attached, examples = prepared.attached, prepared.checked.examples
+    served = as_served(attached, prepared.base, files.adapter, prepared.machine)
+    measured = probes.measure(served, examples, prepared.machine.dtype)
+    if served is attached.model:
+        return measured
+    return probes.narrowed(measured, attached.model, examples)
 
 
 @contextmanager

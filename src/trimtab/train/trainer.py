@@ -15,6 +15,7 @@ from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from trimtab import bottleneck
 from trimtab.train import checkpoint
+from trimtab.train.model import widen
 from trimtab.train.prepare import Prepared
 from trimtab.train.settings import config_class
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
 
 # How often a run is saved, unless train.extra.save_steps says otherwise; a save syncs to disk.
 SAVES = 8
-# Tokens that an answer of the model's own may have, unless train.extra says otherwise.
-ANSWER = 64
 
 
 class SealedTrainer(Trainer):
@@ -77,6 +76,8 @@ def build(prepared: Prepared, checkpoints: Path, watch: "Watch") -> SealedTraine
     module = importlib.import_module(f"trimtab.train.objectives.{prepared.objective.name}")
     trainer: SealedTrainer = module.build(prepared, checkpoints, watch)
     trainer.bottlenecks = prepared.attached.bottlenecks
+    if prepared.attached.method.quantised:
+        widen(prepared.attached.model)
     return trainer
 
 
@@ -103,6 +104,9 @@ def arguments(prepared: Prepared, checkpoints: Path, **owned: Any) -> Any:
         "use_cpu": prepared.machine.name == "cpu",
         "dataloader_pin_memory": False,
     }
+    if prepared.attached.method.quantised and prepared.machine.name == "cuda":
+        # Moments go to host memory for as long as a long batch needs the room.
+        free["optim"] = "paged_adamw_32bit"
     fixed: dict[str, Any] = {
         "output_dir": str(checkpoints),
         "learning_rate": settings.rate,
@@ -121,7 +125,7 @@ def arguments(prepared: Prepared, checkpoints: Path, **owned: Any) -> Any:
         "disable_tqdm": True,
     }
     if prepared.objective.rollouts:
-        free |= {"num_generations": settings.generations, "max_completion_length": ANSWER}
+        free |= {"num_generations": settings.generations, "max_completion_length": settings.answer}
     config = config_class(prepared.objective)
     known = {field.name for field in dataclasses.fields(config)}
     fixed = {name: value for name, value in fixed.items() if name in known}

@@ -6,6 +6,7 @@ from typing import Any
 from trimtab.canonical import content_hash, short
 from trimtab.flows.lessons import lessons_of
 from trimtab.flows.rewards import identities, rewards_of
+from trimtab.flows.settings import settings_of
 from trimtab.flows.work import Outputs, Result, Work
 from trimtab.inference import Message
 from trimtab.plan.candidates import duration
@@ -13,7 +14,6 @@ from trimtab.registry.identity import adapter_hash, base_hash
 from trimtab.stats.binomial import clopper_pearson
 from trimtab.train.objectives import objective_of
 from trimtab.train.run import RunResult, StepProgress, write_json
-from trimtab.train.settings import TrainSettings
 from trimtab.train.start import train
 
 
@@ -23,7 +23,7 @@ def inputs(work: Work, outputs: Outputs) -> dict[str, Any]:
         "base": work.base.hash,
         "chat_template": work.chat.template.source,
         "system": work.chat.system,
-        "settings": _settings(work).to_json(),
+        "settings": settings_of(work.project).to_json(),
         "rewards": identities(work) if _learns_from_rewards(work) else [],
     }
 
@@ -39,7 +39,7 @@ def work(work: Work, outputs: Outputs) -> Result:
         work.base.folder,
         work.chat,
         lessons_of(work.dataset(outputs).train),
-        _settings(work),
+        settings_of(work.project),
         folder,
         on_step=lambda step: _show(work, step),
         rewards=rewards_of(work) if _learns_from_rewards(work) else (),
@@ -106,27 +106,6 @@ def _reward_model(work: Work, outputs: Outputs, run: str, result: RunResult) -> 
 
 def _learns_from_rewards(work: Work) -> bool:
     return objective_of(work.project.train.objective).rollouts
-
-
-def _settings(work: Work) -> TrainSettings:
-    section = work.project.train
-    hours = section.deadline_hours
-    return TrainSettings(
-        objective=section.objective,
-        method=section.method,
-        rank=section.rank,
-        alpha=section.alpha,
-        dropout=section.dropout,
-        targets=section.targets if isinstance(section.targets, str) else tuple(section.targets),
-        epochs=section.epochs,
-        batch_size=section.batch_size,
-        accumulation=section.accumulation,
-        learning_rate=section.learning_rate,
-        max_length=section.max_length,
-        seed=section.seed,
-        deadline_s=None if hours is None else hours * 3600,
-        extra=section.extra,
-    )
 
 
 def _show(work: Work, step: StepProgress) -> None:

@@ -37,7 +37,12 @@ METHODS = {
         Method("lora", "a low-rank pair beside each target (Hu et al. 2021)"),
         Method("rslora", "LoRA scaled by the root of its rank (Kalajdzievski 2023)"),
         Method("dora", "LoRA of direction, and a magnitude learnt apart (Liu et al. 2024)"),
-        # The papers' own rate, 3e-3, beside LoRA's 2e-4.
+        Method(
+            "qlora",
+            "LoRA over a base in 4 bits, nf4 quantised twice (Dettmers et al. 2023)",
+            quantised=True,
+        ),
+        # The paper's own rate, 3e-3, beside LoRA's 2e-4.
         Method(
             "ia3",
             "factors on keys, values and the MLP's inside (Liu et al. 2022)",

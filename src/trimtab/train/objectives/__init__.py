@@ -20,7 +20,8 @@ class Objective:
     `train.extra` may set; `rate` the learning rate of LoRA where the project sets none (other
     methods take it times their `pace`); `reference`: it is held near the base; `rollouts`: it
     learns from answers of its own; `answers`: what is trained answers prompts; `watched`: metrics
-    that are kept beside the loss and must be finite.
+    that are kept beside the loss and must be finite; `rows`: answers to a prompt that a record
+    brings; `forwards`: passes beside the one that learns, in passes without gradients.
     """
 
     name: str
@@ -32,6 +33,8 @@ class Objective:
     rollouts: bool = False
     answers: bool = True
     watched: tuple[str, ...] = ()
+    rows: int = 1
+    forwards: int = 0
 
 
 PAIRED = ("rewards/chosen", "rewards/rejected", "rewards/margins", "rewards/accuracies")
@@ -48,6 +51,8 @@ OBJECTIVES = {
             5e-5,
             reference=True,
             watched=PAIRED,
+            rows=2,
+            forwards=1,
         ),
         Objective(
             "kto",
@@ -57,6 +62,8 @@ OBJECTIVES = {
             5e-5,
             reference=True,
             watched=("kl",),
+            # The reference, and both again on answers behind another prompt.
+            forwards=3,
         ),
         Objective(
             "orpo",
@@ -65,6 +72,7 @@ OBJECTIVES = {
             "trl.experimental.orpo.ORPOConfig",
             5e-5,
             watched=PAIRED,
+            rows=2,
         ),
         Objective(
             "reward",
@@ -74,6 +82,7 @@ OBJECTIVES = {
             1e-4,
             answers=False,
             watched=("accuracy", "margin"),
+            rows=2,
         ),
         Objective(
             "grpo",
@@ -93,6 +102,8 @@ OBJECTIVES = {
             reference=True,
             rollouts=True,
             watched=("reward", "kl"),
+            # The policy before the step, and the reference.
+            forwards=2,
         ),
         Objective(
             "ppo",
@@ -103,6 +114,9 @@ OBJECTIVES = {
             reference=True,
             rollouts=True,
             watched=("reward", "kl", "value_loss"),
+            # The policy and the values before the step, the reference; and the values once more
+            # with gradients, which is twice a pass without.
+            forwards=5,
         ),
     )
 }
