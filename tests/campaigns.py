@@ -5,20 +5,31 @@ A file keeps the last commit without a violation, so that a later failure does n
 
 import json
 from pathlib import Path
+from typing import Any
 
 from benchmarks.machine import ROOT, head
 
 FOLDER = ROOT / "docs" / "campaigns"
 
 
-def record(name: str, violations: int, counts: dict[str, int], folder: Path = FOLDER) -> Path:
-    """Write what a campaign found at this commit; `counts` are what it did, by name."""
+def record(
+    name: str,
+    violations: int,
+    counts: dict[str, int],
+    folder: Path = FOLDER,
+    figures: dict[str, Any] | None = None,
+) -> Path:
+    """Write what a campaign found at this commit; `counts` are what it did, by name, and `figures`
+    what it measured.
+    """
     file, now = folder / f"{name}.json", head()
     if violations:
         passed = json.loads(file.read_text())["last_passing"] if file.exists() else None
     else:
         passed = {"commit": now["commit"], "date": now["date"]}
     found = {**now, "counts": counts, "violations": violations, "last_passing": passed}
+    if figures is not None:
+        found["figures"] = figures
     folder.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(found, indent=2) + "\n")
     return file

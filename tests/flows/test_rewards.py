@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import yaml
@@ -12,7 +13,7 @@ from tests.tiny import build_base
 from tests.tiny_project import write_pairs, write_project
 from trimtab.errors import DataError, ProjectError, UserError
 from trimtab.flows.loop import Outcome, run
-from trimtab.flows.rewards import rewards_of
+from trimtab.flows.rewards import identities, rewards_of
 from trimtab.flows.watch import Silent
 from trimtab.flows.work import Work
 from trimtab.inference import Message
@@ -128,3 +129,18 @@ def test_a_name_that_gives_no_reward_is_refused(bare: Project, name: str) -> Non
     (bare.root / "mine.py").write_text("")
     with working(naming(bare, name)) as work, pytest.raises((ProjectError, DataError)):
         rewards_of(work)
+
+
+def test_the_base_judges_by_a_rubric_beside_the_project(tmp_path: Path) -> None:
+    project = naming(Project.load(write_project(tmp_path, 20)), "judge:rubric.txt")
+    with working(project) as work, pytest.raises(ProjectError, match="names no rubric"):
+        rewards_of(work)
+    (tmp_path / "rubric.txt").write_text("A good answer is polite.")
+    with working(project) as work:
+        [reward] = rewards_of(work)
+        found = scores(reward, [ROLLOUTS[0], replace(ROLLOUTS[0], answer="We are sorry.")])
+    assert all(0 < grade < 1 for grade in found)
+    assert found[0] != found[1]
+    (tmp_path / "rubric.txt").write_text("A good answer is short.")
+    with working(project) as work:
+        assert identities(work) != [reward.identity]

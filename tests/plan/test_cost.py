@@ -43,3 +43,26 @@ def test_seconds_are_the_sum_of_their_terms(
 ) -> None:
     cost = training_cost(smollm, work, "lora", machine)
     assert cost.to_json()["seconds"] == cost.start_s + cost.training_s + cost.probes_s
+
+
+def test_a_pass_without_gradients_is_half_a_frozen_one(smollm: ModelShape, work: Work) -> None:
+    work = dataclasses.replace(work, rank=1, targets=["q_proj"])
+    read = dataclasses.replace(work, forwards=2)
+    once, thrice = (training_operations(smollm, each, "lora") for each in (work, read))
+    assert thrice == pytest.approx(2 * once, rel=0.05)
+
+
+def test_answers_of_its_own_are_written_before_they_are_learnt(
+    smollm: ModelShape, work: Work, machine: Machine
+) -> None:
+    rollouts = dataclasses.replace(work, shared_prefix=0, batch_size=2, rows=4, written=64)
+    again = dataclasses.replace(rollouts, iterations=2)
+    silent, once, twice = (
+        training_cost(smollm, each, "lora", machine)
+        for each in (dataclasses.replace(rollouts, written=0), rollouts, again)
+    )
+    tokens = 600 * 4 * 64
+    written = 2 * (smollm.linear_parameters + 49152 * 576) * tokens
+    assert once.training_s - silent.training_s == pytest.approx(written / (150e9 * 0.1))
+    # They are written once, however often they are learnt from.
+    assert twice.training_s - once.training_s == pytest.approx(silent.training_s)

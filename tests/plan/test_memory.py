@@ -67,3 +67,32 @@ def test_what_a_layer_saves_is_what_autograd_saves(hidden: int, inner: int, rank
     shape = ModelShape(4, hidden, inner, 4, hidden // 2, 64, 0, {})
     predicted = 4 * saved_elements(shape, rank) * shape.layers * tokens.numel()
     assert measured == pytest.approx(predicted, rel=0.1)
+
+
+def test_four_bits_take_half_a_byte_and_the_full_weights_once_more(
+    smollm: ModelShape, work: Work
+) -> None:
+    lora, qlora = (training_memory(smollm, work, name, "bfloat16") for name in ("lora", "qlora"))
+    rest = smollm.parameters - smollm.linear_parameters
+    assert qlora.weights == round(4.127 / 8 * smollm.linear_parameters + 2 * rest)
+    assert lora.served == 0
+    step = qlora.activations + qlora.logits
+    assert qlora.served == max(0, 2 * smollm.parameters - step)
+
+
+def test_a_pair_is_two_rows_and_a_reference_a_second_base(smollm: ModelShape, work: Work) -> None:
+    work = dataclasses.replace(work, shared_prefix=0)
+    pairs = dataclasses.replace(work, rows=2, reference=True)
+    alone, paired = (training_memory(smollm, each, "full", "float32") for each in (work, pairs))
+    assert paired.activations == 2 * alone.activations
+    assert paired.weights == 4 * smollm.parameters
+    # An adapter is switched off instead.
+    assert training_memory(smollm, pairs, "lora", "float32").weights == 4 * smollm.parameters
+
+
+def test_virtual_tokens_stand_before_every_row(smollm: ModelShape, work: Work) -> None:
+    prompt = work.by("prompt")
+    assert (prompt.longest, prompt.shared_prefix) == (work.longest + work.rank, 0)
+    assert prompt.tokens == work.tokens + work.rank * work.records
+    assert work.by("prefix").tokens == work.tokens
+    assert work.by("lora") == work

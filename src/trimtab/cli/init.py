@@ -36,7 +36,7 @@ data:
 #   max_length: 512              # longer records are dropped, and listed
 #   budget_usd: 5                # a plan that costs more is refused
 #   deadline_hours: 2            # a plan that takes longer is refused
-#   rewards: [exact_match]       # or valid_json, FILE.py:FUNCTION, run:ID of a reward model
+#   rewards: [exact_match]       # or valid_json, FILE.py:FUNCTION, judge:RUBRIC.txt, run:ID
 #   extra: {{}}                    # anything else that TRL's configuration of the objective knows
 
 # evaluate:

@@ -3,8 +3,10 @@
 exact_match, valid_json    as the holdout suite judges
 FILE.py:FUNCTION           beside the project; called with the prompt, the answer and the gold
 run:ID                     a reward model that this home has trained
+judge:RUBRIC.txt           the base itself, asked whether an answer meets what the file says
 """
 
+import asyncio
 import hashlib
 import importlib.util
 import json
@@ -14,12 +16,15 @@ from typing import Any
 
 from trimtab.canonical import content_hash
 from trimtab.errors import DataError, ProjectError
+from trimtab.evaluate.grader import Grader
 from trimtab.evaluate.judge import exact_match, gold_fields, valid_json
 from trimtab.flows.work import Work
+from trimtab.inference import VersionFiles
 from trimtab.train.rewards import Reward, Rollout
 from trimtab.train.run import RunFolder, RunResult
 
 RULES = ("exact_match", "valid_json")
+JUDGE = "judge:"
 Rule = Callable[[str, str], float]
 
 
@@ -38,6 +43,8 @@ def _identity(work: Work, name: str) -> str:
         return content_hash([name, work.project.evaluate.match])
     if name.startswith("run:"):
         return content_hash([name, str(_run(work, name).path.name)])
+    if name.startswith(JUDGE):
+        return content_hash([JUDGE, _rubric(work, name), work.base.hash])
     file, function = _place(work, name)
     return content_hash([hashlib.sha256(file.read_bytes()).hexdigest(), function])
 
@@ -51,6 +58,8 @@ def _reward(work: Work, name: str) -> Reward:
 
         model = RewardModel(work.base.folder, _run(work, name).adapter, work.chat)
         return model.reward("reward_model", identity)
+    if name.startswith(JUDGE):
+        return Reward("judge", identity, _by_judge(work, _rubric(work, name)))
     file, function = _place(work, name)
     return Reward(
         function, identity, _by_function(_load(file, function), f"{file.name}:{function}")
@@ -68,6 +77,29 @@ def _rule(work: Work, name: str) -> Rule:
 
 def _by_rule(rule: Rule) -> Callable[[Sequence[Rollout]], list[float]]:
     return lambda rollouts: [rule(each.answer, each.gold) for each in rollouts]
+
+
+def _rubric(work: Work, name: str) -> str:
+    file = work.project.root / name.removeprefix(JUDGE)
+    try:
+        found = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        found = ""
+    if not found:
+        raise ProjectError(
+            f"train.rewards: {name!r} names no rubric",
+            hint="a text beside the project that says what a good answer is: judge:rubric.txt",
+        )
+    return found
+
+
+def _by_judge(work: Work, rubric: str) -> Callable[[Sequence[Rollout]], list[float]]:
+    """Grades of the base, by its engine: a process beside the training."""
+    folder, engine = work.base.folder, work.engine(work.base)
+    files = VersionFiles("judge", folder, None, folder, work.chat.stop_tokens())
+    asyncio.run(engine.load(files))
+    grader = Grader(engine, files.version, work.chat, rubric)
+    return lambda rollouts: asyncio.run(grader.grades([(r.prompt, r.answer) for r in rollouts]))
 
 
 def _by_function(
@@ -92,7 +124,7 @@ def _place(work: Work, name: str) -> tuple[Path, str]:
     if not path.endswith(".py") or not function or not file.is_file():
         raise ProjectError(
             f"train.rewards: {name!r} gives no reward",
-            hint=f"known: {', '.join(RULES)}, FILE.py:FUNCTION beside the project, run:ID",
+            hint=f"known: {', '.join(RULES)}, FILE.py:FUNCTION or judge:FILE beside it, run:ID",
         )
     return file, function
 

@@ -9,7 +9,7 @@ from typing import Any
 from datasets import Dataset
 from trl.experimental.orpo import ORPOTrainer
 
-from trimtab.train.loss import IGNORED
+from trimtab.train.loss import IGNORED, Model, learns_prompt
 from trimtab.train.objectives.dpo import pairs
 from trimtab.train.prepare import Prepared
 from trimtab.train.trainer import SealedTrainer, arguments, tokenizer_of
@@ -18,6 +18,16 @@ from trimtab.train.watch import Watch
 
 class SealedORPO(SealedTrainer, ORPOTrainer):
     """ORPO over pairs that are tokens already."""
+
+    def __init__(self, *, model: Model, **given: Any) -> None:
+        super().__init__(model=model, **given)
+        self._trimmed = None
+        if learns_prompt(model):
+            self._trimmed = model.register_forward_hook(_of_the_text_alone)
+
+    def finish(self) -> None:
+        if self._trimmed is not None:
+            self._trimmed.remove()
 
     def tokenize_row(self, feature: dict[str, Any], model: Any = None) -> dict[str, Any]:
         return feature
@@ -28,10 +38,21 @@ def build(prepared: Prepared, checkpoints: Path, watch: Watch) -> SealedTrainer:
     return SealedORPO(
         model=prepared.attached.model,
         watch=watch,
-        args=arguments(prepared, checkpoints, remove_unused_columns=False),
+        # The length is kept by the preflight; unset, TRL would speak of it.
+        args=arguments(
+            prepared,
+            checkpoints,
+            remove_unused_columns=False,
+            max_length=prepared.settings.max_length,
+        ),
         train_dataset=Dataset.from_list([_row(pair) for pair in pairs(prepared)]),
         processing_class=tokenizer_of(prepared),
     )
+
+
+def _of_the_text_alone(model: Any, given: tuple[Any, ...], output: Any) -> None:
+    """Virtual tokens have logits too, which TRL's other trainers know how to leave out."""
+    output["logits"] = output.logits[:, -given[0].shape[1] :]
 
 
 def _row(pair: dict[str, Any]) -> dict[str, Any]:
