@@ -4,7 +4,7 @@ Prompts are token ids. `text` turns messages into tokens before they come here, 
 knows of messages, templates, keys or money.
 """
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -20,7 +20,9 @@ Service = Literal["mixed", "alone"]
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a dialogue; `role` is system, user or assistant."""
+    """One turn of a dialogue; `role` is system, user or assistant. Before all may stand one of
+    the role `tools`: those that are offered, as a JSON list of what OpenAI's API calls so.
+    """
 
     role: str
     content: str
@@ -47,6 +49,26 @@ class ToolResult(Message):
     """What a tool answered to the call `call_id`; its role is `tool`."""
 
     call_id: str = ""
+
+
+def message_json(message: Message) -> list[Any]:
+    """A message as plain JSON: role, content, and what beside them makes it another kind."""
+    if isinstance(message, Calling):
+        calls = [[call.id, call.name, dict(call.arguments)] for call in message.calls]
+        return [message.role, message.content, {"calls": calls}]
+    if isinstance(message, ToolResult):
+        return [message.role, message.content, {"call_id": message.call_id}]
+    return [message.role, message.content]
+
+
+def message_of_json(value: Sequence[Any]) -> Message:
+    """What `message_json` wrote."""
+    role, content, *beside = value
+    if not beside:
+        return Message(role, content)
+    if "calls" in beside[0]:
+        return Calling(role, content, tuple(ToolCall(*call) for call in beside[0]["calls"]))
+    return ToolResult(role, content, beside[0]["call_id"])
 
 
 @dataclass(frozen=True, slots=True)

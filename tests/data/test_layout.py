@@ -1,3 +1,4 @@
+import json
 from datetime import date
 from typing import Any
 
@@ -6,6 +7,14 @@ import pytest
 from trimtab.data.layout import record_of
 from trimtab.data.sources import Row
 from trimtab.errors import DataError
+from trimtab.inference import (
+    Calling,
+    Message,
+    ToolCall,
+    ToolResult,
+    message_json,
+    message_of_json,
+)
 
 
 def turns(fields: dict[str, Any]) -> list[tuple[str, str]]:
@@ -114,3 +123,55 @@ def test_what_is_no_record_names_its_place(fields: dict[str, Any], message: str)
     with pytest.raises(DataError, match=message) as caught:
         record_of(Row(fields, "s", 7))
     assert caught.value.message.startswith("s:7: ")
+
+
+WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
+
+
+def calling(arguments: object) -> dict[str, Any]:
+    call = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": arguments}}
+    turns = [
+        {"role": "user", "content": "q"},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+    ]
+    return {"messages": turns, "tools": [WEATHER]}
+
+
+@pytest.mark.parametrize("arguments", [{"city": "Rome"}, '{"city": "Rome"}'])
+def test_tools_their_calls_and_their_answers_are_read(arguments: object) -> None:
+    fields = calling(arguments)
+    record = record_of(Row(fields, "s", 7))
+    call = Calling("assistant", "", (ToolCall("c1", "weather", {"city": "Rome"}),))
+    offer, _, last = record.messages
+    assert (offer.role, json.loads(offer.content)) == ("tools", [WEATHER])
+    assert last == call
+    assert record.answer == (
+        '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call>'
+    )
+    said = [
+        {"role": "tool", "tool_call_id": "c1", "content": "sun"},
+        {"role": "assistant", "content": "Sunny."},
+    ]
+    longer = record_of(Row(fields | {"messages": [*fields["messages"], *said]}, "s", 8))
+    assert longer.messages[2:] == (
+        call,
+        ToolResult("tool", "sun", "c1"),
+        Message("assistant", "Sunny."),
+    )
+    again = [message_of_json(message_json(each)) for each in longer.messages]
+    assert tuple(again) == longer.messages
+    other = record_of(Row(calling({"city": "Oslo"}), "s", 9))
+    assert len({record.hash, longer.hash, other.hash}) == 3
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (calling("Rome"), "a call without its name and arguments"),
+        (calling({}) | {"tools": {"name": "weather"}}, "'tools' is no list of tools"),
+        (calling({}) | {"tools": "[1"}, "'tools' is no list of tools"),
+    ],
+)
+def test_what_is_no_tool_and_no_call_is_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        record_of(Row(fields, "s", 7))

@@ -12,7 +12,7 @@ import pytest
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from trimtab.errors import DataError
-from trimtab.inference import Message
+from trimtab.inference import Calling, Message, ToolCall, ToolResult
 from trimtab.text.chat import ChatFormat
 from trimtab.train.lesson import Lesson
 from trimtab.train.preflight import preflight
@@ -127,6 +127,85 @@ FAMILIES = {
         "<begin>Be brief.<User>Why?<Assistant>So.<end><User>And how?<Assistant><<Like this.<end>>>",
     ),
 }
+
+
+WEATHER = {
+    "type": "function",
+    "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},
+}
+TOOLS = Message("tools", json.dumps([WEATHER]))
+CALLED = ToolCall("c1", "weather", {"city": "Rome"})
+# What a template of tools writes: the offer in the system turn, calls and results in turns.
+WITH_TOOLS = {
+    "hermes": Family(
+        ("<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>"),
+        "<|im_end|>",
+        "{% if tools %}{{ '<|im_start|>system\n' }}{% for tool in tools %}{{ tool | tojson }}"
+        "{% endfor %}{{ '<|im_end|>\n' }}{% endif %}"
+        "{% for m in messages %}{% if m.role == 'tool' %}"
+        "{{ '<|im_start|>user\n<tool_response>\n' + m.content + '\n</tool_response>' }}"
+        "{% else %}{{ '<|im_start|>' + m.role + '\n' + m.content }}{% endif %}"
+        '{% for call in m.tool_calls or [] %}{{ \'<tool_call>\n{"name": "\' + '
+        'call.function.name + \'", "arguments": \' }}{{ call.function.arguments | tojson }}'
+        "{{ '}\n</tool_call>' }}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+        "<|im_start|>system\n" + json.dumps(WEATHER) + "<|im_end|>\n"
+        "<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n",
+    ),
+    "llama-3.1": Family(
+        ("<|start|>", "<|end|>", "<|eot_id|>"),
+        "<|eot_id|>",
+        "{% if tools %}{{ '<|start|>system<|end|>\n' }}{% for tool in tools %}"
+        "{{ tool | tojson }}{% endfor %}{{ '<|eot_id|>' }}{% endif %}"
+        "{% for m in messages %}"
+        "{{ '<|start|>' + ('ipython' if m.role == 'tool' else m.role) + '<|end|>\n' }}"
+        "{% if m.tool_calls %}{% set call = m.tool_calls[0].function %}"
+        '{{ \'{"name": "\' + call.name + \'", "parameters": \' }}{{ call.arguments | tojson }}'
+        "{{ '}' }}{% else %}{{ m.content }}{% endif %}{{ '<|eot_id|>' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|start|>assistant<|end|>\n' }}{% endif %}",
+        "<|start|>system<|end|>\n" + json.dumps(WEATHER) + "<|eot_id|>"
+        "<|start|>user<|end|>\nWhy?<|eot_id|><|start|>assistant<|end|>\n",
+    ),
+}
+LEARNT = {
+    "hermes": (
+        '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome"}}\n</tool_call><|im_end|>',
+        "<|im_end|>\n<|im_start|>user\n<tool_response>\nsun\n</tool_response><|im_end|>\n"
+        "<|im_start|>assistant\n",
+        "It is sunny.<|im_end|>",
+    ),
+    "llama-3.1": (
+        '{"name": "weather", "parameters": {"city": "Rome"}}<|eot_id|>',
+        "<|eot_id|><|start|>ipython<|end|>\nsun<|eot_id|><|start|>assistant<|end|>\n",
+        "It is sunny.<|eot_id|>",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WITH_TOOLS)
+def test_a_call_is_learnt_and_what_a_tool_says_is_not(name: str, tmp_path: Path) -> None:
+    family, (call, between, answer) = WITH_TOOLS[name], LEARNT[name]
+    chat = format_of(family, tmp_path)
+    asked = (TOOLS, Message("user", "Why?"), Calling("assistant", "", (CALLED,)))
+    told = (*asked, ToolResult("tool", "sun", "c1"), Message("assistant", "It is sunny."))
+    calls, tells = preflight(chat, [Lesson(asked), Lesson(told)], 512).examples
+
+    def text(tokens: tuple[int, ...]) -> str:
+        return chat.tokenizer.decode(tokens, keep_special=True)
+
+    assert text(calls.prompt) == text(tells.prompt)[: len(family.golden)] == family.golden
+    assert text(calls.completion) == call
+    assert text(tells.completion) == answer
+    stop = between.partition("\n")[0] if name == "hermes" else "<|eot_id|>"
+    whole = family.golden + call.removesuffix(stop) + between
+    assert text(tells.prompt) == whole
+
+
+def test_a_template_that_would_drop_tools_is_refused(tmp_path: Path) -> None:
+    chat = format_of(FAMILIES["chatml"], tmp_path)
+    asked = (TOOLS, Message("user", "Why?"), Message("assistant", "So."))
+    with pytest.raises(DataError, match="training record 0: the chat template writes no tools"):
+        preflight(chat, [Lesson(asked)], 512)
 
 
 def format_of(family: Family, folder: Path) -> ChatFormat:

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from trimtab.data.dropped import Dropped
 from trimtab.data.record import Record
-from trimtab.inference import Message
 
 # Everything below space but tab and line feed, and DEL: never meant, and invisible in a review.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
@@ -30,7 +29,7 @@ def clean_all(records: Iterable[Record]) -> tuple[list[Record], list[Dropped]]:
 
 def clean(record: Record) -> Record:
     """NFC, line feeds only, no control characters, no white space around a turn."""
-    turns = tuple(Message(turn.role, clean_text(turn.content)) for turn in record.messages)
+    turns = tuple(replace(turn, content=clean_text(turn.content)) for turn in record.messages)
     return replace(record, messages=turns, rejected=clean_text(record.rejected))
 
 

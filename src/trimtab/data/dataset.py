@@ -20,7 +20,7 @@ from trimtab.data.record import Needs, Record
 from trimtab.data.sources import Row, read_file, read_hub
 from trimtab.data.split import SPLITS, Split, split
 from trimtab.errors import DataError
-from trimtab.inference import Message
+from trimtab.inference import message_json, message_of_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ def _ordered(records: Iterable[Record]) -> tuple[Record, ...]:
 
 
 def _record_json(record: Record) -> dict[str, Any]:
-    turns = [[message.role, message.content] for message in record.messages]
+    turns = [message_json(message) for message in record.messages]
     beside: dict[str, Any] = {}
     if record.rejected:
         beside["rejected"] = record.rejected
@@ -158,6 +158,6 @@ def _record_json(record: Record) -> dict[str, Any]:
 
 
 def _record_of_json(content: dict[str, Any]) -> Record:
-    turns = tuple(Message(role, text) for role, text in content["messages"])
+    turns = tuple(map(message_of_json, content["messages"]))
     rejected, label = content.get("rejected", ""), content.get("label")
     return Record(turns, content["source"], content["line"], rejected, label)

@@ -2,8 +2,9 @@
 
 Prompt and completion (as texts, or as lists of turns), Alpaca's instruction and output, messages,
 ShareGPT's conversations; each may bring a `system` field, two answers in `chosen` and `rejected`
-instead of one, or a `label` that judges its answer. What a record needs depends on what is learnt
-from it. A row that lacks it is an error that names its line: nothing is guessed.
+instead of one, or a `label` that judges its answer; and the `tools` that are offered, which are
+called and answer in turns as OpenAI's API writes them. What a record needs depends on what is
+learnt from it. A row that lacks it is an error that names its line: nothing is guessed.
 """
 
 from collections.abc import Callable
@@ -11,9 +12,9 @@ from collections.abc import Callable
 from trimtab.data.preference import answers, dialogue, has_pair
 from trimtab.data.record import Needs, Record
 from trimtab.data.sources import Row
-from trimtab.data.turns import is_turns, turns, words
+from trimtab.data.turns import is_turns, tools, turns, words
 from trimtab.errors import DataError
-from trimtab.inference import Message
+from trimtab.inference import Calling, Message
 
 LAYOUTS = (
     "prompt + completion, instruction (+ input) + output, messages, conversations; chosen + "
@@ -36,7 +37,7 @@ def record_of(row: Row, needs: Needs = "answer") -> Record:
     if has_pair(row):
         return _pair(row)
     label = _label(row) if needs == "judgement" else None
-    messages = _closed(row, [*_system(row), *_question(row), *_answered(row)])
+    messages = _closed(row, [*tools(row), *_system(row), *_question(row), *_answered(row)])
     return Record(messages, row.source, row.line, label=label)
 
 
@@ -46,7 +47,7 @@ def _pair(row: Row) -> Record:
         said = [*_question(row), Message("assistant", chosen)]
     else:
         said, rejected = dialogue(row)
-    messages = _closed(row, [*_system(row), *said])
+    messages = _closed(row, [*tools(row), *_system(row), *said])
     return Record(messages, row.source, row.line, rejected=rejected)
 
 
@@ -148,7 +149,9 @@ _ANSWER = {"instruction": "output", "prompt": "completion"}
 
 def _closed(row: Row, messages: list[Message]) -> tuple[Message, ...]:
     """A dialogue that a model can learn from: somebody asks, and it ends with the answer."""
-    if messages[-1].role != "assistant" or not messages[-1].content.strip():
+    last = messages[-1]
+    said = last.content.strip() or (isinstance(last, Calling) and last.calls)
+    if last.role != "assistant" or not said:
         raise DataError(
             f"{row.place}: no answer: the last turn is not the assistant's", hint="add it"
         )

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from trimtab.canonical import content_hash
-from trimtab.inference import Message
+from trimtab.inference import Calling, Message, message_json
+from trimtab.text.tool_calls import written
 
 # What a record must hold to be learnt from: an answer; two answers, one preferred; an answer and a
 # judgement of it (or a pair, which is two of them); or a prompt whose answer is a yardstick.
@@ -36,7 +37,7 @@ class Record:
 
     @property
     def hash(self) -> str:
-        turns = [[message.role, message.content] for message in self.messages]
+        turns = [message_json(message) for message in self.messages]
         beside: dict[str, Any] = {}
         if self.rejected:
             beside["rejected"] = self.rejected
@@ -46,7 +47,9 @@ class Record:
 
     @property
     def answer(self) -> str:
-        return self.messages[-1].content
+        """The text of the last turn; its calls are written as most templates write them."""
+        last = self.messages[-1]
+        return written(last) if isinstance(last, Calling) else last.content
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -55,7 +58,8 @@ class Record:
     @property
     def prompt_hash(self) -> str:
         """Equal for prompts that differ in case, spaces or Unicode form alone."""
-        return content_hash([[m.role, normalise(m.content)] for m in self.prompt])
+        turns = [message_json(message) for message in self.prompt]
+        return content_hash([[role, normalise(said), *more] for role, said, *more in turns])
 
     @property
     def asked(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from trimtab.canonical import canonical_json
 from trimtab.errors import DataError, IdentityError
-from trimtab.inference import Message
+from trimtab.inference import Calling, Message, ToolCall, ToolResult
 from trimtab.text.chat import ChatFormat
 
 
@@ -74,8 +74,15 @@ def with_messages(
 
 def _probe(row: dict[str, Any]) -> Probe:
     return Probe(
-        messages=tuple(Message(**message) for message in row["messages"]),
+        messages=tuple(map(_message, row["messages"])),
         prompt=tuple(row["prompt"]),
         completion=tuple(row["completion"]),
         logprobs=tuple(row["logprobs"]),
     )
+
+
+def _message(fields: dict[str, Any]) -> Message:
+    if "calls" in fields:
+        calls = tuple(ToolCall(**call) for call in fields["calls"])
+        return Calling(fields["role"], fields["content"], calls)
+    return ToolResult(**fields) if "call_id" in fields else Message(**fields)

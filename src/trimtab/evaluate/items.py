@@ -10,6 +10,9 @@ from trimtab.canonical import canonical_json
 from trimtab.evaluate.judge import gold_fields
 from trimtab.inference import Message
 
+# Who speaks before the dialogue begins.
+HEAD = ("tools", "system")
+
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -38,14 +41,14 @@ def choose_shots(items: Sequence[Item], count: int, match: Sequence[str]) -> tup
         best = max(left, key=lambda item: len(_labels(item, match) - shown))
         left.remove(best)
         shown |= _labels(best, match)
-        turns += [message for message in best.messages if message.role != "system"]
+        turns += [message for message in best.messages if message.role not in HEAD]
         turns.append(Message("assistant", best.answer))
     return tuple(turns)
 
 
 def with_shots(messages: Sequence[Message], shots: Sequence[Message]) -> tuple[Message, ...]:
-    """The shots go after a leading system turn and before everything else."""
-    head = 1 if messages and messages[0].role == "system" else 0
+    """The shots go after the leading tools and system turn, and before everything else."""
+    head = next((at for at, each in enumerate(messages) if each.role not in HEAD), len(messages))
     return (*messages[:head], *shots, *messages[head:])
 
 

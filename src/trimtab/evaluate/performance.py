@@ -13,7 +13,7 @@ the monitor, which sees every request.
 
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from trimtab.canonical import content_hash
@@ -21,7 +21,7 @@ from trimtab.errors import RequestRefused
 from trimtab.evaluate.asking import OnItem, ask, refuse_silence
 from trimtab.evaluate.items import Item
 from trimtab.evaluate.report import Report
-from trimtab.inference import Engine, Message
+from trimtab.inference import Engine
 from trimtab.stats.quantile import quantile
 from trimtab.text.chat import ChatFormat
 
@@ -76,7 +76,7 @@ async def run_performance(
 
 def _new_prompt(chat_format: ChatFormat, item: Item) -> tuple[int, ...]:
     *before, last = item.messages
-    marked = Message(last.role, f"({uuid.uuid4().hex[:8]}) {last.content}")
+    marked = replace(last, content=f"({uuid.uuid4().hex[:8]}) {last.content}")
     return chat_format.prompt_tokens(chat_format.messages_of((*before, marked)))
 
 

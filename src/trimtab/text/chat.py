@@ -3,15 +3,23 @@
 Knows nothing of models or records.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from trimtab.errors import DataError
-from trimtab.inference import Message
+from trimtab.inference import Calling, Message, ToolResult
 from trimtab.text.template import ChatTemplate
 from trimtab.text.tokenizer import Tokenizer
+
+NO_TOOLS = "use a base that was taught to call tools, or set data.template"
+
+
+def offers(messages: Sequence[Message]) -> bool:
+    """Whether a dialogue begins with the tools that are offered."""
+    return bool(messages) and messages[0].role == "tools"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +49,9 @@ class ChatFormat:
     def messages_of(self, prompt: str | Sequence[Message]) -> tuple[Message, ...]:
         """The prompt as messages, opened by the system message unless it brings its own."""
         given = (Message("user", prompt),) if isinstance(prompt, str) else tuple(prompt)
-        if self.system and (not given or given[0].role != "system"):
-            return (Message("system", self.system), *given)
+        head, turns = (given[:1], given[1:]) if offers(given) else ((), given)
+        if self.system and (not turns or turns[0].role != "system"):
+            return (*head, Message("system", self.system), *turns)
         return given
 
     def prompt_tokens(
@@ -53,11 +62,27 @@ class ChatFormat:
     ) -> tuple[int, ...]:
         """What the model is asked: the dialogue and the opening of the assistant's turn.
 
-        Renders the messages as they are; `messages_of` is what adds the system message. An
-        `opening` puts the first words into the assistant's mouth.
+        Renders the messages as they are; `messages_of` is what adds the system message. `tools` are
+        those that the messages do not offer themselves. An `opening` puts the first words into the
+        assistant's mouth. Raises DataError where the template would drop a tool or a call.
         """
-        rendered = self.template.render(messages, add_generation_prompt=True, tools=tools)
+        rendered = self._render(messages, tools, add_generation_prompt=True)
         return tuple(self.tokenizer.encode(rendered + opening))
+
+    def _render(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] = (),
+        add_generation_prompt: bool = False,
+    ) -> str:
+        if offers(messages):
+            tools, messages = json.loads(messages[0].content), messages[1:]
+            if not self.template.knows_tools:
+                raise DataError("the chat template writes no tools down", hint=NO_TOOLS)
+            called = any(isinstance(message, Calling | ToolResult) for message in messages)
+            if called and not self.template.knows_calls:
+                raise DataError("the chat template writes no calls of tools down", hint=NO_TOOLS)
+        return self.template.render(messages, add_generation_prompt, tools)
 
     def supervised(self, messages: Sequence[Message]) -> Supervised:
         """The dialogue with loss on its last message, which must be the assistant's.
@@ -71,7 +96,7 @@ class ChatFormat:
                 "the dialogue does not end in an answer",
                 hint="the last message must be the assistant's, behind at least one other",
             )
-        tokens = tuple(self.tokenizer.encode(self.template.render(messages)))
+        tokens = tuple(self.tokenizer.encode(self._render(messages)))
         prompt = self.prompt_tokens(messages[:-1])
         if tokens[: len(prompt)] != prompt:
             raise DataError(

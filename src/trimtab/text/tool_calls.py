@@ -11,6 +11,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from trimtab.inference import Calling
+
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 PYTHON_TAG = "<|python_tag|>"
 
@@ -35,6 +37,13 @@ def read(text: str, names: Collection[str]) -> Spoken:
     """The calls of the tools `names` in a whole answer."""
     found = _tagged(text, names) if OPEN in text else _bare(text, names)
     return found or Spoken(text)
+
+
+def written(turn: Calling) -> str:
+    """A turn that calls tools as one text, each call between its tags."""
+    calls = [{"name": call.name, "arguments": dict(call.arguments)} for call in turn.calls]
+    told = [f"{OPEN}\n{json.dumps(call, ensure_ascii=False)}\n{CLOSE}" for call in calls]
+    return "\n".join([turn.content, *told] if turn.content else told)
 
 
 def opening(tagged: bool, name: str | None = None) -> str:

@@ -8,7 +8,7 @@ from trimtab.inference import Message
 
 @dataclass(frozen=True, slots=True)
 class Lesson:
-    """A dialogue that ends with the answer.
+    """A dialogue that ends with the answer, which may be a call of tools that were offered.
 
     `rejected` is the answer that was found worse, empty where there is none; `good` says whether
     the answer was found good, None where nobody judged it.
