@@ -45,6 +45,37 @@ def main() -> None:
             for method in METHODS:
                 rows += pair(objective, method, base, chat, Path(folder))
     OUT.write_text(json.dumps({**head(), "rows": rows}, indent=1) + "\n")
+    OUT.with_suffix(".md").write_text(page(rows))
+
+
+def page(rows: Sequence[dict[str, Any]]) -> str:
+    """The same for people: the loss of the first and of the last step, or why there is none."""
+    told = {(row["case"], row["figure"]): row for row in rows}
+    lines = [
+        "# Every method with every objective",
+        "",
+        "A few steps each on a tiny random base: the loss of the first and the last, or the reward",
+        "where answers of its own are learnt from. `make bench-matrix` writes this page and",
+        "`matrix.json` beside it.",
+        "",
+        f"| | {' | '.join(METHODS)} |",
+        f"| --- |{' --- |' * len(METHODS)}",
+    ]
+    refused = []
+    for objective in OBJECTIVES:
+        cells = []
+        for method in METHODS:
+            case = f"{objective} by {method}"
+            last = told[case, "loss"]
+            if last["value"] is None:
+                cells.append("refused")
+                refused.append(f"- {last['reason']}.")
+            else:
+                what = "reward" if OBJECTIVES[objective].rollouts else "loss"
+                first, last = told[case, f"first_{what}"], told[case, what]
+                cells.append(f"{first['value']:.3f} to {last['value']:.3f}")
+        lines.append(f"| {objective} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", "Refused:", "", *refused, ""])
 
 
 def pair(
@@ -67,11 +98,16 @@ def pair(
         return [{**row(case, "loss", "nats", None), "reason": error.message}]
     taken = time.perf_counter() - started
     curve = json.loads(result.files.curve.read_bytes())
+    rewards = []
+    if OBJECTIVES[objective].rollouts:
+        first, last = (curve[at]["metrics"]["reward"] for at in (0, -1))
+        rewards = [row(case, "first_reward", "", first), row(case, "reward", "", last)]
     print(f"{case}: {result.steps} steps, loss {curve[-1]['loss']:.4f}, {taken:.1f} s", flush=True)
     return [
         row(case, "steps", "steps", result.steps),
         row(case, "first_loss", "nats", curve[0]["loss"]),
         row(case, "loss", "nats", curve[-1]["loss"]),
+        *rewards,
         row(case, "trainable", "parameters", result.trainable),
         row(case, "seconds", "s", round(taken, 3)),
     ]

@@ -74,8 +74,9 @@ def preferred(beginning: Sampler, chat: ChatFormat, lesson: Lesson) -> list[Less
     torch.manual_seed(len(lesson.prompt[0].content))
     prompt = chat.prompt_tokens(lesson.prompt)
     drawn = [beginning.text(each) for each in beginning.drawn(prompt, vowels.LENGTH, 2 * PAIRS)]
-    readable = [text for text in drawn if text.strip() and "\ufffd" not in text]
-    ranked = sorted(readable, key=vowels.worth)
+    # Half a character of UTF-8 could not be said again as text.
+    readable = {text.replace("\ufffd", "").strip() for text in drawn} - {""}
+    ranked = sorted(sorted(readable), key=vowels.worth)
     half = len(ranked) // 2
     return [
         Lesson((*lesson.prompt, Message("assistant", better)), worse)

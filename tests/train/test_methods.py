@@ -20,6 +20,7 @@ from trimtab.inference import ScoreRequest, VersionFiles
 from trimtab.project import Train
 from trimtab.text.chat import ChatFormat
 from trimtab.train.methods import METHODS, method_of
+from trimtab.train.pairing import why_not
 from trimtab.train.probes import Probes
 from trimtab.train.run import RunFolder, RunResult, StepProgress
 from trimtab.train.settings import TrainSettings
@@ -182,6 +183,13 @@ def test_a_matrix_in_four_bits_that_changed_is_noticed(base: Path) -> None:
     scales[0] += 1
     with pytest.raises(IdentityError, match="changed weights of the base"):
         attached.must_still_be(attached.base_fingerprint)
+
+
+def test_qlora_is_closed_where_bitsandbytes_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert why_not("sft", "qlora") == ""
+    monkeypatch.setattr("trimtab.train.pairing.find_spec", lambda name: None)
+    assert "pip install 'trimtab[qlora]'" in why_not("sft", "qlora")
+    assert why_not("sft", "lora") == ""
 
 
 def test_named_modules_alone_are_trained(
