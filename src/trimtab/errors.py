@@ -9,6 +9,7 @@
     - InUse                     a port, a project or a home that somebody else holds
     - StorageFull               no room on the device
     - StoreClosed               a database whose place cannot be opened, or is something else
+  + Preempted                   told to end while it worked; what was done is saved (exit 130)
   + IdentityError               what was loaded is not what was registered
   + StoreError                  the database or the blob store
     - StoreRefused              the database takes these rows never, whoever asks when
@@ -63,6 +64,10 @@ class StorageFull(UserError):
 
 class StoreClosed(UserError):
     pass
+
+
+class Preempted(TrimtabError):
+    exit_code = 130
 
 
 class IdentityError(TrimtabError):

@@ -89,6 +89,8 @@ class Train(Section):
     seed: int = 17
     budget_usd: Annotated[float, Field(ge=0)] | None = None
     deadline_hours: Annotated[float, Field(gt=0)] | None = None
+    usd_hour: Annotated[float, Field(ge=0)] = 0.0
+    patience: Annotated[int, Field(ge=1)] | None = None
     rewards: list[str] = ["exact_match"]
     extra: dict[str, Any] = {}
 

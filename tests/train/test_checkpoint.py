@@ -4,18 +4,25 @@ from pathlib import Path
 import pytest
 
 from trimtab.errors import StorageFull
-from trimtab.train.checkpoint import MARKER, clear_unsealed, newest, room_needed, seal
+from trimtab.train.checkpoint import (
+    MARKER,
+    Checkpoint,
+    clear_unsealed,
+    newest,
+    room_needed,
+    seal,
+)
 
 
-def written(folder: Path, step: int) -> Path:
+def written(folder: Path, step: int, seconds: float = 1.0) -> Checkpoint:
     path = folder / f"checkpoint-{step}"
     path.mkdir(parents=True)
     (path / "weights").write_bytes(b"w" * step)
-    return path
+    return Checkpoint(path, step, seconds, identity="mine")
 
 
 def test_an_unsealed_checkpoint_does_not_count(tmp_path: Path) -> None:
-    seal(written(tmp_path, 2), step=2, seconds=1.5)
+    seal(written(tmp_path, 2, 1.5))
     written(tmp_path, 4)
     found = newest(tmp_path)
     assert found is not None
@@ -23,7 +30,7 @@ def test_an_unsealed_checkpoint_does_not_count(tmp_path: Path) -> None:
 
 
 def test_what_is_half_written_goes(tmp_path: Path) -> None:
-    seal(written(tmp_path, 2), step=2, seconds=1.5)
+    seal(written(tmp_path, 2, 1.5))
     written(tmp_path, 4)
     clear_unsealed(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-2"]
@@ -31,8 +38,14 @@ def test_what_is_half_written_goes(tmp_path: Path) -> None:
 
 def test_two_are_kept_by_step_and_not_by_name(tmp_path: Path) -> None:
     for step in (8, 9, 10, 11):
-        seal(written(tmp_path, step), step=step, seconds=step)
+        seal(written(tmp_path, step))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-10", "checkpoint-11"]
+
+
+def test_the_best_one_is_kept_beside_them(tmp_path: Path) -> None:
+    for step in (8, 9, 10, 11):
+        seal(written(tmp_path, step), keep=8)
+    assert {path.name for path in tmp_path.iterdir()} == {f"checkpoint-{n}" for n in (8, 10, 11)}
 
 
 def test_there_is_none_in_an_empty_or_missing_folder(tmp_path: Path) -> None:
@@ -50,7 +63,7 @@ def test_there_is_none_in_an_empty_or_missing_folder(tmp_path: Path) -> None:
     ],
 )
 def test_a_full_device_says_what_is_safe(tmp_path: Path, error: Exception) -> None:
-    seal(written(tmp_path, 6), step=6, seconds=1)
+    seal(written(tmp_path, 6))
     with pytest.raises(StorageFull, match="step 6 is safe"), room_needed(tmp_path):
         raise error
     assert (tmp_path / "checkpoint-6" / MARKER).is_file()

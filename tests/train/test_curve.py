@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.train.curve import HEIGHT, WIDTH, Point, nice_ticks, smoothed, to_json, to_svg
+from trimtab.train.chart import HEIGHT, MOST, WIDTH, nice_ticks, thinned
+from trimtab.train.curve import Point, smoothed, to_json, to_svg
 
 LOSSES = st.lists(st.floats(0.001, 50), min_size=1, max_size=60)
 
@@ -41,11 +42,25 @@ def test_every_point_is_inside_the_picture(losses: list[float]) -> None:
         assert all(0 <= float(x) <= WIDTH and 0 <= float(y) <= HEIGHT for x, y in pairs)
 
 
+def test_a_long_run_is_thinned_to_what_can_be_seen() -> None:
+    for count in (1, MOST, MOST + 1, 10 * MOST + 7):
+        pairs = [(step, 1.0) for step in range(count)]
+        kept = thinned(pairs)
+        assert len(kept) <= MOST
+        assert kept[-1] == pairs[-1]
+
+
+def test_what_is_held_out_is_drawn_beside_it() -> None:
+    held = [Point(1, 2.0, 1e-3, 0.5, held_out=2.1), Point(2, 1.0, 1e-3, 0.5)]
+    assert to_svg(held, "run").count('class="held"') == 1
+
+
 def test_the_data_holds_every_step() -> None:
     assert to_json(points([2.0, 1.0]))[1] == {
         "step": 2,
         "loss": 1.0,
         "learning_rate": 1e-3,
         "gradient_norm": 0.5,
+        "held_out": None,
         "metrics": {},
     }

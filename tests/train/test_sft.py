@@ -139,6 +139,18 @@ def test_the_deadline_ends_the_run_with_what_was_learned(
     assert result.files.adapter.is_dir()
 
 
+def test_its_money_ends_the_run_with_what_was_learned(
+    base: Path, chat: ChatFormat, records: Records, settings: TrainSettings, tmp_path: Path
+) -> None:
+    dear = dataclasses.replace(settings, budget_usd=1, usd_hour=1e9)
+    seen: list[StepProgress] = []
+    result = train(base, chat, records, dear, tmp_path, on_step=seen.append)
+    assert (result.steps, result.stopped) == (1, "budget")
+    assert result.usd == pytest.approx(result.seconds / 3600 * 1e9, rel=1e-2)
+    assert (seen[0].left_usd, seen[0].usd > 1) == (0.0, True)
+    assert result.files.adapter.is_dir()
+
+
 def test_a_loss_that_is_not_finite_names_its_records(
     chat: ChatFormat, records: Records, settings: TrainSettings, tmp_path: Path
 ) -> None:

@@ -34,8 +34,10 @@ data:
 #   accumulation: 1
 #   learning_rate: 0.0002        # its height; by default objective and method decide
 #   max_length: 512              # longer records are dropped, and listed
-#   budget_usd: 5                # a plan that costs more is refused
-#   deadline_hours: 2            # a plan that takes longer is refused
+#   budget_usd: 5                # a plan that costs more is refused, and a run ends before that
+#   deadline_hours: 2            # a plan that takes longer is refused, and a run ends before that
+#   usd_hour: 0                  # what this machine costs an hour
+#   patience: 2                  # end when held-out loss fell at none of so many checkpoints
 #   rewards: [exact_match]       # or valid_json, FILE.py:FUNCTION, judge:RUBRIC.txt, run:ID
 #   extra: {{}}                    # anything else that TRL's configuration of the objective knows
 

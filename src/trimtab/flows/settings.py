@@ -3,6 +3,9 @@
 from trimtab.project import Project
 from trimtab.train.settings import TrainSettings
 
+# Share of the training records that the loss is watched on, where it may end the run.
+HELD_OUT = 0.05
+
 
 def settings_of(project: Project) -> TrainSettings:
     """The project's `train` section; hours become seconds."""
@@ -22,5 +25,9 @@ def settings_of(project: Project) -> TrainSettings:
         max_length=section.max_length,
         seed=section.seed,
         deadline_s=None if hours is None else hours * 3600,
+        budget_usd=section.budget_usd,
+        usd_hour=section.usd_hour,
+        validation=0.0 if section.patience is None else HELD_OUT,
+        patience=section.patience,
         extra=section.extra,
     )

@@ -14,28 +14,46 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from trimtab.errors import StorageFull
+from trimtab.canonical import short
+from trimtab.errors import StorageFull, UserError
+from trimtab.train.limits import Ended
 from trimtab.train.run import sync_folder, write_json
 
 KEPT = 2
 MARKER = "complete.json"
+_MARKED = ("step", "seconds", "identity", "ended")
 _NAME = re.compile(r"checkpoint-(\d+)")
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A sealed checkpoint; `seconds` of training lie behind it."""
+    """A sealed checkpoint of the run `identity`; `seconds` of training lie behind it. `ended` says
+    why no step comes behind it before the last one.
+    """
 
     path: Path
     step: int
     seconds: float
+    identity: str
+    ended: Ended = ""
 
 
 def newest(folder: Path) -> Checkpoint | None:
     """The newest sealed checkpoint."""
     found = _sealed(folder)
     return found[-1] if found else None
+
+
+def newest_of(folder: Path, identity: str) -> Checkpoint | None:
+    """The newest sealed checkpoint of a run. Raises UserError where it is another run's."""
+    last = newest(folder)
+    if last is not None and last.identity != identity:
+        raise UserError(
+            f"{last.path}: is of run {short(last.identity)}, not {short(identity)}",
+            hint="take it out of this folder; the run goes on from the one before it",
+        )
+    return last
 
 
 def clear_unsealed(folder: Path) -> None:
@@ -45,16 +63,21 @@ def clear_unsealed(folder: Path) -> None:
             shutil.rmtree(path)
 
 
-def seal(path: Path, *, step: int, seconds: float) -> None:
-    """Sync every file, then write the marker; older checkpoints than the kept ones go."""
+def seal(checkpoint: Checkpoint, *, keep: int = 0) -> None:
+    """Sync every file, then write the marker; older checkpoints than the kept ones go, but for
+    the one of step `keep`.
+    """
+    path = checkpoint.path
     for file in sorted(path.rglob("*")):
         if file.is_file():
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
     sync_folder(path)
-    write_json(path / MARKER, {"step": step, "seconds": seconds})
+    write_json(path / MARKER, {name: getattr(checkpoint, name) for name in _MARKED})
     sync_folder(path.parent)
     for old in _sealed(path.parent)[:-KEPT]:
+        if old.step == keep:
+            continue
         # The marker goes first, so that a folder half deleted can never count.
         (old.path / MARKER).unlink()
         shutil.rmtree(old.path)
@@ -100,5 +123,5 @@ def _sealed(folder: Path) -> list[Checkpoint]:
     for path in _all(folder):
         if (path / MARKER).is_file():
             written = json.loads((path / MARKER).read_bytes())
-            found.append(Checkpoint(path, written["step"], written["seconds"]))
+            found.append(Checkpoint(path, **written))
     return sorted(found, key=lambda checkpoint: checkpoint.step)

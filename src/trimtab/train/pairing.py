@@ -49,6 +49,18 @@ def check(settings: TrainSettings, rewards: Sequence[Reward]) -> None:
             f"train: {settings.objective} by {settings.method}: {reason}",
             hint="set train.method to lora",
         )
+    if settings.patience is not None and settings.patience < 1:
+        raise ProjectError(
+            f"train.patience: {settings.patience} is no number of checkpoints", hint="patience: 2"
+        )
+    if settings.patience is not None and not settings.validation:
+        raise ProjectError("train.patience: no record is held out", hint="set validation: 0.05")
+    if objective.rollouts and settings.validation:
+        raise ProjectError(
+            f"train.patience: {objective.name} learns from its own answers, and has no loss on "
+            "records held out",
+            hint="leave train.patience out",
+        )
     if objective.rollouts and not rewards:
         raise ProjectError(
             f"train.rewards: {objective.name} needs one at least", hint="e.g. [exact_match]"

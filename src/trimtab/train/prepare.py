@@ -2,11 +2,13 @@
 
 import importlib.metadata
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from trimtab.canonical import content_hash
 from trimtab.errors import DataError
+from trimtab.train.heldout import hold_out
 from trimtab.train.lesson import Lesson
 from trimtab.train.objectives import Objective, objective_of
 from trimtab.train.order import batch_order
@@ -19,13 +21,16 @@ from trimtab.train.speed import Device, device
 if TYPE_CHECKING:
     from trimtab.train.model import Attached
 
-LIBRARIES = ("torch", "transformers", "trl", "peft")
+# What may change a step with a release.
+LIBRARIES = ("torch", "transformers", "trl", "peft", "accelerate")
 QUANTISER = "bitsandbytes"
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A run before its first step. `order` holds places in `checked.examples`, batch by batch."""
+    """A run before its first step. `order` holds places in `checked.examples`, batch by batch;
+    `held` are the rows that are held out of it.
+    """
 
     base: Path
     settings: TrainSettings
@@ -36,6 +41,15 @@ class Prepared:
     order: list[list[int]]
     lessons: Sequence[Lesson] = ()
     rewards: Sequence[Reward] = ()
+    held: tuple[Row, ...] = ()
+
+    @property
+    def validation(self) -> "Prepared":
+        """The same, over the rows held out: batches of them in their own order."""
+        size = self.settings.batch_size
+        places = list(range(len(self.held)))
+        order = [places[start : start + size] for start in range(0, len(places), size)]
+        return replace(self, checked=replace(self.checked, examples=self.held), order=order)
 
     @property
     def objective(self) -> Objective:
@@ -63,6 +77,15 @@ class Prepared:
         ]
 
     @property
+    def batches(self) -> list[list[Row]]:
+        """The rows of each batch."""
+        return [[self.checked.examples[place] for place in batch] for batch in self.order]
+
+    @property
+    def identity(self) -> str:
+        return content_hash(self.asked())
+
+    @property
     def _libraries(self) -> tuple[str, ...]:
         return (*LIBRARIES, QUANTISER) if self.attached.method.quantised else LIBRARIES
 
@@ -71,6 +94,7 @@ class Prepared:
         return {
             "settings": self.settings.to_json(),
             "examples": self.checked.hash,
+            "held_out": content_hash([row.identity() for row in self.held]) if self.held else "",
             "base_fingerprint": self.base_fingerprint,
             "libraries": {name: importlib.metadata.version(name) for name in self._libraries},
             "machine": [self.machine.name, self.machine.dtype],
@@ -93,6 +117,7 @@ def prepare(
     from trimtab.train.model import attach
 
     objective = objective_of(settings.objective)
+    checked, held = hold_out(checked, settings.validation, settings.seed)
     if objective.name == "kto" and len({row.record for row in checked.examples}) < 2:
         raise DataError("kto compares records, and there is one alone", hint="add records")
     machine = device()
@@ -110,7 +135,7 @@ def prepare(
         order = _whole(order, width, settings.accumulation)
     fingerprint = attached.base_fingerprint
     return Prepared(
-        base, settings, machine, checked, attached, fingerprint, order, lessons, rewards
+        base, settings, machine, checked, attached, fingerprint, order, lessons, rewards, held
     )
 
 

@@ -13,23 +13,32 @@ Knows the layout and nothing of training.
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from trimtab.canonical import canonical_json, short
 from trimtab.errors import UserError
+from trimtab.train.limits import Ended
 
 
 @dataclass(frozen=True, slots=True)
 class StepProgress:
-    """One finished optimizer step. `seconds` counts all training of the run so far."""
+    """One finished optimizer step. `seconds` counts all training of the run so far, `usd` what it
+    costs, `left_usd` what is left of its budget, None where it has none; `memory` is the most that
+    was held, in bytes.
+    """
 
     step: int
     steps: int
     loss: float
     tokens_s: float
     seconds: float
+    gradient_norm: float
+    memory: int
+    usd: float
+    left_usd: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +86,18 @@ class RunFolder:
     def claim(self, identity: str, asked: dict[str, Any]) -> None:
         """Make the folder this run's own, or go on with it.
 
-        Raises UserError where another run (other settings, records or base) lives there.
+        Raises UserError where another run (other settings, records, base or libraries) lives there,
+        and says what differs; what that run left stands.
         """
         file = self.path / "settings.json"
         if file.is_file():
-            found = json.loads(file.read_bytes())["identity"]
-            if found != identity:
+            found = json.loads(file.read_bytes())
+            if found["identity"] != identity:
+                differs = "; ".join(_differences(found, asked)) or "by an older release"
                 raise UserError(
-                    f"{self.path}: holds run {short(found)}, not {short(identity)}",
-                    hint="give this run a folder of its own, or delete that one",
+                    f"{self.path}: holds run {short(found['identity'])}, not {short(identity)}: "
+                    f"{differs}",
+                    hint="give this run a folder of its own, or what that one had, or delete it",
                 )
             return
         write_json(file, {"identity": identity, **asked})
@@ -101,7 +113,9 @@ class RunResult:
     """A run that is done. `seconds` and `tokens` count every attempt's finished steps.
 
     `trainable` and `total` count parameters; `modules` those the adapter is attached to; `stopped`
-    says whether the deadline ended the run before its last planned step.
+    says what ended the run before its last planned step. `best_step` is the step that the result
+    is of: the last one, or with `patience` the best on the records held out, where the loss is
+    `held_out`.
     """
 
     identity: str
@@ -117,7 +131,10 @@ class RunResult:
     tokens: int
     dtype: str
     device: str
-    stopped: Literal["", "deadline"]
+    stopped: Ended
+    best_step: int
+    held_out: float | None
+    usd: float
 
     @property
     def files(self) -> RunFolder:
@@ -137,6 +154,26 @@ class RunResult:
         if not file.is_file():
             return None
         return cls(**(json.loads(file.read_bytes()) | {"folder": folder}))
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """A run that is to go on another time from a checkpoint at `step`; `seconds` lie behind it."""
+
+    step: int
+    seconds: float
+    held_out: float | None
+
+
+def _differences(found: Any, asked: Any, name: str = "") -> Iterator[str]:
+    """What a run was asked before and what it is asked now, field by field."""
+    if isinstance(found, dict) and isinstance(asked, dict):
+        for key in asked:
+            yield from _differences(found.get(key), asked[key], f"{name}.{key}" if name else key)
+    elif found != asked:
+        many = any(isinstance(value, list) or len(str(value)) > 24 for value in (found, asked))
+        what = name.removeprefix("settings.").removeprefix("libraries.")
+        yield f"other {what}" if many else f"{what} was {found} and is {asked}"
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trimtab.errors import ProjectError
+from trimtab.train.limits import Limits
 from trimtab.train.methods import method_of
 from trimtab.train.objectives import Objective, objective_of
 
@@ -57,8 +58,10 @@ class TrainSettings:
     `rank` is also the width of a bottleneck and the number of virtual tokens. `targets` is
     "all-linear", a list of module names, or a regular expression over whole module names (PEFT's
     own rule). `epochs` may be a fraction. `learning_rate` None leaves it to objective and method.
-    `deadline_s` counts seconds of training over all attempts. `extra` holds further fields of TRL's
-    configuration of the objective.
+    `deadline_s` counts seconds of training over all attempts, and so does `budget_usd`, at
+    `usd_hour` dollars an hour of the machine. `validation` is the share of records held out to
+    watch the loss on, which ends the run where it has not fallen for `patience` checkpoints.
+    `extra` holds further fields of TRL's configuration of the objective.
     """
 
     objective: str = "sft"
@@ -74,6 +77,10 @@ class TrainSettings:
     max_length: int = 512
     seed: int = 17
     deadline_s: float | None = None
+    budget_usd: float | None = None
+    usd_hour: float = 0.0
+    validation: float = 0.0
+    patience: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
@@ -81,6 +88,11 @@ class TrainSettings:
         targets = self.targets if isinstance(self.targets, str) else list(self.targets)
         fields = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
         return fields | {"targets": targets, "extra": dict(self.extra)}
+
+    @property
+    def limits(self) -> Limits:
+        """Where the run ends before its last step."""
+        return Limits(self.deadline_s, self.budget_usd, self.usd_hour)
 
     @property
     def rate(self) -> float:

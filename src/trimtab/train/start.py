@@ -7,22 +7,24 @@ checkpoint and ends in the same adapter bytes. Prints nothing; progress goes to 
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import filelock
 
-from trimtab.canonical import content_hash
-from trimtab.errors import InUse
+from trimtab.errors import InUse, Preempted
 from trimtab.text.chat import ChatFormat
 from trimtab.train import checkpoint, curve, probes
 from trimtab.train.lesson import Lesson
+from trimtab.train.limits import Ended, Pause
 from trimtab.train.objectives import objective_of
 from trimtab.train.pairing import check
 from trimtab.train.preflight import preflight
 from trimtab.train.prepare import Prepared, prepare
 from trimtab.train.rewards import Reward
 from trimtab.train.run import (
+    Paused,
     RunFolder,
     RunResult,
     StepProgress,
@@ -51,9 +53,27 @@ def train(
     """Train `base` on the lessons, by objective and method; a run that is done is returned as is.
 
     Raises ProjectError, DataError or BaseError before anything is written; UserError where the
-    folder holds another run or the loss is not finite; InUse; StorageFull with the last checkpoint
-    standing; IdentityError if a weight of the base changed.
+    folder holds another run, the loss is not finite or runs away, or a step does not end;
+    Preempted, InUse, or StorageFull with the last checkpoint standing; IdentityError if a weight of
+    the base changed.
     """
+    reached = train_until(base, chat, lessons, settings, folder, on_step=on_step, rewards=rewards)
+    assert isinstance(reached, RunResult)
+    return reached
+
+
+def train_until(
+    base: Path,
+    chat: ChatFormat,
+    lessons: Sequence[Lesson],
+    settings: TrainSettings,
+    folder: Path,
+    *,
+    pause: Pause | None = None,
+    on_step: OnStep | None = None,
+    rewards: Sequence[Reward] = (),
+) -> RunResult | Paused:
+    """`train`, with a pause on the way: the same call without it, or with a later one, goes on."""
     objective = objective_of(settings.objective)
     check_extra(objective, settings.extra)
     check(settings, rewards)
@@ -62,37 +82,67 @@ def train(
 
     with quiet():
         prepared = prepare(base, settings, checked, lessons, rewards)
-        asked = prepared.asked()
         files = RunFolder(folder)
         with _alone_in(folder), checkpoint.room_needed(files.checkpoints):
-            files.claim(content_hash(asked), asked)
-            return RunResult.load(folder) or _run(prepared, files, content_hash(asked), on_step)
+            files.claim(prepared.identity, prepared.asked())
+            return RunResult.load(folder) or _run(prepared, files, pause, on_step)
 
 
-def _run(prepared: Prepared, files: RunFolder, identity: str, on_step: OnStep | None) -> RunResult:
+def _run(
+    prepared: Prepared, files: RunFolder, pause: Pause | None, on_step: OnStep | None
+) -> RunResult | Paused:
     from trimtab.train.trainer import build
     from trimtab.train.watch import Watch
 
     write_json(files.preflight, prepared.checked.to_json())
     checkpoint.clear_unsealed(files.checkpoints)
-    last = checkpoint.newest(files.checkpoints)
+    last = checkpoint.newest_of(files.checkpoints, prepared.identity)
+    limits = replace(prepared.settings.limits, pause=pause)
     watch = Watch(
         prepared.step_examples,
+        files.path,
+        limits=limits,
         spent=last.seconds if last else 0.0,
-        deadline_s=prepared.settings.deadline_s,
+        done=last.step if last else 0,
         on_step=on_step,
         watched=prepared.objective.watched,
+        # What rollouts are learnt from changes at every step, and their loss with it.
+        falls=not prepared.objective.rollouts,
     )
     trainer = build(prepared, files.checkpoints, watch)
-    trainer.train(resume_from_checkpoint=str(last.path) if last else None)
-    seconds = watch.seconds
+    if last is not None and (last.ended or limits.paused(last.step, last.seconds, 0.0)):
+        trainer.stand_at(last.step)
+        watch.ended, watch.paused = last.ended, not last.ended
+        seconds = last.seconds
+    else:
+        with watch.on_guard():
+            trainer.train(resume_from_checkpoint=str(last.path) if last else None)
+        seconds = watch.seconds
+    done = trainer.state.global_step
+    if done < prepared.steps and not watch.ended:
+        if watch.preempted:
+            raise Preempted(
+                f"{files.path}: told to end; step {done} of {prepared.steps} is saved",
+                hint="run the same command again: it goes on from there",
+            )
+        return Paused(done, seconds, trainer.held_out[-1][1] if trainer.held_out else None)
+    return _finish(prepared, files, trainer, seconds, watch.ended)
+
+
+def _finish(
+    prepared: Prepared, files: RunFolder, trainer: "SealedTrainer", seconds: float, ended: Ended
+) -> RunResult:
+    """Keep what was learnt, and say so."""
+    done = trainer.state.global_step
+    best = trainer.best_step or done
+    if best != done:
+        trainer.go_back_to(best)
     trainer.finish()
     prepared.attached.must_still_be(prepared.base_fingerprint)
     points = _keep(prepared, files, trainer)
-    done = len(points)
     tokens = sum(e.size for step in prepared.step_examples[:done] for e in step)
     result = RunResult(
-        identity=identity,
+        identity=prepared.identity,
         folder=files.path,
         steps=done,
         planned_steps=prepared.steps,
@@ -105,7 +155,10 @@ def _run(prepared: Prepared, files: RunFolder, identity: str, on_step: OnStep | 
         tokens=tokens,
         dtype=prepared.machine.dtype,
         device=prepared.machine.name,
-        stopped="deadline" if done < prepared.steps else "",
+        stopped=ended,
+        best_step=best,
+        held_out=dict(trainer.held_out).get(best),
+        usd=prepared.settings.limits.usd(seconds),
     )
     result.save()
     shutil.rmtree(files.checkpoints)
@@ -117,12 +170,14 @@ def _keep(prepared: Prepared, files: RunFolder, trainer: "SealedTrainer") -> lis
     save_result(prepared.attached, prepared.base, files)
     if prepared.objective.answers:
         _probe(prepared, files).save(files.probes)
+    held_out = dict(trainer.held_out)
     points = [
         curve.Point(
             step=int(entry["step"]),
             loss=entry["loss"],
             learning_rate=entry["learning_rate"],
             gradient_norm=entry["grad_norm"],
+            held_out=held_out.get(int(entry["step"])),
             metrics={name: entry[name] for name in prepared.objective.watched if name in entry},
         )
         for entry in trainer.state.log_history

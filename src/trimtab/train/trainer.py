@@ -10,18 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import AutoTokenizer, PrinterCallback, Trainer
+from transformers import AutoTokenizer, PrinterCallback, Trainer, TrainerState
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from trimtab import bottleneck
 from trimtab.train import checkpoint
+from trimtab.train.aside import aside
 from trimtab.train.model import widen
 from trimtab.train.prepare import Prepared
+from trimtab.train.rows import Row
 from trimtab.train.settings import config_class
 
 if TYPE_CHECKING:
     from trimtab.train.watch import Watch
 
+HELD_OUT = "held_out_loss"
 # How often a run is saved, unless train.extra.save_steps says otherwise; a save syncs to disk.
 SAVES = 8
 
@@ -29,9 +32,13 @@ SAVES = 8
 class SealedTrainer(Trainer):
     """Mixed in before a trainer of TRL: rows are taken as they are, and checkpoints sealed.
 
-    `watch` keeps the time. Where `bottlenecks` are trained, they are saved without the base.
+    `watch` keeps the time. What a checkpoint is taken of is measured on the records held out, and
+    where that has not become better for `patience` checkpoints, the run ends. Where `bottlenecks`
+    are trained, they are saved without the base.
     """
 
+    prepared: Prepared
+    validation: Dataset | None = None
     bottlenecks: bottleneck.Attached | None = None
 
     def __init__(self, *, watch: "Watch", **given: Any) -> None:
@@ -63,12 +70,79 @@ class SealedTrainer(Trainer):
             )
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        folder = Path(str(self.args.output_dir))
-        path = folder / f"checkpoint-{self.state.global_step}"
-        super()._save_checkpoint(model, trial)
-        # Pickled and never read back: the run's settings are kept as JSON.
-        (path / "training_args.bin").unlink(missing_ok=True)
-        checkpoint.seal(path, step=self.state.global_step, seconds=self._watch.seconds)
+        with self._watch.between_steps():
+            if self.validation is not None:
+                self._look_at_what_is_held_out()
+            super()._save_checkpoint(model, trial)
+            path = self._checkpoint(self.state.global_step)
+            # Pickled and never read back: the run's settings are kept as JSON.
+            (path / "training_args.bin").unlink(missing_ok=True)
+            made = checkpoint.Checkpoint(
+                path=path,
+                step=self.state.global_step,
+                seconds=self._watch.seconds,
+                identity=self.prepared.identity,
+                ended=self._watch.ended,
+            )
+            checkpoint.seal(made, keep=self.best_step)
+
+    def _checkpoint(self, step: int) -> Path:
+        return Path(str(self.args.output_dir)) / f"checkpoint-{step}"
+
+    def _look_at_what_is_held_out(self) -> None:
+        """Into the log before it is saved, so that a run that goes on knows what it saw."""
+        step = self.state.global_step
+        self.state.log_history.append({HELD_OUT: self.held_out_loss(), "step": step})
+        patience = self.prepared.settings.patience
+        seen = self.held_out
+        since_best = len(seen) - 1 - min(range(len(seen)), key=lambda at: seen[at][1])
+        if patience is not None and since_best >= patience and step < self.state.max_steps:
+            self._watch.ended = "early"
+            self.control.should_training_stop = True
+
+    @property
+    def held_out(self) -> list[tuple[int, float]]:
+        """The steps at which the records held out were looked at, with their mean loss."""
+        entries = [entry for entry in self.state.log_history if HELD_OUT in entry]
+        return [(int(entry["step"]), entry[HELD_OUT]) for entry in entries]
+
+    @property
+    def best_step(self) -> int:
+        """The step that the run's result is of; 0 before there is one to choose."""
+        if self.prepared.settings.patience is None or not self.held_out:
+            return 0
+        return min(self.held_out, key=lambda seen: (seen[1], seen[0]))[0]
+
+    def held_out_loss(self) -> float:
+        """The objective's loss on the records held out: of SFT a token's, of others a row's."""
+        assert self.validation is not None
+        model: Any = self.model
+        total = weight = 0.0
+        start = 0
+        with aside(model), self.compute_loss_context_manager():
+            for batch in self.prepared.validation.batches:
+                rows = [self.validation[start + place] for place in range(len(batch))]
+                inputs = self._prepare_inputs(self.data_collator(rows))
+                share = float(sum(map(self.weight, batch)))
+                loss: Any = self.compute_loss(model, inputs)
+                total += share * loss.item()
+                weight += share
+                start += len(batch)
+        return total / weight
+
+    def weight(self, row: Row) -> float:
+        """What a row counts in a mean loss."""
+        return 1.0
+
+    def stand_at(self, step: int) -> None:
+        """Take weights and log of a checkpoint without training on from it."""
+        path = self._checkpoint(step)
+        self._load_from_checkpoint(str(path))
+        self.state = TrainerState.load_from_json(str(path / "trainer_state.json"))
+
+    def go_back_to(self, step: int) -> None:
+        """Take the weights of a checkpoint, and keep the log of the whole run."""
+        self._load_from_checkpoint(str(self._checkpoint(step)))
 
 
 def build(prepared: Prepared, checkpoints: Path, watch: "Watch") -> SealedTrainer:
@@ -78,6 +152,9 @@ def build(prepared: Prepared, checkpoints: Path, watch: "Watch") -> SealedTraine
     trainer.bottlenecks = prepared.attached.bottlenecks
     if prepared.attached.method.quantised:
         widen(prepared.attached.model)
+    trainer.prepared = prepared
+    if prepared.held:
+        trainer.validation = module.rows(prepared.validation)
     return trainer
 
 

@@ -1,53 +1,98 @@
-"""The watch over a run: progress, the deadline, and a stop at the first loss that is not finite.
+"""The watch over a run: progress, its limits, and a stop at once where the loss cannot be trusted.
 
 A callback of transformers' Trainer. Imports transformers; import it only where a run starts.
 """
 
 import math
+import resource
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trimtab.errors import UserError
+from trimtab.train import divergence
+from trimtab.train.limits import Ended, Limits
 from trimtab.train.rows import Row
 from trimtab.train.run import StepProgress
+from trimtab.train.stall import Stalled, StallGuard, hint
+
+STACKS = "stalled.txt"
 
 
 class Watch(TrainerCallback):
-    """Reports each step, stops at the deadline, and stops at once where the loss is not finite.
+    """Reports each step, ends the run at its limits, and stops it where it has gone wrong.
 
-    `steps` holds the rows of each step; `spent` seconds lie behind a run that goes on; `watched`
-    names the metrics that must be finite beside the loss, for some objectives report no loss at all
-    where their rewards are no numbers.
+    `steps` holds the rows of each step; `spent` seconds and `done` steps lie behind a run that goes
+    on; `watched` names the metrics that must be finite beside the loss, for some objectives report
+    no loss at all where their rewards are no numbers. `falls` says whether the loss can tell a
+    divergence. `ended` says why the run ends before its last step, `paused` and `preempted` whether
+    it is to go on another time.
     """
 
     def __init__(
         self,
         steps: Sequence[Sequence[Row]],
+        folder: Path,
         *,
-        spent: float,
-        deadline_s: float | None,
-        on_step: Callable[[StepProgress], None] | None,
+        limits: Limits = Limits(),  # noqa: B008 - frozen
+        spent: float = 0.0,
+        done: int = 0,
+        on_step: Callable[[StepProgress], None] | None = None,
         watched: Sequence[str] = (),
+        falls: bool = True,
     ) -> None:
         self._steps = steps
+        self._limits = limits
         self._spent = spent
-        self._deadline_s = deadline_s
         self._on_step = on_step
         self._watched = ("loss", "grad_norm", *watched)
-        self._started = self._step_started = time.monotonic()
+        self._falls = falls
+        self._step = done
+        # The longest step so far, or what one took on average before this attempt.
+        self._longest = spent / done if done else 0.0
+        self._started = self._step_started = self._step_ended = time.monotonic()
+        self._file = folder / STACKS
+        self._guard = StallGuard(self._under_way, self._file)
+        self.ended: Ended = ""
+        self.paused = False
+        self.preempted = False
 
     @property
     def seconds(self) -> float:
         """Seconds of training over all attempts."""
         return self._spent + time.monotonic() - self._started
 
+    @contextmanager
+    def on_guard(self) -> Iterator[None]:
+        """Guard against stalls, and take SIGTERM as the order to save and end.
+
+        Raises UserError where a step does not end.
+        """
+        with _terminated(self._be_preempted):
+            try:
+                with self._guard.watching():
+                    yield
+            except Stalled:
+                raise UserError(self._guard.message, hint=hint(self._file)) from None
+
+    def between_steps(self) -> Any:
+        """Frames work between two steps, such as saving."""
+        return self._guard.held()
+
+    def _be_preempted(self) -> None:
+        self.preempted = True
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        self._started = time.monotonic()
+        self._started = self._step_ended = time.monotonic()
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -57,9 +102,17 @@ class Watch(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        if self._deadline_s is not None and self.seconds >= self._deadline_s:
-            control.should_save = True
-            control.should_training_stop = True
+        self._guard.stepped()
+        now = time.monotonic()
+        self._longest = max(self._longest, now - self._step_ended)
+        self._step_ended = now
+        self._step = state.global_step
+        if state.global_step >= state.max_steps:
+            return
+        self.ended = self._limits.ended(self.seconds, self._longest)
+        self.paused = self._limits.paused(state.global_step, self.seconds, self._longest)
+        if self.ended or self.paused or self.preempted:
+            self._stop(control)
 
     def on_log(
         self,
@@ -75,16 +128,89 @@ class Watch(TrainerCallback):
         step = state.global_step
         for name in self._watched:
             if not math.isfinite(logs.get(name, 0.0)):
-                raise _diverged(step, name, logs[name], self._steps[step - 1])
+                raise _not_finite(step, name, logs[name], self._steps[step - 1])
+        if self._falls:
+            self._must_not_run_away(state, control)
         if self._on_step is not None:
-            took = time.monotonic() - self._step_started
-            rate = sum(example.size for example in self._steps[step - 1]) / took
-            self._on_step(StepProgress(step, state.max_steps, logs["loss"], rate, self.seconds))
+            self._on_step(self._progress(state, logs))
+        # Nothing is as soon after an order as the end of this step.
+        if self.preempted:
+            self._stop(control)
+
+    def _stop(self, control: TrainerControl) -> None:
+        control.should_save = True
+        control.should_training_stop = True
+
+    def _must_not_run_away(self, state: TrainerState, control: TrainerControl) -> None:
+        losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+        above = divergence.far_above(losses)
+        if above:
+            # What may have gone wrong does not take the place of a good checkpoint.
+            control.should_save = False
+        if above == divergence.STEPS:
+            first = state.global_step - above + 1
+            raise _ran_away(first, losses, self._steps[first - 1])
+
+    def _progress(self, state: TrainerState, logs: dict[str, float]) -> StepProgress:
+        took = time.monotonic() - self._step_started
+        tokens = sum(example.size for example in self._steps[state.global_step - 1])
+        return StepProgress(
+            step=state.global_step,
+            steps=state.max_steps,
+            loss=logs["loss"],
+            tokens_s=tokens / took,
+            seconds=self.seconds,
+            gradient_norm=logs.get("grad_norm", 0.0),
+            memory=peak_memory(),
+            usd=self._limits.usd(self.seconds),
+            left_usd=self._limits.left_usd(self.seconds),
+        )
+
+    def _under_way(self) -> str:
+        rows = self._steps[min(self._step, len(self._steps) - 1)]
+        return f"step {self._step + 1} on training records {_records(rows)}"
 
 
-def _diverged(step: int, name: str, value: float, examples: Sequence[Row]) -> UserError:
-    records = [example.record for example in examples]
+def peak_memory() -> int:
+    """The most memory that this process has held, in bytes: the accelerator's where it has one."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+@contextmanager
+def _terminated(told: Callable[[], None]) -> Iterator[None]:
+    """Call `told` on SIGTERM, where this thread may take signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def take(_: int, __: FrameType | None) -> None:
+        told()
+
+    before = signal.signal(signal.SIGTERM, take)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _records(rows: Sequence[Row]) -> list[int]:
+    return [row.record for row in rows]
+
+
+def _not_finite(step: int, name: str, value: float, rows: Sequence[Row]) -> UserError:
     return UserError(
-        f"step {step}: {name.replace('_', ' ')} is {value} on training records {records}",
+        f"step {step}: {name.replace('_', ' ')} is {value} on training records {_records(rows)}",
+        hint="lower train.learning_rate, or look at these records",
+    )
+
+
+def _ran_away(first: int, losses: Sequence[float], rows: Sequence[Row]) -> UserError:
+    return UserError(
+        f"step {first}: the loss runs away from here: {losses[first - 1]:.3g} to {losses[-1]:.3g}, "
+        f"where {divergence.typical(losses):.3g} was usual; on training records {_records(rows)}",
         hint="lower train.learning_rate, or look at these records",
     )

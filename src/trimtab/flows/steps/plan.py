@@ -55,7 +55,11 @@ def _plan(work: Work, checked: Preflight) -> Plan:
     section = work.project.train
     where = device()
     machine = this_machine(
-        device=where.name, dtype=where.dtype, rate=gemm_rate(where), device_memory=where.memory
+        device=where.name,
+        dtype=where.dtype,
+        rate=gemm_rate(where),
+        device_memory=where.memory,
+        usd_hour=section.usd_hour,
     )
     training = training_work(checked, settings_of(work.project))
     hours = section.deadline_hours

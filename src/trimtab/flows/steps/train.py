@@ -9,12 +9,19 @@ from trimtab.flows.rewards import identities, rewards_of
 from trimtab.flows.settings import settings_of
 from trimtab.flows.work import Outputs, Result, Work
 from trimtab.inference import Message
-from trimtab.plan.candidates import duration
+from trimtab.plan.candidates import duration, gigabytes
 from trimtab.registry.identity import adapter_hash, base_hash
 from trimtab.stats.binomial import clopper_pearson
 from trimtab.train.objectives import objective_of
 from trimtab.train.run import RunResult, StepProgress, write_json
 from trimtab.train.start import train
+
+ENDED = {
+    "": "",
+    "deadline": "; ended by its deadline",
+    "budget": "; ended by its budget",
+    "early": "; ended early, as the records held out did not get better",
+}
 
 
 def inputs(work: Work, outputs: Outputs) -> dict[str, Any]:
@@ -65,13 +72,16 @@ def work(work: Work, outputs: Outputs) -> Result:
         "trainable": result.trainable,
         "total": result.total,
         "stopped": result.stopped,
+        "best_step": result.best_step,
+        "held_out": result.held_out,
+        "usd": result.usd,
     }
     shutil.rmtree(files.checkpoints, ignore_errors=True)
     made = f"adapter {short(adapter)}" if adapter else f"base {short(base)}"
     line = (
         f"{made}: loss {result.loss:.3f} after {result.steps} steps in "
         f"{duration(result.seconds)}, {result.tokens / result.seconds:.0f} tokens/s, "
-        f"{result.trainable_share:.2%} of the parameters trained"
+        f"{result.trainable_share:.2%} of the parameters trained{ENDED[result.stopped]}"
     )
     return Result(output, line)
 
@@ -109,5 +119,14 @@ def _learns_from_rewards(work: Work) -> bool:
 
 
 def _show(work: Work, step: StepProgress) -> None:
-    note = f"loss {step.loss:.3f}, {step.tokens_s:.0f} tokens/s"
-    work.watch.advanced("training", step.step, step.steps, note)
+    work.watch.advanced("training", step.step, step.steps, noted(step))
+
+
+def noted(step: StepProgress) -> str:
+    """A step in a few words."""
+    money = f", ${step.usd:.2f} spent" if step.usd else ""
+    left = "" if step.left_usd is None or not step.usd else f", ${step.left_usd:.2f} left"
+    return (
+        f"loss {step.loss:.3f}, gradient {step.gradient_norm:.2g}, {step.tokens_s:.0f} tokens/s, "
+        f"{gigabytes(step.memory)}{money}{left}"
+    )

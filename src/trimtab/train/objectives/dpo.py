@@ -28,11 +28,15 @@ def build(prepared: Prepared, checkpoints: Path, watch: Watch) -> SealedTrainer:
         ref_model=frozen_copy(prepared),
         watch=watch,
         args=arguments(prepared, checkpoints),
-        train_dataset=Dataset.from_list(pairs(prepared)),
+        train_dataset=rows(prepared),
         processing_class=tokenizer_of(prepared),
     )
     forget_copy(prepared.attached.model)
     return trainer
+
+
+def rows(prepared: Prepared) -> Dataset:
+    return Dataset.from_list(pairs(prepared))
 
 
 def pairs(prepared: Prepared) -> list[dict[str, Any]]:

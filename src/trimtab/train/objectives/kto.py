@@ -31,15 +31,16 @@ def build(prepared: Prepared, checkpoints: Path, watch: Watch) -> SealedTrainer:
         ref_model=frozen_copy(prepared),
         watch=watch,
         args=arguments(prepared, checkpoints),
-        train_dataset=Dataset.from_list(_rows(prepared)),
+        train_dataset=rows(prepared),
         processing_class=tokenizer_of(prepared),
     )
     forget_copy(prepared.attached.model)
     return trainer
 
 
-def _rows(prepared: Prepared) -> list[dict[str, Any]]:
-    return [
+def rows(prepared: Prepared) -> Dataset:
+    """Each answer with the one that the KL is estimated on."""
+    made: list[dict[str, Any]] = [
         {
             "prompt_ids": list(row.prompt),
             "completion_ids": list(row.completion),
@@ -48,6 +49,7 @@ def _rows(prepared: Prepared) -> list[dict[str, Any]]:
         }
         for row, other in mismatched(prepared)
     ]
+    return Dataset.from_list(made)
 
 
 def mismatched(prepared: Prepared) -> Iterator[tuple[Answers, Answers]]:

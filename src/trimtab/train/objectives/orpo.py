@@ -45,7 +45,7 @@ def build(prepared: Prepared, checkpoints: Path, watch: Watch) -> SealedTrainer:
             remove_unused_columns=False,
             max_length=prepared.settings.max_length,
         ),
-        train_dataset=Dataset.from_list([_row(pair) for pair in pairs(prepared)]),
+        train_dataset=rows(prepared),
         processing_class=tokenizer_of(prepared),
     )
 
@@ -53,6 +53,10 @@ def build(prepared: Prepared, checkpoints: Path, watch: Watch) -> SealedTrainer:
 def _of_the_text_alone(model: Any, given: tuple[Any, ...], output: Any) -> None:
     """Virtual tokens have logits too, which TRL's other trainers know how to leave out."""
     output["logits"] = output.logits[:, -given[0].shape[1] :]
+
+
+def rows(prepared: Prepared) -> Dataset:
+    return Dataset.from_list([_row(pair) for pair in pairs(prepared)])
 
 
 def _row(pair: dict[str, Any]) -> dict[str, Any]:

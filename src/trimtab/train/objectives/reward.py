@@ -21,14 +21,21 @@ class SealedReward(SealedTrainer, RewardTrainer):
 
 def build(prepared: Prepared, checkpoints: Path, watch: Watch) -> SealedTrainer:
     """A trainer over the pairs in their final order."""
-    rows = [
-        {f"{side}_ids": pair["prompt_ids"] + pair[f"{side}_ids"] for side in ("chosen", "rejected")}
-        for pair in pairs(prepared)
-    ]
     return SealedReward(
         model=prepared.attached.model,
         watch=watch,
         args=arguments(prepared, checkpoints),
-        train_dataset=Dataset.from_list(rows),
+        train_dataset=rows(prepared),
         processing_class=tokenizer_of(prepared),
+    )
+
+
+def rows(prepared: Prepared) -> Dataset:
+    """Both whole dialogues of each pair."""
+    sides = ("chosen", "rejected")
+    return Dataset.from_list(
+        [
+            {f"{side}_ids": pair["prompt_ids"] + pair[f"{side}_ids"] for side in sides}
+            for pair in pairs(prepared)
+        ]
     )

@@ -10,7 +10,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from trimtab.train.loss import IGNORED, Model, label_logprobs, shares_prefix
 from trimtab.train.prepare import Prepared
-from trimtab.train.rows import Example
+from trimtab.train.rows import Example, Row
 from trimtab.train.trainer import SealedTrainer, arguments, tokenizer_of
 from trimtab.train.watch import Watch
 
@@ -21,6 +21,9 @@ class SealedSFT(SealedTrainer, SFTTrainer):
     def __init__(self, trained: Model, **given: Any) -> None:
         super().__init__(model=trained, **given)
         self._trained = trained
+
+    def weight(self, row: Row) -> float:
+        return row.supervised
 
     def compute_loss(
         self,
@@ -44,12 +47,12 @@ def build(prepared: Prepared, checkpoints: Path, watch: Watch) -> SealedTrainer:
         prepared.attached.model,
         watch=watch,
         args=arguments(prepared, checkpoints, **owned),
-        train_dataset=_rows(prepared),
+        train_dataset=rows(prepared),
         processing_class=tokenizer_of(prepared),
     )
 
 
-def _rows(prepared: Prepared) -> Dataset:
+def rows(prepared: Prepared) -> Dataset:
     """The examples as TRL wants pre-tokenised data."""
     laid_out = [row for row in prepared.laid_out if isinstance(row, Example)]
     labels = [
