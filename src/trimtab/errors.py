@@ -11,6 +11,7 @@
     - StoreClosed               a database whose place cannot be opened, or is something else
   + Preempted                   told to end while it worked; what was done is saved (exit 130)
   + IdentityError               what was loaded is not what was registered
+  + RankLost                    a process of a training ended, and with it the others
   + StoreError                  the database or the blob store
     - StoreRefused              the database takes these rows never, whoever asks when
   + EngineError
@@ -71,6 +72,10 @@ class Preempted(TrimtabError):
 
 
 class IdentityError(TrimtabError):
+    pass
+
+
+class RankLost(TrimtabError):
     pass
 
 

@@ -72,6 +72,14 @@ class Data(Section):
     seed: int = 17
 
 
+class Launcher(Section):
+    """One process, or one for each device of this machine; and what lies in shards over them."""
+
+    kind: Literal["local", "torchrun"] = "local"
+    ranks: Annotated[int, Field(ge=1)] = 1
+    sharding: Literal["none", "fsdp"] = "none"
+
+
 class Train(Section):
     objective: Literal["sft", "dpo", "kto", "orpo", "reward", "grpo", "rloo", "ppo"] = "sft"
     method: Literal[
@@ -93,6 +101,7 @@ class Train(Section):
     patience: Annotated[int, Field(ge=1)] | None = None
     rewards: list[str] = ["exact_match"]
     extra: dict[str, Any] = {}
+    launcher: Launcher = Launcher()
 
 
 class Evaluate(Section):

@@ -40,6 +40,10 @@ data:
 #   patience: 2                  # end when held-out loss fell at none of so many checkpoints
 #   rewards: [exact_match]       # or valid_json, FILE.py:FUNCTION, judge:RUBRIC.txt, run:ID
 #   extra: {{}}                    # anything else that TRL's configuration of the objective knows
+#   launcher:                    # ranks of this machine share out each batch of batch_size
+#     kind: local                # or torchrun
+#     ranks: 1
+#     sharding: none             # each rank has the whole model (DDP), or fsdp
 
 # evaluate:
 #   suites: [holdout, safety, performance]

@@ -20,6 +20,9 @@ ARCHITECTURES = frozenset({"llama", "qwen2", "qwen3"})
 # Below this many tokens a second pass through the layers costs more than it saves.
 SHORTEST = 16
 IGNORED = -100
+# Set on a model that several processes train: its layers must be called once each and in order,
+# for that is how what wraps them knows when to gather weights and when to average gradients.
+IN_RANKS = "in_ranks"
 
 
 def bare(model: Model) -> PreTrainedModel:
@@ -49,7 +52,8 @@ def shares_prefix(model: Model) -> bool:
     plain = set(layers) == {"full_attention"} and dropout == 0 and attention == 0
     known = config.model_type in ARCHITECTURES
     checkpointed = bare(model).is_activation_checkpointing
-    return known and plain and not checkpointed and not learns_prompt(model)
+    ranked = hasattr(bare(model), IN_RANKS)
+    return known and plain and not checkpointed and not learns_prompt(model) and not ranked
 
 
 def shared_prefix(tokens: Tensor, labels: Tensor) -> int:

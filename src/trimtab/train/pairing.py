@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from trimtab.errors import ProjectError
+from trimtab.train.launchers import refusals
 from trimtab.train.methods import method_of
 from trimtab.train.objectives import objective_of
 from trimtab.train.rewards import Reward
@@ -60,6 +61,14 @@ def check(settings: TrainSettings, rewards: Sequence[Reward]) -> None:
             f"train.patience: {objective.name} learns from its own answers, and has no loss on "
             "records held out",
             hint="leave train.patience out",
+        )
+    launch = settings.launch
+    for no in refusals(launch, objective.name, settings.method, settings.batch_size):
+        raise ProjectError(f"train.launcher: {launch}: {no.reason}", hint=no.hint)
+    if settings.validation and launch.ranks > 1:
+        raise ProjectError(
+            f"train.launcher: {launch}: records held out are looked at by one process",
+            hint="leave train.patience or train.launcher out",
         )
     if objective.rollouts and not rewards:
         raise ProjectError(

@@ -14,8 +14,9 @@ from trimtab.train.objectives import Objective, objective_of
 from trimtab.train.order import batch_order
 from trimtab.train.preflight import Preflight
 from trimtab.train.rewards import Reward
-from trimtab.train.rows import Row
+from trimtab.train.rows import Row, idle
 from trimtab.train.settings import TrainSettings
+from trimtab.train.share import ALL, Share
 from trimtab.train.speed import Device, device
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ QUANTISER = "bitsandbytes"
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A run before its first step. `order` holds places in `checked.examples`, batch by batch;
-    `held` are the rows that are held out of it.
+    `held` are the rows that are held out of it, `share` says which of the others this process
+    computes.
     """
 
     base: Path
@@ -42,6 +44,7 @@ class Prepared:
     lessons: Sequence[Lesson] = ()
     rewards: Sequence[Reward] = ()
     held: tuple[Row, ...] = ()
+    share: Share = ALL
 
     @property
     def validation(self) -> "Prepared":
@@ -57,8 +60,17 @@ class Prepared:
 
     @property
     def laid_out(self) -> list[Row]:
-        """The rows in the order in which they are trained on."""
-        return [self.checked.examples[place] for batch in self.order for place in batch]
+        """The rows that this process computes, in the order in which they are trained on.
+
+        Where a batch leaves a rank without a row, it computes one that counts for nothing: ranks
+        wait for each other in every step.
+        """
+        rows = self.checked.examples
+        return [
+            row
+            for batch in self.order
+            for row in [rows[place] for place in self.share.of(batch)] or [idle(rows[batch[0]])]
+        ]
 
     @property
     def steps(self) -> int:
@@ -108,6 +120,7 @@ def prepare(
     checked: Preflight,
     lessons: Sequence[Lesson] = (),
     rewards: Sequence[Reward] = (),
+    share: Share = ALL,
 ) -> Prepared:
     """Load the base, attach the adapter, lay out the order.
 
@@ -135,7 +148,17 @@ def prepare(
         order = _whole(order, width, settings.accumulation)
     fingerprint = attached.base_fingerprint
     return Prepared(
-        base, settings, machine, checked, attached, fingerprint, order, lessons, rewards, held
+        base,
+        settings,
+        machine,
+        checked,
+        attached,
+        fingerprint,
+        order,
+        lessons,
+        rewards,
+        held,
+        share,
     )
 
 

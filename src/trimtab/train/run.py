@@ -5,6 +5,7 @@
     checkpoints/     the last two whole ones, until the run is done
     adapter/         the result in PEFT's layout; of full fine-tuning `model/`, a base of its own
     loss.json, loss.svg, probes.json
+    launch.json      of several ranks: how they shared the run, and what shows it
     base.json        of a reward model: the hash of the base that it stands on
     run.json         the result; where it stands, the run is done
 
@@ -74,6 +75,10 @@ class RunFolder:
     @property
     def probes(self) -> Path:
         return self.path / "probes.json"
+
+    @property
+    def launch(self) -> Path:
+        return self.path / "launch.json"
 
     @property
     def base(self) -> Path:

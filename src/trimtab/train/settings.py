@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from trimtab.errors import ProjectError
+from trimtab.train.launchers import LOCAL, Launch
 from trimtab.train.limits import Limits
 from trimtab.train.methods import method_of
 from trimtab.train.objectives import Objective, objective_of
@@ -61,7 +62,8 @@ class TrainSettings:
     `deadline_s` counts seconds of training over all attempts, and so does `budget_usd`, at
     `usd_hour` dollars an hour of the machine. `validation` is the share of records held out to
     watch the loss on, which ends the run where it has not fallen for `patience` checkpoints.
-    `extra` holds further fields of TRL's configuration of the objective.
+    `extra` holds further fields of TRL's configuration of the objective. `launch` says in how many
+    processes.
     """
 
     objective: str = "sft"
@@ -82,12 +84,17 @@ class TrainSettings:
     validation: float = 0.0
     patience: int | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
+    launch: Launch = LOCAL
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values, for the run's record and its identity."""
         targets = self.targets if isinstance(self.targets, str) else list(self.targets)
         fields = {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
-        return fields | {"targets": targets, "extra": dict(self.extra)}
+        return fields | {
+            "targets": targets,
+            "extra": dict(self.extra),
+            "launch": self.launch.to_json(),
+        }
 
     @property
     def limits(self) -> Limits:

@@ -4,20 +4,22 @@ Killed at any instant and started again with the same arguments, a run goes on f
 checkpoint and ends in the same adapter bytes. Prints nothing; progress goes to `on_step`.
 """
 
+import importlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import filelock
 
-from trimtab.errors import InUse, Preempted
+from trimtab.errors import InUse, Preempted, ProjectError
 from trimtab.text.chat import ChatFormat
 from trimtab.train import checkpoint, curve, probes
+from trimtab.train.launchers.job import Job
 from trimtab.train.lesson import Lesson
-from trimtab.train.limits import Ended, Pause
+from trimtab.train.limits import Pause
 from trimtab.train.objectives import objective_of
 from trimtab.train.pairing import check
 from trimtab.train.preflight import preflight
@@ -36,8 +38,10 @@ from trimtab.train.settings import TrainSettings, check_extra
 
 if TYPE_CHECKING:
     from trimtab.train.trainer import SealedTrainer
+    from trimtab.train.watch import Watch
 
 OnStep = Callable[[StepProgress], None]
+Seated = Callable[["SealedTrainer"], object]
 
 
 def train(
@@ -54,8 +58,8 @@ def train(
 
     Raises ProjectError, DataError or BaseError before anything is written; UserError where the
     folder holds another run, the loss is not finite or runs away, or a step does not end;
-    Preempted, InUse, or StorageFull with the last checkpoint standing; IdentityError if a weight of
-    the base changed.
+    Preempted, InUse, or StorageFull with the last checkpoint standing, and RankLost where one of
+    several processes ended; IdentityError if a weight of the base changed.
     """
     reached = train_until(base, chat, lessons, settings, folder, on_step=on_step, rewards=rewards)
     assert isinstance(reached, RunResult)
@@ -78,6 +82,13 @@ def train_until(
     check_extra(objective, settings.extra)
     check(settings, rewards)
     checked = preflight(chat, lessons, settings.max_length, objective)
+    if not settings.launch.alone:
+        if pause is not None:
+            raise ProjectError(
+                f"train.launcher: {settings.launch}: a run of several ranks is not paused",
+                hint="leave train.launcher out of a sweep",
+            )
+        return _launched(Job(base, settings, checked), folder, on_step)
     from trimtab.train.model import quiet
 
     with quiet():
@@ -88,14 +99,55 @@ def train_until(
             return RunResult.load(folder) or _run(prepared, files, pause, on_step)
 
 
+def _launched(job: Job, folder: Path, on_step: OnStep | None) -> RunResult:
+    """The same, done by processes of its launcher."""
+    launcher = importlib.import_module(f"trimtab.train.launchers.{job.settings.launch.kind}")
+    with _alone_in(folder):
+        done: RunResult = launcher.launch(job, folder, on_step)
+        return done
+
+
 def _run(
     prepared: Prepared, files: RunFolder, pause: Pause | None, on_step: OnStep | None
 ) -> RunResult | Paused:
+    opened(prepared, files)
+    attempt = attempted(prepared, files, pause, on_step)
+    return unfinished(prepared, files, attempt) or finish(prepared, files, attempt)
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """How far a run has come; `seconds` of training lie behind it, over all attempts."""
+
+    trainer: "SealedTrainer"
+    watch: "Watch"
+    seconds: float
+
+    @property
+    def step(self) -> int:
+        return self.trainer.state.global_step
+
+
+def opened(prepared: Prepared, files: RunFolder) -> None:
+    """Say what will be trained on, and clear away what a killed run left half-written."""
+    write_json(files.preflight, prepared.checked.to_json())
+    checkpoint.clear_unsealed(files.checkpoints)
+
+
+def attempted(
+    prepared: Prepared,
+    files: RunFolder,
+    pause: Pause | None,
+    on_step: OnStep | None,
+    seated: Seated | None = None,
+) -> Attempt:
+    """Train from the last whole checkpoint on, as far as the run's limits and `pause` let it.
+
+    `seated` is done to the trainer before its first step: it may be one rank of several.
+    """
     from trimtab.train.trainer import build
     from trimtab.train.watch import Watch
 
-    write_json(files.preflight, prepared.checked.to_json())
-    checkpoint.clear_unsealed(files.checkpoints)
     last = checkpoint.newest_of(files.checkpoints, prepared.identity)
     limits = replace(prepared.settings.limits, pause=pause)
     watch = Watch(
@@ -110,30 +162,37 @@ def _run(
         falls=not prepared.objective.rollouts,
     )
     trainer = build(prepared, files.checkpoints, watch)
+    if seated is not None:
+        seated(trainer)
     if last is not None and (last.ended or limits.paused(last.step, last.seconds, 0.0)):
         trainer.stand_at(last.step)
         watch.ended, watch.paused = last.ended, not last.ended
-        seconds = last.seconds
-    else:
-        with watch.on_guard():
-            trainer.train(resume_from_checkpoint=str(last.path) if last else None)
-        seconds = watch.seconds
-    done = trainer.state.global_step
-    if done < prepared.steps and not watch.ended:
-        if watch.preempted:
-            raise Preempted(
-                f"{files.path}: told to end; step {done} of {prepared.steps} is saved",
-                hint="run the same command again: it goes on from there",
-            )
-        return Paused(done, seconds, trainer.held_out[-1][1] if trainer.held_out else None)
-    return _finish(prepared, files, trainer, seconds, watch.ended)
+        return Attempt(trainer, watch, last.seconds)
+    with watch.on_guard():
+        trainer.train(resume_from_checkpoint=str(last.path) if last else None)
+    return Attempt(trainer, watch, watch.seconds)
 
 
-def _finish(
-    prepared: Prepared, files: RunFolder, trainer: "SealedTrainer", seconds: float, ended: Ended
-) -> RunResult:
+def unfinished(prepared: Prepared, files: RunFolder, attempt: Attempt) -> Paused | None:
+    """Where the run is to go on another time; None where it is at its end.
+
+    Raises Preempted where the process was told to end.
+    """
+    trainer, watch = attempt.trainer, attempt.watch
+    if attempt.step >= prepared.steps or watch.ended:
+        return None
+    if watch.preempted:
+        raise Preempted(
+            f"{files.path}: told to end; step {attempt.step} of {prepared.steps} is saved",
+            hint="run the same command again: it goes on from there",
+        )
+    held_out = trainer.held_out[-1][1] if trainer.held_out else None
+    return Paused(attempt.step, attempt.seconds, held_out)
+
+
+def finish(prepared: Prepared, files: RunFolder, attempt: Attempt) -> RunResult:
     """Keep what was learnt, and say so."""
-    done = trainer.state.global_step
+    trainer, done, seconds = attempt.trainer, attempt.step, attempt.seconds
     best = trainer.best_step or done
     if best != done:
         trainer.go_back_to(best)
@@ -155,7 +214,7 @@ def _finish(
         tokens=tokens,
         dtype=prepared.machine.dtype,
         device=prepared.machine.name,
-        stopped=ended,
+        stopped=attempt.watch.ended,
         best_step=best,
         held_out=dict(trainer.held_out).get(best),
         usd=prepared.settings.limits.usd(seconds),

@@ -188,7 +188,7 @@ def arguments(prepared: Prepared, checkpoints: Path, **owned: Any) -> Any:
         "output_dir": str(checkpoints),
         "learning_rate": settings.rate,
         "num_train_epochs": 1,
-        "per_device_train_batch_size": settings.batch_size,
+        "per_device_train_batch_size": settings.batch_size // prepared.share.ranks,
         "gradient_accumulation_steps": settings.accumulation,
         "max_length": None,
         "seed": settings.seed,

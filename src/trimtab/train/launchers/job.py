@@ -1,0 +1,171 @@
+"""What a run's ranks are told, and what they tell: files in the folder `ranks` of the run.
+
+    job.json         what to train, as tokens
+    progress.jsonl   a line a step, by the first rank
+    error-N.json     why rank N stopped, where it could say so
+    lost.json        which ranks ended and how, by what had started them
+    log/             what the libraries said
+
+The folder is gone once the run is done. Knows no torch.
+"""
+
+import json
+import signal
+import traceback
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from trimtab import errors
+from trimtab.errors import RankLost, TrimtabError
+from trimtab.train.launchers import Launch
+from trimtab.train.preflight import Dropped, Preflight
+from trimtab.train.rows import Answers, Example, Row
+from trimtab.train.run import StepProgress, write_json
+from trimtab.train.settings import TrainSettings
+
+NAME = "ranks"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A run to be done by several ranks. Its rows are tokens already, so that no rank renders."""
+
+    base: Path
+    settings: TrainSettings
+    checked: Preflight
+
+    def save(self, path: Path) -> None:
+        write_json(
+            path,
+            {
+                "base": str(self.base.absolute()),
+                "settings": self.settings.to_json(),
+                "rows": [_row_to_json(row) for row in self.checked.examples],
+                "dropped": [asdict(each) for each in self.checked.dropped],
+            },
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> "Job":
+        found = json.loads(path.read_bytes())
+        fields: dict[str, Any] = found["settings"]
+        if not isinstance(fields["targets"], str):
+            fields["targets"] = tuple(fields["targets"])
+        fields["launch"] = Launch(**fields["launch"])
+        return cls(
+            Path(found["base"]),
+            TrainSettings(**fields),
+            Preflight(
+                tuple(_row_from_json(row) for row in found["rows"]),
+                tuple(Dropped(**each) for each in found["dropped"]),
+            ),
+        )
+
+
+def _row_to_json(row: Row) -> dict[str, Any]:
+    return {"kind": type(row).__name__, **asdict(row)}
+
+
+def _row_from_json(fields: dict[str, Any]) -> Row:
+    kind = {"Example": Example, "Answers": Answers}[fields.pop("kind")]
+    given = {name: _tuples(value) for name, value in fields.items()}
+    made: Row = kind(**given)
+    return made
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+class Desk:
+    """The folder itself."""
+
+    def __init__(self, run: Path) -> None:
+        self.path = run / NAME
+        self.job = self.path / "job.json"
+        self.log = self.path / "log"
+        self._progress = self.path / "progress.jsonl"
+        self._lost = self.path / "lost.json"
+        self._read = 0
+
+    @property
+    def run(self) -> Path:
+        return self.path.parent
+
+    def tell(self, step: StepProgress) -> None:
+        with self._progress.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(step)) + "\n")
+
+    def told(self) -> list[StepProgress]:
+        """The steps that were told since the last call; a line that is half written waits."""
+        if not self._progress.is_file():
+            return []
+        with self._progress.open("rb") as file:
+            file.seek(self._read)
+            whole = file.read().rpartition(b"\n")[0]
+        self._read += len(whole) + 1 if whole else 0
+        return [StepProgress(**json.loads(line)) for line in whole.splitlines()]
+
+    def fail(self, rank: int, error: BaseException) -> None:
+        """Why a rank stops. The trace goes to the rank's log."""
+        traceback.print_exception(error)
+        ours = isinstance(error, TrimtabError)
+        write_json(
+            self.path / f"error-{rank}.json",
+            {
+                "kind": type(error).__name__ if ours else "",
+                "message": error.message if isinstance(error, TrimtabError) else _line(error),
+                "hint": error.hint if isinstance(error, TrimtabError) else "",
+            },
+        )
+
+    def lose(self, codes: dict[int, int]) -> None:
+        """The exit codes of the ranks that ended badly, before the others were stopped."""
+        write_json(self._lost, {str(rank): code for rank, code in codes.items()})
+
+    def cause(self, ranks: int) -> TrimtabError:
+        """Why the run stopped: a rank that was killed, else what a rank said of itself.
+
+        A rank that is killed takes the connections of the others with it, so what those say is a
+        consequence; and what trimtab itself says is more than what a library does.
+        """
+        codes = json.loads(self._lost.read_bytes()) if self._lost.is_file() else {}
+        for rank, code in sorted(codes.items()):
+            if code < 0:
+                name = signal.Signals(-code).name
+                memory = ", as where memory runs out" if -code == signal.SIGKILL else ""
+                return _lost(f"rank {rank} of {ranks} was ended by {name}{memory}")
+        said = [
+            (rank, json.loads(file.read_bytes()))
+            for rank in range(ranks)
+            if (file := self.path / f"error-{rank}.json").is_file()
+        ]
+        said.sort(key=lambda each: (not each[1]["kind"], str(each[0]) not in codes, each[0]))
+        for rank, error in said:
+            if error["kind"]:
+                made: TrimtabError = getattr(errors, error["kind"])(
+                    error["message"], hint=error["hint"]
+                )
+                return made
+            return _lost(f"rank {rank} of {ranks} failed: {error['message']}")
+        return _lost(f"the ranks did not start: {self._last_words()}")
+
+    def _last_words(self) -> str:
+        logs = sorted(self.log.rglob("*.log"), key=lambda file: file.stat().st_mtime)
+        words = [
+            line
+            for file in logs
+            for line in file.read_text("utf-8", "replace").splitlines()
+            if line.strip()
+        ]
+        return words[-1].strip() if words else "nothing was said"
+
+
+def _lost(message: str) -> RankLost:
+    return RankLost(message, hint="run again: the run goes on from its last checkpoint")
+
+
+def _line(error: BaseException) -> str:
+    words = str(error).strip()
+    return f"{type(error).__name__}: {words.splitlines()[0] if words else 'no words'}"

@@ -1,0 +1,105 @@
+"""One rank of a run: `python -m trimtab.train.launchers.rank RUN`, as a launcher starts it.
+
+The first rank writes the run's folder; the others read the newest checkpoint from it and write
+nothing but why they stopped. Imports torch.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trimtab.canonical import content_hash
+from trimtab.child import PR_SET_PDEATHSIG
+from trimtab.train import checkpoint
+from trimtab.train.launchers import Launch
+from trimtab.train.launchers.crew import Crew
+from trimtab.train.launchers.ddp import Replicas
+from trimtab.train.launchers.job import Desk, Job
+from trimtab.train.prepare import Prepared, prepare
+from trimtab.train.run import RunFolder, RunResult, write_json
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def work(run: Path, crew: Crew) -> None:
+    """Do a rank's part of the run in a folder. Raises what training in one process raises."""
+    from trimtab.train.launchers.ranked import RankedTrainer, join
+    from trimtab.train.model import quiet
+    from trimtab.train.start import opened, settled, trained
+
+    desk = Desk(run)
+    job, files = Job.load(desk.job), RunFolder(run)
+    with quiet(), checkpoint.room_needed(files.checkpoints):
+        prepared = prepare(job.base, job.settings, job.checked, share=crew.share)
+        identity = content_hash(prepared.asked())
+        if crew.first:
+            files.claim(identity, prepared.asked())
+        if crew.told(RunResult.load(run) is not None):
+            return
+        if crew.first:
+            opened(prepared, files)
+        crew.wait()
+        sharding = sharding_of(job.settings.launch)
+        trainer, seconds = trained(
+            prepared,
+            files,
+            desk.tell if crew.first else None,
+            lambda built: join(built, prepared, crew, sharding),
+        )
+        assert isinstance(trainer, RankedTrainer)
+        proof, weights = trainer.proof(), trainer.gathered()
+        if crew.first:
+            launched = {**job.settings.launch.to_json(), "ranks": crew.ranks, "proof": proof}
+            write_json(files.launch, launched)
+            settled(_whole(prepared, weights), files, identity, trainer, seconds)
+        crew.wait()
+
+
+def sharding_of(launch: Launch) -> Replicas:
+    """What lays the model over the ranks."""
+    if launch.sharding == "fsdp":
+        from trimtab.train.launchers.fsdp import Shards
+
+        return Shards()
+    return Replicas()
+
+
+def _whole(prepared: Prepared, weights: "dict[str, Tensor] | None") -> Prepared:
+    """The run with its model whole in this process: a new one, where the trained one is in shards.
+
+    It is loaded as the base was, so that what is then proved of it is proved of every weight.
+    """
+    if weights is None:
+        return prepared
+    from trimtab.train.model import attach
+
+    fresh = attach(prepared.base, prepared.settings, prepared.machine)
+    fresh.model.load_state_dict(weights)
+    return replace(prepared, attached=fresh)
+
+
+def main(run: Path) -> int:
+    rank, agent = int(os.environ["RANK"]), os.getppid()
+    # However the agent dies, the kernel tells its ranks.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != agent:
+        return 1
+    try:
+        crew = Crew.join()
+        work(run, crew)
+        crew.leave()
+    except Exception as error:
+        Desk(run).fail(rank, error)
+        # Nothing is waited for: the other ranks may wait for this one.
+        sys.stderr.flush()
+        os._exit(1)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,220 @@
+"""A trainer of any objective as one rank of several. Imports torch and transformers.
+
+The objective's loss, whatever it asks of the model, becomes the forward pass of one module, the
+step; DDP, FSDP2 or DeepSpeed wrap that. So no way around the wrapper's hooks is left, which would
+leave gradients of each rank to itself without a word.
+"""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from trimtab.train.launchers.crew import Crew
+from trimtab.train.launchers.ddp import Replicas
+from trimtab.train.loss import IN_RANKS, bare
+from trimtab.train.prepare import Prepared
+from trimtab.train.trainer import SealedTrainer
+
+OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
+
+
+class Step(torch.nn.Module):
+    """The loss of a batch, as a module over the trained model."""
+
+    def __init__(self, trainer: "RankedTrainer") -> None:
+        super().__init__()
+        self.model = trainer.model
+        # No submodule: a trainer is no part of what is trained.
+        object.__setattr__(self, "_trainer", trainer)
+
+    def forward(self, inputs: dict[str, Any], items: Tensor | int | None) -> Tensor:
+        trainer: RankedTrainer = object.__getattribute__(self, "_trainer")
+        return trainer.own_loss(inputs, items)
+
+
+class Agree(TrainerCallback):
+    """What one rank wants, all do: save, and stop. The last callback, so that it hears the others.
+
+    Ranks wait for each other in every step, so none may stop or save alone.
+    """
+
+    def __init__(self, crew: Crew) -> None:
+        self._crew = crew
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        said = self._crew.everyone((control.should_save, control.should_training_stop))
+        control.should_save = any(saves for saves, _ in said)
+        control.should_training_stop = any(stops for _, stops in said)
+
+
+class RankedTrainer(SealedTrainer):
+    """Mixed in before a finished trainer by `join`."""
+
+    # transformers says that each may be None; between the first step and the last none is.
+    model: Any
+    optimizer: Any
+    lr_scheduler: Any
+    crew: Crew
+    step: Step
+    _batch: int
+    _sharding: Replicas
+    _prepared: Prepared
+    _joined: torch.nn.Module
+    _weights: dict[str, Tensor] | None
+
+    # ------------------------------------------------------------------ the step
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        self._sharding.shard(self)
+        made: torch.optim.Optimizer = super().create_optimizer(model)
+        return made
+
+    def _prepare_for_training(self, *given: Any, **named: Any) -> Any:
+        prepared = super()._prepare_for_training(*given, **named)  # type: ignore[no-untyped-call]
+        self._joined = self._sharding.join(self, self.step)
+        return prepared
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Tensor:
+        """The loss of this rank's rows, scaled so that the mean over ranks is that of the batch."""
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        last = self.accelerator.sync_gradients
+        with self._sharding.waiting(last), self.compute_loss_context_manager():
+            loss: Tensor = self._joined(inputs, num_items_in_batch)
+            if num_items_in_batch is None:
+                loss = loss * self._weight(self._batch) / self.current_gradient_accumulation_steps
+            else:
+                loss = loss * self.crew.ranks
+            self._sharding.backward(loss)
+        self._batch += 1
+        return loss.detach()
+
+    def own_loss(self, inputs: dict[str, Any], items: Tensor | int | None) -> Tensor:
+        """What the objective itself makes of a batch."""
+        loss = self.compute_loss(self.model, inputs, num_items_in_batch=items)
+        assert isinstance(loss, Tensor)
+        return loss
+
+    def _weight(self, batch: int) -> float:
+        """What this rank's rows of a batch count in the mean over ranks."""
+        return self._prepared.share.weight(self._prepared.order[batch])
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """Labels in the batches of a step, over all ranks."""
+        own = super()._get_num_items_in_batch(batch_samples, device)
+        if own is None:
+            return None
+        return torch.tensor(sum(self.crew.everyone(int(own))), device=device)
+
+    def _clip_grad_norm(self, model: torch.nn.Module) -> Tensor:
+        return self._sharding.clipped(self)
+
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        return self._sharding.clipped(self) if grad_norm is None else grad_norm
+
+    # ------------------------------------------------------------------ what is written
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Means over ranks: of the loss before anybody sees it, of metrics in what is kept."""
+        super().log(logs | self.crew.means({k: v for k, v in logs.items() if k == "loss"}))
+        entry = self.state.log_history[-1]
+        shared = {k: v for k, v in entry.items() if k in self._prepared.objective.watched}
+        entry.update(self.crew.means(shared, self._weight(self._batch - 1)))
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Gathered by all, written by the first, and waited for by the others."""
+        self._weights = self._sharding.weights(self.model)
+        self._optimizer_state = self._sharding.optimizer_state(self)
+        self._random = self.crew.everyone(_random_state())
+        if self.crew.first:
+            super()._save_checkpoint(model, trial)
+        self._weights = None
+        del self._optimizer_state, self._random
+        self.crew.wait()
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict=self._weights)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        torch.save(self._optimizer_state, Path(output_dir) / OPTIMIZER)
+        torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        self._batch = self.state.global_step * self.args.gradient_accumulation_steps
+        if checkpoint is None:
+            return
+        folder = Path(checkpoint)
+        state = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
+        self._sharding.load_optimizer(self, state)
+        self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER, weights_only=True))
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        for rank, state in enumerate(self._random):
+            torch.save(state, Path(output_dir) / f"rng_state_{rank}.pth")
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is None:
+            return
+        file = Path(checkpoint) / f"rng_state_{self.crew.rank}.pth"
+        if file.is_file():
+            _set_random_state(torch.load(file, weights_only=True))
+
+    # ------------------------------------------------------------------ the end
+
+    def proof(self) -> dict[str, Any]:
+        """What shows that the ranks really shared the run. Raises TrimtabError where not."""
+        return self._sharding.proof(self)
+
+    def gathered(self) -> dict[str, Tensor] | None:
+        """Every weight, whole, in the first rank; None where the model's own are whole."""
+        return self._sharding.weights(self.model)
+
+
+def join(
+    trainer: SealedTrainer, prepared: Prepared, crew: Crew, sharding: Replicas
+) -> RankedTrainer:
+    """Make a finished trainer one rank of several."""
+    # Every objective builds its own trainer, so the class is mixed in once one is there.
+    mixed = type(f"Ranked{type(trainer).__name__}", (RankedTrainer, type(trainer)), {})
+    trainer.__class__ = mixed
+    assert isinstance(trainer, RankedTrainer)
+    trainer.crew, trainer._sharding, trainer._prepared = crew, sharding, prepared
+    trainer._weights, trainer._batch = None, 0
+    setattr(bare(trainer.model), IN_RANKS, True)
+    trainer.step = Step(trainer)
+    trainer.add_callback(Agree(crew))
+    # Dropout must not mask the rows of all ranks alike.
+    torch.manual_seed(prepared.settings.seed + crew.rank)
+    return trainer
+
+
+def _random_state() -> dict[str, Any]:
+    """As values that are read back without a pickle of anybody's classes."""
+    drawn: Any = numpy.random.get_state()
+    kind, keys, *rest = drawn
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": (kind, torch.from_numpy(keys.astype(numpy.int64)), *rest),
+        "cpu": torch.random.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.random.get_rng_state()
+    return state
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    random.setstate(state["python"])
+    kind, keys, *rest = state["numpy"]
+    numpy.random.set_state((kind, keys.numpy().astype(numpy.uint32), *rest))
+    torch.random.set_rng_state(state["cpu"])
+    if "cuda" in state:
+        torch.cuda.random.set_rng_state(state["cuda"])

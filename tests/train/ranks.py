@@ -1,0 +1,55 @@
+"""Two ranks for each run whose job lies in a folder, one run after the other.
+
+python -m tests.train.ranks RUN...
+
+The libraries are imported once and the ranks are forks, so that a test of ten runs waits for one
+import; how the ranks of a user's run are started is torchrun's, and tested apart.
+"""
+
+import os
+import socket
+import sys
+from pathlib import Path
+
+from trimtab.train.launchers import rank
+from trimtab.train.launchers.job import Desk, Job
+
+
+def main(runs: list[Path]) -> None:
+    import torch
+    import trl.trainer.dpo_trainer
+    import trl.trainer.sft_trainer  # noqa: F401
+
+    import trimtab.train.launchers.fsdp
+    import trimtab.train.launchers.ranked  # noqa: F401
+
+    torch.set_num_threads(1)
+    for run in runs:
+        both(run)
+
+
+def both(run: Path) -> None:
+    """Start the ranks of a run and wait for them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks = Job.load(Desk(run).job).settings.launch.ranks
+    children = []
+    for number in range(ranks):
+        child = os.fork()
+        if not child:
+            os.environ |= {
+                "RANK": str(number),
+                "LOCAL_RANK": str(number),
+                "WORLD_SIZE": str(ranks),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+            }
+            os._exit(rank.main(run))
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+
+
+if __name__ == "__main__":
+    main([Path(word) for word in sys.argv[1:]])

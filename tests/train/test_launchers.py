@@ -1,0 +1,224 @@
+"""Two ranks take the steps of one process, and really share them; a rank that dies ends the run.
+
+The long form, with DeepSpeed and Ray, is `make test-distributed`.
+"""
+
+import dataclasses
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.train.conftest import Records, small_settings
+from trimtab.errors import ProjectError, RankLost, UserError
+from trimtab.text.chat import ChatFormat
+from trimtab.train.launchers import Launch
+from trimtab.train.launchers.job import Desk, Job
+from trimtab.train.objectives import objective_of
+from trimtab.train.pairing import check
+from trimtab.train.preflight import preflight
+from trimtab.train.run import RunFolder, RunResult, StepProgress, write_json
+from trimtab.train.settings import TrainSettings
+from trimtab.train.share import Share
+from trimtab.train.start import train
+
+# The order of a sum is another, and float32 adds 24 bits: nats a step, over a dozen steps.
+TOLERANCE = 2e-5
+TWO = Launch("torchrun", 2)
+SHARDED = Launch("torchrun", 2, "fsdp")
+# Twenty-three records: the last batch has three rows, which two ranks do not share out evenly.
+RECORDS = 23
+
+
+def settings(launch: Launch, **changes: Any) -> TrainSettings:
+    return dataclasses.replace(small_settings(), launch=launch, **changes)
+
+
+CASES = {
+    "ddp, lora": settings(TWO, accumulation=2),
+    "fsdp, lora": settings(SHARDED),
+    "fsdp, full": settings(SHARDED, method="full", learning_rate=1e-3, epochs=0.35),
+    "fsdp, dpo": settings(SHARDED, objective="dpo", epochs=0.45),
+}
+
+
+def job(base: Path, chat: ChatFormat, records: Records, asked: TrainSettings) -> Job:
+    objective = objective_of(asked.objective)
+    return Job(base, asked, preflight(chat, records, asked.max_length, objective))
+
+
+def curve(run: Path) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(RunFolder(run).curve.read_bytes())
+    return found
+
+
+def in_ranks(*runs: Path) -> None:
+    words = [sys.executable, "-m", "tests.train.ranks", *map(str, runs)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+@pytest.fixture(scope="module")
+def killed(
+    base: Path, chat: ChatFormat, records: Records, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, RankLost]:
+    """A run of torchrun whose second rank is killed behind its third step; how it ended."""
+    run = tmp_path_factory.mktemp("killed") / "run"
+
+    def kill(progress: StepProgress) -> None:
+        if progress.step == 3:
+            for process in psutil.Process().children(recursive=True):
+                if process.environ().get("RANK") == "1":
+                    process.send_signal(signal.SIGKILL)
+
+    asked = settings(TWO, epochs=4)
+    with pytest.raises(RankLost) as caught:
+        train(base, chat, records[:RECORDS], asked, run, on_step=kill)
+    return run, caught.value
+
+
+@pytest.fixture(scope="module")
+def together(
+    killed: tuple[Path, RankLost],
+    base: Path,
+    chat: ChatFormat,
+    records: Records,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Path]:
+    """Each case done by two ranks; and the killed run, gone on with."""
+    folder = tmp_path_factory.mktemp("ranks")
+    runs = {name: folder / str(number) for number, name in enumerate(CASES)}
+    for name, run in runs.items():
+        job(base, chat, records[:RECORDS], CASES[name]).save(Desk(run).job)
+    runs["killed"] = killed[0]
+    # A folder of another run, which its ranks find out.
+    runs["taken"] = folder / "taken"
+    write_json(runs["taken"] / "settings.json", {"identity": "0" * 64})
+    job(base, chat, records, settings(TWO)).save(Desk(runs["taken"]).job)
+    in_ranks(*runs.values())
+    return runs
+
+
+def alone(
+    base: Path, chat: ChatFormat, records: Records, asked: TrainSettings, run: Path
+) -> RunResult:
+    asked = dataclasses.replace(asked, launch=Launch())
+    return train(base, chat, records[:RECORDS], asked, run)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_ranks_take_the_steps_of_one_process(
+    name: str,
+    together: dict[str, Path],
+    base: Path,
+    chat: ChatFormat,
+    records: Records,
+    tmp_path: Path,
+) -> None:
+    one = alone(base, chat, records, CASES[name], tmp_path)
+    many = RunResult.load(together[name])
+    assert many is not None, str(Desk(together[name]).cause(2))
+    assert (many.steps, many.tokens, many.trainable) == (one.steps, one.tokens, one.trainable)
+    for a, b in zip(curve(one.folder), curve(many.folder), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], abs=TOLERANCE)
+        assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=1e-4)
+        assert a["learning_rate"] == b["learning_rate"]
+        assert a["metrics"] == pytest.approx(b["metrics"], abs=1e-3)
+    assert weights_apart(one, many) < 1e-3
+
+
+def weights_apart(one: RunResult, many: RunResult) -> float:
+    """The largest difference of the two results' weights, which have the same names."""
+    from safetensors.torch import load_file
+
+    found = []
+    for result in (one, many):
+        files = result.files
+        folder = files.adapter if files.adapter.is_dir() else files.model
+        found.append(load_file(next(folder.glob("*.safetensors"))))
+    first, second = found
+    assert first.keys() == second.keys()
+    return max(float((first[name] - second[name]).abs().max()) for name in first)
+
+
+def test_fsdp_really_lies_in_shards(together: dict[str, Path]) -> None:
+    for name in ("fsdp, lora", "fsdp, full", "fsdp, dpo"):
+        proof = json.loads(RunFolder(together[name]).launch.read_bytes())["proof"]
+        assert proof["wrapper"] == "FSDPModule"
+        assert sum(proof["held"]) == proof["numbers"]
+        assert max(proof["held"]) < 0.6 * proof["numbers"]
+
+
+def test_ddp_ends_with_equal_replicas(together: dict[str, Path]) -> None:
+    found = json.loads(RunFolder(together["ddp, lora"]).launch.read_bytes())
+    assert found["proof"] == {"wrapper": "DistributedDataParallel", "replicas_equal": True}
+    assert found["ranks"] == 2
+
+
+def test_a_rank_that_is_killed_is_named(killed: tuple[Path, RankLost]) -> None:
+    run, error = killed
+    assert error.message == "rank 1 of 2 was ended by SIGKILL, as where memory runs out"
+    assert "last checkpoint" in error.hint
+    assert not [
+        p for p in psutil.process_iter(["cmdline"]) if str(run) in (p.info["cmdline"] or [])
+    ]
+
+
+def test_what_a_killed_run_left_is_gone_on_with(
+    together: dict[str, Path], base: Path, chat: ChatFormat, records: Records, tmp_path: Path
+) -> None:
+    one = alone(base, chat, records, settings(TWO, epochs=4), tmp_path)
+    losses = [[point["loss"] for point in curve(run)] for run in (one.folder, together["killed"])]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+
+
+def test_what_a_rank_says_of_itself_is_the_cause(together: dict[str, Path]) -> None:
+    cause = Desk(together["taken"]).cause(2)
+    assert isinstance(cause, UserError)
+    assert "holds run 000000000000" in cause.message
+    assert "folder of its own" in cause.hint
+
+
+def test_shares_together_are_the_batch() -> None:
+    batch = [4, 9, 2, 7, 5]
+    shares = [Share(rank, 3) for rank in range(3)]
+    assert sorted(place for share in shares for place in share.of(batch)) == sorted(batch)
+    assert sum(share.weight(batch) for share in shares) == pytest.approx(3)
+    assert Share(2, 3).of([1, 2]) == []
+    assert Share(2, 3).weight([1, 2]) == 0
+    assert Share().of(batch) == batch
+
+
+def test_a_job_comes_back_as_it_was(
+    base: Path, chat: ChatFormat, records: Records, tmp_path: Path
+) -> None:
+    for asked in (settings(TWO, targets=("q_proj",)), settings(SHARDED, objective="dpo")):
+        one = job(base, chat, records, asked)
+        one.save(tmp_path / "job.json")
+        again = Job.load(tmp_path / "job.json")
+        assert again == one
+        assert again.checked.hash == one.checked.hash
+
+
+@pytest.mark.parametrize(
+    ("launch", "changes", "reason"),
+    [
+        (Launch("torchrun", 3), {}, "a batch of 4 is not shared out evenly among 3 ranks"),
+        (Launch("local", 2), {}, "one process has nothing to shard"),
+        (Launch("torchrun", 0), {}, "0 ranks are none"),
+        (TWO, {"objective": "kto"}, "kto holds each row against the mean of its whole batch"),
+        (TWO, {"objective": "grpo"}, "draws its answers from one stream"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_the_reason(
+    launch: Launch, changes: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(ProjectError, match=reason) as caught:
+        check(settings(launch, **changes), ())
+    assert caught.value.message.startswith("train.launcher: ")
+    assert caught.value.hint
