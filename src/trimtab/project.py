@@ -92,6 +92,7 @@ class Train(Section):
     epochs: Annotated[float, Field(gt=0)] = 1
     batch_size: Annotated[int, Field(ge=1)] = 8
     accumulation: Annotated[int, Field(ge=1)] = 1
+    packing: bool = False
     learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
     max_length: Annotated[int, Field(ge=16)] = 512
     seed: int = 17

@@ -4,7 +4,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.train.order import batch_order
+from trimtab.train.order import batch_order, packed_rows
 
 LENGTHS = st.lists(st.integers(1, 500), min_size=1, max_size=120)
 
@@ -54,3 +54,26 @@ def test_batches_hold_records_of_like_length() -> None:
     unsorted = [list(range(i, i + 8)) for i in range(0, 512, 8)]
     grouped = batch_order(lengths, examples=512, batch_size=8, seed=1)
     assert padding(grouped) < padding(unsorted) / 3
+
+
+@given(lengths=LENGTHS, share=st.floats(0.1, 3.0), seed=st.integers(0, 9))
+def test_packed_rows_hold_every_record_as_often_and_never_too_much(
+    lengths: list[int], share: float, seed: int
+) -> None:
+    examples = max(1, round(share * len(lengths)))
+    rows = packed_rows(lengths, examples=examples, max_length=500, seed=seed)
+    assert rows == packed_rows(lengths, examples=examples, max_length=500, seed=seed)
+    counts = Counter(record for row in rows for record in row)
+    least = examples // len(lengths)
+    assert sum(counts.values()) == examples
+    assert all(least <= counts[record] <= least + 1 for record in range(len(lengths)))
+    sizes = [sum(lengths[record] for record in row) for row in rows]
+    assert all(rows)
+    assert sizes[0] == max(sizes) <= 500
+
+
+def test_packed_rows_are_full() -> None:
+    draw = random.Random(0)
+    lengths = [draw.randint(50, 400) for _ in range(400)]
+    rows = packed_rows(lengths, examples=400, max_length=1024, seed=1)
+    assert sum(lengths) / (1024 * len(rows)) > 0.97

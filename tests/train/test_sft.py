@@ -10,6 +10,7 @@ from tests.tiny import build_base
 from tests.train.conftest import Records
 from trimtab.errors import BaseError, InUse, ProjectError, UserError
 from trimtab.text.chat import ChatFormat
+from trimtab.train import loss
 from trimtab.train.probes import Probes
 from trimtab.train.run import RunResult, StepProgress
 from trimtab.train.settings import TrainSettings
@@ -123,7 +124,51 @@ def test_accumulated_batches_are_one_step(
     assert first == pytest.approx(json.loads(other.files.curve.read_bytes())[0]["loss"], rel=0.1)
 
 
-def test_dropout_goes_through_trl(
+def test_packed_records_are_learnt_as_if_each_stood_alone(
+    base: Path, chat: ChatFormat, records: Records, settings: TrainSettings, tmp_path: Path
+) -> None:
+    packed = dataclasses.replace(settings, packing=True, max_length=200, batch_size=12)
+    result = train(base, chat, records, packed, tmp_path / "packed")
+    assert result.planned_steps == 1
+    alone = dataclasses.replace(settings, batch_size=24)
+    other = train(base, chat, records, alone, tmp_path / "alone")
+    (point,) = json.loads(result.files.curve.read_bytes())
+    (plain,) = json.loads(other.files.curve.read_bytes())
+    assert point["loss"] == pytest.approx(plain["loss"], rel=1e-5)
+    assert point["gradient_norm"] == pytest.approx(plain["gradient_norm"], rel=1e-4)
+
+
+def test_packed_records_are_apart_where_transformers_computes_them_too(
+    base: Path, chat: ChatFormat, records: Records, settings: TrainSettings, tmp_path: Path
+) -> None:
+    packed = dataclasses.replace(
+        settings, packing=True, max_length=200, batch_size=12, method="prompt", learning_rate=0.01
+    )
+    alone = dataclasses.replace(packed, packing=False, batch_size=24)
+    results = [
+        train(base, chat, records, asked, tmp_path / name)
+        for name, asked in (("packed", packed), ("alone", alone))
+    ]
+    one, two = (json.loads(result.files.curve.read_bytes()) for result in results)
+    assert one[0]["loss"] == pytest.approx(two[0]["loss"], rel=1e-5)
+
+
+def test_a_batch_in_parts_is_the_same_step(
+    base: Path,
+    chat: ChatFormat,
+    records: Records,
+    settings: TrainSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = train(base, chat, records, settings, tmp_path / "whole")
+    monkeypatch.setattr(loss, "PART", 40)
+    cut = train(base, chat, records, settings, tmp_path / "cut")
+    one, two = (json.loads(result.files.curve.read_bytes()) for result in (whole, cut))
+    assert [p["loss"] for p in one] == pytest.approx([p["loss"] for p in two], rel=1e-4)
+
+
+def test_dropout_is_trained_with(
     base: Path, chat: ChatFormat, records: Records, settings: TrainSettings, tmp_path: Path
 ) -> None:
     result = train(base, chat, records, dataclasses.replace(settings, dropout=0.1), tmp_path)

@@ -21,6 +21,7 @@ def settings_of(project: Project) -> TrainSettings:
         epochs=section.epochs,
         batch_size=section.batch_size,
         accumulation=section.accumulation,
+        packing=section.packing,
         learning_rate=section.learning_rate,
         max_length=section.max_length,
         seed=section.seed,

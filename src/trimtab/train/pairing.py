@@ -70,6 +70,16 @@ def check(settings: TrainSettings, rewards: Sequence[Reward]) -> None:
             f"train.launcher: {launch}: records held out are looked at by one process",
             hint="leave train.patience or train.launcher out",
         )
+    if settings.packing and launch.ranks > 1:
+        raise ProjectError(
+            f"train.launcher: {launch}: packed rows are not shared out over processes",
+            hint="leave train.packing or train.launcher out",
+        )
+    if settings.packing and objective.name != "sft":
+        raise ProjectError(
+            f"train.packing: {objective.name} compares answers, and a row holds one",
+            hint="leave train.packing out: what prompts share is computed once without it",
+        )
     if objective.rollouts and not rewards:
         raise ProjectError(
             f"train.rewards: {objective.name} needs one at least", hint="e.g. [exact_match]"

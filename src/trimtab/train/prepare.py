@@ -11,7 +11,7 @@ from trimtab.errors import DataError
 from trimtab.train.heldout import hold_out
 from trimtab.train.lesson import Lesson
 from trimtab.train.objectives import Objective, objective_of
-from trimtab.train.order import batch_order
+from trimtab.train.order import batch_order, packed_rows
 from trimtab.train.preflight import Preflight
 from trimtab.train.rewards import Reward
 from trimtab.train.rows import Row, idle
@@ -29,9 +29,11 @@ QUANTISER = "bitsandbytes"
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A run before its first step. `order` holds places in `checked.examples`, batch by batch;
-    `held` are the rows that are held out of it, `share` says which of the others this process
-    computes.
+    """A run before its first step.
+
+    `order` holds places in `checked.examples`, batch by batch, and `rows` the same places row by
+    row: a packed row holds several. `held` are the rows that are held out of it, `share` says which
+    of the others this process computes.
     """
 
     base: Path
@@ -41,6 +43,7 @@ class Prepared:
     attached: "Attached"
     base_fingerprint: str
     order: list[list[int]]
+    rows: list[list[int]]
     lessons: Sequence[Lesson] = ()
     rewards: Sequence[Reward] = ()
     held: tuple[Row, ...] = ()
@@ -52,7 +55,9 @@ class Prepared:
         size = self.settings.batch_size
         places = list(range(len(self.held)))
         order = [places[start : start + size] for start in range(0, len(places), size)]
-        return replace(self, checked=replace(self.checked, examples=self.held), order=order)
+        rows = [[place] for place in places]
+        checked = replace(self.checked, examples=self.held)
+        return replace(self, checked=checked, order=order, rows=rows)
 
     @property
     def objective(self) -> Objective:
@@ -71,6 +76,13 @@ class Prepared:
             for batch in self.order
             for row in [rows[place] for place in self.share.of(batch)] or [idle(rows[batch[0]])]
         ]
+
+    @property
+    def packed(self) -> list[list[Row]]:
+        """The same by the rows of the batches: one record each, or with packing several."""
+        if not self.settings.packing:
+            return [[row] for row in self.laid_out]
+        return [[self.checked.examples[place] for place in row] for row in self.rows]
 
     @property
     def steps(self) -> int:
@@ -138,14 +150,19 @@ def prepare(
     width = settings.batch_size
     if objective.rollouts:
         width = max(1, settings.batch_size // settings.generations)
-    order = batch_order(
-        [example.longest for example in checked.examples],
-        examples=settings.examples(len(checked.examples)),
-        batch_size=width,
-        seed=settings.seed,
-    )
-    if objective.rollouts:
-        order = _whole(order, width, settings.accumulation)
+    lengths = [example.longest for example in checked.examples]
+    examples = settings.examples(len(lengths))
+    if settings.packing:
+        rows = packed_rows(
+            lengths, examples=examples, max_length=settings.max_length, seed=settings.seed
+        )
+        cut = [rows[i : i + width] for i in range(0, len(rows), width)]
+        order = [[place for row in batch for place in row] for batch in cut]
+    else:
+        order = batch_order(lengths, examples=examples, batch_size=width, seed=settings.seed)
+        if objective.rollouts:
+            order = _whole(order, width, settings.accumulation)
+        rows = [[place] for batch in order for place in batch]
     fingerprint = attached.base_fingerprint
     return Prepared(
         base,
@@ -155,6 +172,7 @@ def prepare(
         attached,
         fingerprint,
         order,
+        rows,
         lessons,
         rewards,
         held,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from trimtab.train.loss import Model
+    from trimtab.train.walk import Model
 
 PROMPTS, TOKENS, BATCH = 32, 1000, 8
 # Two shapes may agree by luck of the kernels, and another engine need not: hence a floor.

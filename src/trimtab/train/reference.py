@@ -3,9 +3,9 @@
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from trimtab.train.loss import Model, learns_prompt
 from trimtab.train.model import load
 from trimtab.train.prepare import Prepared
+from trimtab.train.walk import Model, learns_prompt
 
 COPY = "ref"
 

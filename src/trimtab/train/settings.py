@@ -30,8 +30,9 @@ OWNED = {
     "disable_dropout": "set train.dropout",
     "seed": "set train.seed",
     "data_seed": "set train.seed",
-    "packing": "records are batched by length instead",
-    "padding_free": "records are batched by length instead",
+    "packing": "set train.packing",
+    "packing_strategy": "set train.packing",
+    "padding_free": "padding is never computed",
     "train_sampling_strategy": "the order is fixed by train.seed, so that a run can go on",
     "dataset_kwargs": "records are tokenised by their chat template before training",
     "completion_only_loss": "the loss is always on the last answer alone",
@@ -58,12 +59,13 @@ class TrainSettings:
 
     `rank` is also the width of a bottleneck and the number of virtual tokens. `targets` is
     "all-linear", a list of module names, or a regular expression over whole module names (PEFT's
-    own rule). `epochs` may be a fraction. `learning_rate` None leaves it to objective and method.
-    `deadline_s` counts seconds of training over all attempts, and so does `budget_usd`, at
-    `usd_hour` dollars an hour of the machine. `validation` is the share of records held out to
-    watch the loss on, which ends the run where it has not fallen for `patience` checkpoints.
-    `extra` holds further fields of TRL's configuration of the objective. `launch` says in how many
-    processes.
+    own rule). `epochs` may be a fraction. With `packing` a row of a batch is filled with whole
+    records up to `max_length` tokens, else it is one record. `learning_rate` None leaves it to
+    objective and method. `deadline_s` counts seconds of training over all attempts, and so does
+    `budget_usd`, at `usd_hour` dollars an hour of the machine. `validation` is the share of records
+    held out to watch the loss on, which ends the run where it has not fallen for `patience`
+    checkpoints. `extra` holds further fields of TRL's configuration of the objective. `launch` says
+    in how many processes.
     """
 
     objective: str = "sft"
@@ -75,6 +77,7 @@ class TrainSettings:
     epochs: float = 1
     batch_size: int = 8
     accumulation: int = 1
+    packing: bool = False
     learning_rate: float | None = None
     max_length: int = 512
     seed: int = 17

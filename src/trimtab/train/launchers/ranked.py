@@ -16,9 +16,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from trimtab.train.launchers.crew import Crew
 from trimtab.train.launchers.ddp import Replicas
-from trimtab.train.loss import IN_RANKS, bare
 from trimtab.train.prepare import Prepared
 from trimtab.train.trainer import SealedTrainer
+from trimtab.train.walk import IN_RANKS, bare
 
 OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
 

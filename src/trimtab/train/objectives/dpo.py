@@ -10,6 +10,7 @@ from typing import Any
 from datasets import Dataset
 from trl.trainer.dpo_trainer import DPOTrainer
 
+from trimtab.train.fused import answer_fast
 from trimtab.train.prepare import Prepared
 from trimtab.train.reference import forget_copy, frozen_copy
 from trimtab.train.rows import Answers
@@ -32,6 +33,9 @@ def build(prepared: Prepared, checkpoints: Path, watch: Watch) -> SealedTrainer:
         processing_class=tokenizer_of(prepared),
     )
     forget_copy(prepared.attached.model)
+    answer_fast(prepared.attached.model)
+    if trainer.ref_model is not None:
+        answer_fast(trainer.ref_model)
     return trainer
 
 

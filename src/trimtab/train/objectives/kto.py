@@ -13,6 +13,7 @@ from typing import Any
 from datasets import Dataset
 from trl.trainer.kto_trainer import KTOTrainer
 
+from trimtab.train.fused import answer_fast
 from trimtab.train.prepare import Prepared
 from trimtab.train.reference import forget_copy, frozen_copy
 from trimtab.train.rows import Answers
@@ -35,6 +36,9 @@ def build(prepared: Prepared, checkpoints: Path, watch: Watch) -> SealedTrainer:
         processing_class=tokenizer_of(prepared),
     )
     forget_copy(prepared.attached.model)
+    answer_fast(prepared.attached.model)
+    if trainer.ref_model is not None:
+        answer_fast(trainer.ref_model)
     return trainer
 
 

@@ -9,10 +9,11 @@ from typing import Any
 from datasets import Dataset
 from trl.experimental.orpo import ORPOTrainer
 
-from trimtab.train.loss import IGNORED, Model, learns_prompt
 from trimtab.train.objectives.dpo import pairs
 from trimtab.train.prepare import Prepared
+from trimtab.train.stream import IGNORED
 from trimtab.train.trainer import SealedTrainer, arguments, tokenizer_of
+from trimtab.train.walk import Model, learns_prompt
 from trimtab.train.watch import Watch
 
 

@@ -13,11 +13,11 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from trimtab.train import advantage as ppo
-from trimtab.train.loss import bare
 from trimtab.train.prepare import Prepared
 from trimtab.train.reference import forget_copy
 from trimtab.train.rollouts import RolloutTrainer
 from trimtab.train.trainer import SealedTrainer, arguments, tokenizer_of
+from trimtab.train.walk import bare
 from trimtab.train.watch import Watch
 
 HEAD = "value_head"

@@ -1,5 +1,9 @@
-"""SFT: TRL's trainer with the loss of `loss`. Imports torch and trl."""
+"""SFT: TRL's trainer with the loss of `loss`, over rows of one record or of several packed ones.
 
+Imports torch and trl.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,19 +12,23 @@ from datasets import Dataset
 from torch import Tensor
 from trl.trainer.sft_trainer import SFTTrainer
 
-from trimtab.train.loss import IGNORED, Model, label_logprobs, shares_prefix
+from trimtab.train.fused import answer_fast
+from trimtab.train.loss import parts, stream_logprobs
 from trimtab.train.prepare import Prepared
 from trimtab.train.rows import Example, Row
+from trimtab.train.stream import IGNORED, lay_out
 from trimtab.train.trainer import SealedTrainer, arguments, tokenizer_of
+from trimtab.train.walk import Model, drops, walkable
 from trimtab.train.watch import Watch
 
 
 class SealedSFT(SealedTrainer, SFTTrainer):
-    """Computes a prefix that all rows share once, where that gives the same gradients."""
+    """Takes a batch in parts that fit the memory, where the model is walked by our own code."""
 
     def __init__(self, trained: Model, **given: Any) -> None:
         super().__init__(model=trained, **given)
         self._trained = trained
+        answer_fast(trained)
 
     def weight(self, row: Row) -> float:
         return row.supervised
@@ -32,31 +40,81 @@ class SealedSFT(SealedTrainer, SFTTrainer):
         return_outputs: bool = False,
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
-        if return_outputs or not shares_prefix(self._trained):
+        """The loss of a batch; of all parts but the last the gradients are added here already."""
+        asked: Any = self.args
+        plain = asked.loss_type == "nll" and self.label_smoother is None
+        ours = model is self._trained and torch.is_grad_enabled() and walkable(self._trained)
+        if return_outputs or num_items_in_batch is None or not (plain and ours):
             return super().compute_loss(  # type: ignore[no-untyped-call]
                 model, inputs, return_outputs, num_items_in_batch
             )
-        logprobs = label_logprobs(self._trained, inputs["input_ids"], inputs["labels"])
-        return -logprobs.sum() / (num_items_in_batch or len(logprobs))
+        seen = inputs["attention_mask"].sum(dim=1).tolist()
+        tokens = [row[:end] for row, end in zip(inputs["input_ids"].tolist(), seen, strict=True)]
+        labels = [row[:end] for row, end in zip(inputs["labels"].tolist(), seen, strict=True)]
+        share = not drops(self._trained)
+        before = torch.zeros(())
+        *first, last = parts(tokens)
+        for part in (*first, last):
+            stream = lay_out([tokens[i] for i in part], [labels[i] for i in part], share=share)
+            loss = -stream_logprobs(self._trained, stream).sum() / num_items_in_batch
+            if part is last:
+                return loss + before
+            self.accelerator.backward(loss)
+            before += loss.detach()
 
 
 def build(prepared: Prepared, checkpoints: Path, watch: Watch) -> SealedTrainer:
-    """A trainer over the examples in their final order."""
+    """A trainer over the rows in their final order."""
     owned = {"dataset_kwargs": {"skip_prepare_dataset": True}}
+    tokenizer = tokenizer_of(prepared)
     return SealedSFT(
         prepared.attached.model,
         watch=watch,
         args=arguments(prepared, checkpoints, **owned),
+        data_collator=Collator(tokenizer.pad_token_id),
         train_dataset=rows(prepared),
-        processing_class=tokenizer_of(prepared),
+        processing_class=tokenizer,
     )
 
 
+class Collator:
+    """Rows as a batch of records, [records, longest], padded on the right.
+
+    A packed row is taken apart again: what is packed is a step's worth of tokens, and no record
+    ever sees another.
+    """
+
+    def __init__(self, padding: int) -> None:
+        self._padding = padding
+
+    def __call__(self, rows: Sequence[dict[str, list[list[int]]]]) -> dict[str, Tensor]:
+        tokens = [record for row in rows for record in row["input_ids"]]
+        labels = [record for row in rows for record in row["labels"]]
+        return {
+            "input_ids": _padded(tokens, self._padding),
+            "labels": _padded(labels, IGNORED),
+            "attention_mask": _padded([[1] * len(record) for record in tokens], 0),
+        }
+
+
+def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
+    width = max(map(len, rows))
+    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
+
+
 def rows(prepared: Prepared) -> Dataset:
-    """The examples as TRL wants pre-tokenised data."""
-    laid_out = [row for row in prepared.laid_out if isinstance(row, Example)]
-    labels = [
-        [token if taught else IGNORED for token, taught in zip(e.tokens, e.mask, strict=True)]
-        for e in laid_out
+    """The examples as TRL wants pre-tokenised data, a list of records to each row."""
+    examples = [
+        [record for record in row if isinstance(record, Example)] for row in prepared.packed
     ]
-    return Dataset.from_dict({"input_ids": [list(e.tokens) for e in laid_out], "labels": labels})
+    return Dataset.from_dict(
+        {
+            "input_ids": [[list(e.tokens) for e in row] for row in examples],
+            "labels": [[_labels(e) for e in row] for row in examples],
+        }
+    )
+
+
+def _labels(example: Example) -> list[int]:
+    pairs = zip(example.tokens, example.mask, strict=True)
+    return [token if taught else IGNORED for token, taught in pairs]

@@ -1,0 +1,59 @@
+"""The fast path behind TRL's own losses: what `model(..., fused_lm_head=True)` computes.
+
+TRL's trainers ask a model for log-probabilities of labels and a few measures beside them, and do
+the mathematics of their objectives over those. Here the stream of `loss` answers, where it can.
+Under a wrapper of several processes it answers too, for it stands in the model's own forward pass.
+Imports torch and trl.
+"""
+
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import Tensor
+from trl.trainer.utils import FusedCausalLMOutput
+
+from trimtab.train.loss import stream_measures
+from trimtab.train.stream import IGNORED, lay_out
+from trimtab.train.walk import Model, bare, drops, walkable
+
+# What a call may name: positions, embeddings and caches of their own are not for the stream.
+KNOWN = frozenset({"input_ids", "attention_mask", "use_cache"})
+
+
+def answer_fast(model: Model) -> None:
+    """Let a model that TRL gave its fused head compute it by the stream from now on."""
+    causal: Any = bare(model)
+    theirs = causal.forward
+
+    def forward(_: Any, *given: Any, **named: Any) -> Any:
+        asked = named.get("fused_lm_head") and named.get("labels") is not None
+        rest = {name for name, value in named.items() if value is not None}
+        if given or not asked or rest - KNOWN - {"fused_lm_head", "labels"} or not walkable(model):
+            return theirs(*given, **named)
+        return _fused(model, named["input_ids"], named.get("attention_mask"), named["labels"])
+
+    causal.forward = MethodType(forward, causal)
+
+
+def _fused(model: Model, tokens: Tensor, seen: Tensor | None, labels: Tensor) -> Any:
+    """TRL's output for a batch [rows, length], padded on either side; its fields leave out the
+    first column, as TRL's do.
+    """
+    if seen is None:
+        seen = torch.ones_like(tokens)
+    rows = [row[kept].tolist() for row, kept in zip(tokens, seen.bool(), strict=True)]
+    taught = [row[kept].tolist() for row, kept in zip(labels, seen.bool(), strict=True)]
+    mask = labels[:, 1:] != IGNORED
+    found = stream_measures(model, lay_out(rows, taught, share=not drops(model)))
+    logprobs, entropy, top1, mean = (
+        part.new_zeros(mask.shape).masked_scatter(mask, part) for part in found
+    )
+    return FusedCausalLMOutput(
+        loss=-logprobs.sum() / mask.sum().clamp(min=1),
+        log_probs=logprobs,
+        entropy=entropy,
+        is_top1=top1,
+        mean_logits=mean,
+        label_mask=mask,
+    )
