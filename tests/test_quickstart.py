@@ -78,6 +78,7 @@ def test_the_run(name: str, base: Path, tmp_path: Path) -> None:
     # Each step is logged, the tenth too: the script prints that one.
     assert given.logging_steps == 1
     assert (found.settings.epochs, found.settings.max_length) == (1, 1024)
+    assert found.settings.packing
     assert given.bf16 == (found.machine.dtype == "bfloat16")
     assert tokenizer_of(found).is_fast
     assert tokenizer_of(found).pad_token == tokenizer_of(found).eos_token
@@ -124,7 +125,8 @@ def test_the_script_runs_where_there_is_no_hub(base: Path, tmp_path: Path) -> No
     content = yaml.safe_load((EXAMPLES / "quickstart-qlora" / "trimtab.yaml").read_text())
     content |= {"base": str(base)}
     content["data"] |= {"sources": [{"path": str(RECORDS)}]}
-    content["train"] |= {"epochs": 5}
+    # Packed, so few records would make too few steps.
+    content["train"] |= {"epochs": 5, "packing": False}
     (tmp_path / "trimtab.yaml").write_text(yaml.safe_dump(content))
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / "quickstart-qlora" / "quickstart.py"), str(tmp_path)],
