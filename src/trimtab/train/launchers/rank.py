@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trimtab.canonical import content_hash
 from trimtab.child import PR_SET_PDEATHSIG
 from trimtab.train import checkpoint
 from trimtab.train.launchers import Launch
@@ -30,33 +29,35 @@ def work(run: Path, crew: Crew) -> None:
     """Do a rank's part of the run in a folder. Raises what training in one process raises."""
     from trimtab.train.launchers.ranked import RankedTrainer, join
     from trimtab.train.model import quiet
-    from trimtab.train.start import opened, settled, trained
+    from trimtab.train.start import attempted, finish, opened, unfinished
 
     desk = Desk(run)
     job, files = Job.load(desk.job), RunFolder(run)
     with quiet(), checkpoint.room_needed(files.checkpoints):
         prepared = prepare(job.base, job.settings, job.checked, share=crew.share)
-        identity = content_hash(prepared.asked())
         if crew.first:
-            files.claim(identity, prepared.asked())
+            files.claim(prepared.identity, prepared.asked())
         if crew.told(RunResult.load(run) is not None):
             return
         if crew.first:
             opened(prepared, files)
         crew.wait()
         sharding = sharding_of(job.settings.launch)
-        trainer, seconds = trained(
+        attempt = attempted(
             prepared,
             files,
+            None,
             desk.tell if crew.first else None,
-            lambda built: join(built, prepared, crew, sharding),
+            lambda built: join(built, crew, sharding),
         )
+        trainer = attempt.trainer
         assert isinstance(trainer, RankedTrainer)
+        unfinished(prepared, files, attempt)
         proof, weights = trainer.proof(), trainer.gathered()
         if crew.first:
             launched = {**job.settings.launch.to_json(), "ranks": crew.ranks, "proof": proof}
             write_json(files.launch, launched)
-            settled(_whole(prepared, weights), files, identity, trainer, seconds)
+            finish(_whole(prepared, weights), files, attempt)
         crew.wait()
 
 

@@ -16,9 +16,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from trimtab.train.launchers.crew import Crew
 from trimtab.train.launchers.ddp import Replicas
-from trimtab.train.prepare import Prepared
 from trimtab.train.trainer import SealedTrainer
 from trimtab.train.walk import IN_RANKS, bare
+from trimtab.train.watch import Watch
 
 OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
 
@@ -38,20 +38,29 @@ class Step(torch.nn.Module):
 
 
 class Agree(TrainerCallback):
-    """What one rank wants, all do: save, and stop. The last callback, so that it hears the others.
+    """What one rank wants, all do: save, and stop, and for the same reason. The last callback, so
+    that it hears the others.
 
     Ranks wait for each other in every step, so none may stop or save alone.
     """
 
-    def __init__(self, crew: Crew) -> None:
+    def __init__(self, crew: Crew, watch: Watch) -> None:
         self._crew = crew
+        self._watch = watch
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        said = self._crew.everyone((control.should_save, control.should_training_stop))
-        control.should_save = any(saves for saves, _ in said)
-        control.should_training_stop = any(stops for _, stops in said)
+        watch = self._watch
+        wanted = (
+            control.should_save,
+            control.should_training_stop,
+            watch.preempted,
+            watch.ended,
+        )
+        saves, stops, preempted, ended = zip(*self._crew.everyone(wanted), strict=True)
+        control.should_save, control.should_training_stop = any(saves), any(stops)
+        watch.preempted, watch.ended = any(preempted), max(ended)
 
 
 class RankedTrainer(SealedTrainer):
@@ -65,8 +74,7 @@ class RankedTrainer(SealedTrainer):
     step: Step
     _batch: int
     _sharding: Replicas
-    _prepared: Prepared
-    _joined: torch.nn.Module
+    _joined: torch.nn.Module | None
     _weights: dict[str, Tensor] | None
 
     # ------------------------------------------------------------------ the step
@@ -85,6 +93,7 @@ class RankedTrainer(SealedTrainer):
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Tensor:
         """The loss of this rank's rows, scaled so that the mean over ranks is that of the batch."""
+        assert self._joined is not None
         model.train()
         inputs = self._prepare_inputs(inputs)
         last = self.accelerator.sync_gradients
@@ -106,7 +115,7 @@ class RankedTrainer(SealedTrainer):
 
     def _weight(self, batch: int) -> float:
         """What this rank's rows of a batch count in the mean over ranks."""
-        return self._prepared.share.weight(self._prepared.order[batch])
+        return self.prepared.share.weight(self.prepared.order[batch])
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Labels in the batches of a step, over all ranks."""
@@ -127,7 +136,7 @@ class RankedTrainer(SealedTrainer):
         """Means over ranks: of the loss before anybody sees it, of metrics in what is kept."""
         super().log(logs | self.crew.means({k: v for k, v in logs.items() if k == "loss"}))
         entry = self.state.log_history[-1]
-        shared = {k: v for k, v in entry.items() if k in self._prepared.objective.watched}
+        shared = {k: v for k, v in entry.items() if k in self.prepared.objective.watched}
         entry.update(self.crew.means(shared, self._weight(self._batch - 1)))
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -172,6 +181,8 @@ class RankedTrainer(SealedTrainer):
 
     def proof(self) -> dict[str, Any]:
         """What shows that the ranks really shared the run. Raises TrimtabError where not."""
+        if self._joined is None:
+            return {"trained": "by an earlier attempt"}
         return self._sharding.proof(self)
 
     def gathered(self) -> dict[str, Tensor] | None:
@@ -179,21 +190,19 @@ class RankedTrainer(SealedTrainer):
         return self._sharding.weights(self.model)
 
 
-def join(
-    trainer: SealedTrainer, prepared: Prepared, crew: Crew, sharding: Replicas
-) -> RankedTrainer:
+def join(trainer: SealedTrainer, crew: Crew, sharding: Replicas) -> RankedTrainer:
     """Make a finished trainer one rank of several."""
     # Every objective builds its own trainer, so the class is mixed in once one is there.
     mixed = type(f"Ranked{type(trainer).__name__}", (RankedTrainer, type(trainer)), {})
     trainer.__class__ = mixed
     assert isinstance(trainer, RankedTrainer)
-    trainer.crew, trainer._sharding, trainer._prepared = crew, sharding, prepared
+    trainer.crew, trainer._sharding, trainer._joined = crew, sharding, None
     trainer._weights, trainer._batch = None, 0
     setattr(bare(trainer.model), IN_RANKS, True)
     trainer.step = Step(trainer)
-    trainer.add_callback(Agree(crew))
+    trainer.add_callback(Agree(crew, trainer._watch))
     # Dropout must not mask the rows of all ranks alike.
-    torch.manual_seed(prepared.settings.seed + crew.rank)
+    torch.manual_seed(trainer.prepared.settings.seed + crew.rank)
     return trainer
 
 
