@@ -64,7 +64,7 @@ def test_too_many_are_refused_and_the_admitted_are_answered(
 ) -> None:
     begun, held = threading.Event(), threading.Event()
 
-    def blocks(files: VersionFiles) -> None:
+    def blocks(files: VersionFiles, ready: Version | None) -> None:
         begun.set()
         held.wait(60)
 

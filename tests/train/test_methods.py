@@ -19,6 +19,7 @@ from trimtab.errors import ProjectError
 from trimtab.inference import ScoreRequest, VersionFiles
 from trimtab.project import Train
 from trimtab.text.chat import ChatFormat
+from trimtab.train import pairing
 from trimtab.train.methods import METHODS, method_of
 from trimtab.train.pairing import why_not
 from trimtab.train.probes import Probes
@@ -187,7 +188,7 @@ def test_a_matrix_in_four_bits_that_changed_is_noticed(base: Path) -> None:
 
 def test_qlora_is_closed_where_bitsandbytes_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     assert why_not("sft", "qlora") == ""
-    monkeypatch.setattr("trimtab.train.pairing.find_spec", lambda name: None)
+    monkeypatch.setattr(pairing, "find_spec", lambda name: None)
     assert "pip install 'trimtab[qlora]'" in why_not("sft", "qlora")
     assert why_not("sft", "lora") == ""
 

@@ -166,13 +166,13 @@ def test_a_record_without_two_answers_is_named(chat: ChatFormat, records: Record
         preflight(chat, [same], 512, OBJECTIVES["dpo"])
 
 
-def test_a_metric_that_is_no_number_stops_the_run_with_its_records() -> None:
+def test_a_metric_that_is_no_number_stops_the_run_with_its_records(tmp_path: Path) -> None:
     from transformers import TrainerState
 
     from trimtab.train.watch import Watch
 
     row = Answers(9, (1, 2), ((3,), (4,)))
-    watch = Watch([[row]], spent=0, deadline_s=None, on_step=None, watched=("rewards/margins",))
+    watch = Watch([[row]], tmp_path, watched=("rewards/margins",))
     state = TrainerState(global_step=1, max_steps=1)
     logs = {"loss": 0.0, "rewards/margins": float("nan")}
     with pytest.raises(UserError, match=r"rewards/margins is nan on training records \[9\]"):
@@ -272,7 +272,7 @@ def test_dropout_is_what_the_project_says_under_every_objective(
         with quiet():
             asked = arguments(dataclasses.replace(ready, settings=settings), tmp_path)
         assert asked.disable_dropout == (dropout == 0), objective
-    watch = Watch(ready.step_examples, spent=0, deadline_s=None, on_step=None)
+    watch = Watch(ready.step_examples, tmp_path)
     with quiet():
         build(ready, tmp_path, watch)
     shares = {m.p for m in ready.attached.model.modules() if isinstance(m, Dropout)}
@@ -451,7 +451,7 @@ def test_ppo_is_that_written_out_by_hand(
     checked = preflight(chat, records, 512, OBJECTIVES["ppo"])
     ready = prepare(base, settings, checked, records, [SHORT])
     with quiet():
-        watch = Watch(ready.step_examples, spent=0, deadline_s=None, on_step=None)
+        watch = Watch(ready.step_examples, tmp_path)
         trainer = build(ready, tmp_path, watch)
         by_hand = ByHand(trainer)
         trainer.train()
