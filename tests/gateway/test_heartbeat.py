@@ -3,21 +3,30 @@
 import asyncio
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from tests.gateway.echo import Echo
 from tests.gateway.visiting import PRICE, Visitors
-from tests.gateway.world import World, build_world
+from tests.gateway.world import PROMPT, World, app_with, build_world, listening, until
 from trimtab.errors import StoreError
 from trimtab.gateway import heartbeat, replays
 from trimtab.gateway.books import Books
+from trimtab.gateway.problems import Problem
 from trimtab.gateway.replays import Claim, Replay
+from trimtab.gateway.visit import Visit
 from trimtab.inference import Usage
 from trimtab.ledger.holds import recover
 from trimtab.ledger.reservation import suspects
+
+# The cost that was logged, and whether the answer was kept for whoever asks again.
+Closed = tuple[int, bool]
 
 
 @pytest.fixture
@@ -47,27 +56,96 @@ async def eventually(true: Any) -> None:
             await asyncio.sleep(0.01)
 
 
-def test_a_settlement_that_the_store_would_not_take_is_written_later(world: World) -> None:
-    async def go() -> None:
+async def answered(books: Books, visit: Visit, claim: Claim, *, kept: bool) -> None:
+    with books.claiming(claim):
+        async with books.accounted(visit):
+            answer = Replay(claim, lambda: f"it cost {visit.cost_nano}")
+            await books.close(visit, kept=answer if kept else None)
+
+
+def refused_at_the_end(world: World, *, kept: bool = False, heard: bool = False) -> Closed:
+    """What is logged of an answer that the store would not take at first."""
+
+    async def go() -> bool:
         books, visit = Books(world.database), Visitors(world).visit()
         claim = Claim(visit.key.id, "n", "f", visit.id, books.owner)
+        with world.database.transaction() as connection:
+            assert replays.claim(connection, claim) is None
         await books.reserve(visit, 10, 5, 1)
-        visit.usage = Usage(10, 3)
+        visit.usage, visit.heard = Usage(10, 3), heard
         with locked(world):
             with pytest.raises(StoreError):
-                async with books.accounted(visit):
-                    await books.close(visit, kept=Replay(claim, lambda: "an answer nobody got"))
+                await answered(books, visit, claim, kept=kept)
             assert world.account().held_nano == PRICE.of(10, 5)
             assert books.in_flight == 1
+            assert books.owes(claim) == kept
         await eventually(lambda: books.in_flight == 0)
+        assert not books.owes(claim)
         assert world.account().held_nano == 0
+        await books.settled()
+        with world.database.transaction() as connection:
+            try:
+                return replays.claim(connection, replace(claim, request_id="r2")) is not None
+            except Problem:
+                return False
+
+    replayed = asyncio.run(go())
+    [logged] = world.log()
+    assert (logged.status, logged.error_code) == (503, "store_unavailable")
+    assert logged.cost_nano == world.spent_for(logged) == world.account().spent_nano
+    return logged.cost_nano, replayed
+
+
+def test_a_settlement_that_the_store_would_not_take_is_written_later(world: World) -> None:
+    assert refused_at_the_end(world, kept=True) == (PRICE.of(10, 3), True)
+
+
+def test_an_answer_that_nobody_got_and_nobody_can_ask_for_costs_nothing(world: World) -> None:
+    assert refused_at_the_end(world) == (0, False)
+
+
+def test_an_answer_that_was_heard_is_paid_though_the_store_was_late(world: World) -> None:
+    assert refused_at_the_end(world, heard=True) == (PRICE.of(10, 3), False)
+
+
+def test_an_answer_whose_name_was_taken_over_meanwhile_costs_nothing(world: World) -> None:
+    async def go() -> None:
+        books, visit = Books(world.database), Visitors(world).visit()
+        claim = Claim(visit.key.id, "never claimed", "f", visit.id, books.owner)
+        await books.reserve(visit, 10, 5, 1)
+        visit.usage = Usage(10, 3)
+        with locked(world), pytest.raises(StoreError):
+            await answered(books, visit, claim, kept=True)
         await books.settled()
 
     asyncio.run(go())
-    [logged] = world.log()
-    assert (logged.status, logged.error_code) == (503, "store_unavailable")
-    assert logged.cost_nano == world.spent_for(logged) == PRICE.of(10, 3)
-    assert world.account().spent_nano == PRICE.of(10, 3)
+    assert (world.account().held_nano, world.account().spent_nano) == (0, 0)
+
+
+def test_a_retry_of_an_answer_that_was_lost_hears_it_and_pays_it_once(world: World) -> None:
+    echo = Echo()
+    echo.words, echo.pause_s = 5, 0.05
+    body = {"model": "desk", "prompt": PROMPT, "max_tokens": 5}
+    named = {"Idempotency-Key": "order-7"}
+    with (
+        listening(app_with(world, echo), world.key.key) as client,
+        ThreadPoolExecutor(1) as elsewhere,
+    ):
+        asking = elsewhere.submit(client.post, "/v1/generate", json=body, headers=named)
+        until(lambda: bool(echo.asked))
+        with locked(world):
+            assert asking.result().json()["code"] == "store_unavailable"
+
+        def again() -> httpx.Response:
+            return client.post("/v1/generate", json=body, headers=named)
+
+        until(lambda: again().status_code == 200)
+        answer = again()
+    assert answer.headers["Idempotency-Replayed"] == "true"
+    assert len(echo.asked) == 1
+    paid = PRICE.of(world.prompt_tokens, 5)
+    assert world.account().spent_nano == paid
+    assert round(float(answer.json()["cost_usd"]) * 1e9) == paid
 
 
 def test_who_closes_twice_is_settled_and_logged_once(world: World) -> None:

@@ -181,7 +181,7 @@ class Answering(Generic[Answer]):
             async with asyncio.timeout(self._allowed(FIRST_TOKEN_SHARE)) as limit:
 
                 def started() -> None:
-                    self.seen = self._streaming
+                    self.seen = self._visit.heard = self._streaming
                     limit.reschedule(self._whole_until())
 
                 answer = await self._work.ask(prepared, self._visit, started)

@@ -14,14 +14,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from trimtab.errors import StoreRefused, TrimtabError
-from trimtab.gateway import keys, problems
+from trimtab.gateway import keys, problems, replays
 from trimtab.gateway.group import STORE, GroupCommit
 from trimtab.gateway.heartbeat import LIFE_US, Heartbeat
 from trimtab.gateway.keys import Key
 from trimtab.gateway.limits import Meters, Verdict
 from trimtab.gateway.metrics import Metrics
 from trimtab.gateway.problems import ClientGone, LeaseLost, Problem
-from trimtab.gateway.replays import Claim
+from trimtab.gateway.replays import Claim, Replay
 from trimtab.gateway.visit import Reserved, Visit
 from trimtab.journal import requests
 from trimtab.ledger.accounts import account_of
@@ -62,13 +62,15 @@ class Opening:
 @dataclass(frozen=True, slots=True)
 class Closing:
     """Settle and log, and keep what is to be kept. One that is `void` came to nothing: neither
-    settled nor logged, as if it had never been asked."""
+    settled nor logged, as if it had never been asked. One that is `late` was refused by the store
+    before."""
 
     visit: Visit
     status: int
     error_code: str | None
     kept: Kept | None
     void: bool = False
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +144,19 @@ class Books:
 
     @contextmanager
     def claiming(self, claim: Claim) -> Iterator[None]:
-        """A claim stays while its work goes on."""
+        """A claim stays while its work goes on, and until an answer that is owed is written."""
         self._life.claims.add(claim.request_id)
         self._life.start()
         try:
             yield
         finally:
-            self._life.claims.discard(claim.request_id)
+            if not self.owes(claim):
+                self._life.claims.discard(claim.request_id)
+
+    def owes(self, claim: Claim) -> bool:
+        """Whether an answer is there for whoever asks again, and waits for the store."""
+        owed = self._owed.get(claim.request_id)
+        return owed is not None and owed.kept is not None
 
     @asynccontextmanager
     async def accounted(self, visit: Visit) -> AsyncIterator[None]:
@@ -177,10 +185,13 @@ class Books:
         """Settle what was used and log the request; `visit` has its latency and cost after it.
 
         Once is enough: who is cancelled while it is written may close again. What the store would
-        not take is settled later, without what was to be kept and nobody was told.
+        not take is settled later, with what was to be kept: whoever asks again hears what was paid.
+        An answer that nobody heard of, and nobody can ask for again, costs nothing.
         """
         visit.latency_ms = visit.elapsed_ms()
-        await self._written(Closing(visit, status, error_code, kept))
+        owed = self._owed.get(visit.id)
+        kept = kept if owed is None else owed.kept
+        await self._written(Closing(visit, status, error_code, kept, late=owed is not None))
 
     async def give_up(self, visit: Visit, kept: Kept) -> None:
         """Take back what was held, as if it had never been asked: it comes to nothing, or will be
@@ -208,14 +219,18 @@ class Books:
             # A line of a batch is taken back by its lease, and pays once it is answered.
             ours = visit.reserved is not None and visit.mine is None
             owes = ours and not isinstance(error, StoreRefused)
+            unheard = ours and closing.status == 200 and not visit.heard
+            if unheard and not (owes and closing.kept):
+                visit.forgiven = True
             raise
         finally:
             if owes:
-                self._owed[visit.id] = replace(closing, kept=None)
+                self._owed[visit.id] = replace(closing, late=True)
                 self._life.start()
             else:
                 self._owed.pop(visit.id, None)
                 self._life.visits.pop(visit.id, None)
+                self._life.claims.discard(visit.id)
 
     async def _pay(self) -> bool:
         """Settle what the store would not take before; whether something is owed still."""
@@ -249,6 +264,7 @@ class Books:
         closings = [closing for closing in closings if id(closing) not in lost]
         # What is freed first may be reserved at once.
         for closing in closings:
+            _forgive(connection, closing)
             done[id(closing)] = self._close(till, meters, closing)
         for opening in openings:
             if id(opening) in lost:
@@ -308,7 +324,7 @@ class Books:
             meters.give_back(visit.key, reserved.metered)
             return 0
         usage = visit.usage
-        used = reserved.price.of(usage.prompt, usage.completion)
+        used = 0 if visit.forgiven else reserved.price.of(usage.prompt, usage.completion)
         # Whatever an engine counts, nobody pays more than was held, or is paid.
         amount = max(0, min(used, reserved.hold.amount_nano))
         hold = till.settle(reserved.hold.id, amount, "batch" if visit.mine else "request")
@@ -316,6 +332,13 @@ class Books:
         # The answer that is kept for a replay names it.
         visit.cost_nano = hold.settled_nano or 0
         return visit.cost_nano
+
+
+def _forgive(connection: Connection, closing: Closing) -> None:
+    """Ask nothing for an answer that came so late that its claim is another's by now."""
+    kept, visit = closing.kept, closing.visit
+    if closing.late and isinstance(kept, Replay) and not replays.holds(connection, kept.claim):
+        visit.forgiven |= not visit.heard
 
 
 def _limited(verdict: Verdict, tokens: int) -> Problem:

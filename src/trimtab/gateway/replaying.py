@@ -49,7 +49,8 @@ async def begin(
 
 @asynccontextmanager
 async def released(desk: Desk, claim: Claim | None) -> AsyncIterator[None]:
-    """Whatever fails inside may be asked again under the same name."""
+    """Whatever fails inside may be asked again under the same name; an answer that the books still
+    owe is what that hears, once it is written."""
     if claim is None:
         yield
         return
@@ -57,9 +58,10 @@ async def released(desk: Desk, claim: Claim | None) -> AsyncIterator[None]:
         with desk.books.claiming(claim):
             yield
     except BaseException:
-        # Where it cannot be written, it expires soon.
-        with suppress(TrimtabError):
-            await desk.database.write(lambda connection: replays.release(connection, claim))
+        if not desk.books.owes(claim):
+            # Where it cannot be written, it expires soon.
+            with suppress(TrimtabError):
+                await desk.database.write(lambda connection: replays.release(connection, claim))
         raise
 
 

@@ -109,6 +109,13 @@ def claim(connection: Connection, wanted: Claim) -> str | None:
     return str(found.answer)
 
 
+def holds(connection: Connection, held: Claim) -> bool:
+    """Whether the claim is still there; nobody else can take it until the transaction ends."""
+    mine = (replays.c.key_id == held.key_id) & (replays.c.name == held.name)
+    mine &= replays.c.request_id == held.request_id
+    return connection.execute(replays.select().where(mine).with_for_update()).first() is not None
+
+
 def release(connection: Connection, held: Claim) -> None:
     """What failed may be tried again under the same name."""
     mine = (replays.c.key_id == held.key_id) & (replays.c.name == held.name)

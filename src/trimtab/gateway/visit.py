@@ -45,7 +45,8 @@ class Visit:
     `asked` is the version that should have answered. `headers` go out with the answer. Work of the
     priority `batch` belongs to whoever holds its lease: `mine` tells, inside a transaction, whether
     that is still us. `deadline` is when whoever asked has left (by `time.perf_counter`), None where
-    nobody waits.
+    nobody waits. `heard` is set once the client has got a part of the answer, `forgiven` where the
+    answer was lost by us: nobody pays for it.
     """
 
     id: str
@@ -70,6 +71,8 @@ class Visit:
     degraded: bool = False
     degraded_reason: str | None = None
     templated: bool = False
+    heard: bool = False
+    forgiven: bool = False
     latency_ms: float = 0.0
     cost_nano: int = 0
     priority: Priority = "interactive"
