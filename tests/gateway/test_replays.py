@@ -10,7 +10,8 @@ import pytest
 from tests.gateway.echo import Echo
 from tests.gateway.test_stream import events
 from tests.gateway.world import PRICE, PROMPT, World, until
-from trimtab.gateway import live, replays
+from trimtab.gateway import live, replays, stream, tables
+from trimtab.store.rows import insert_or_update
 
 ASK = {"model": "desk", "prompt": PROMPT, "max_tokens": 5}
 NAMED = {"Idempotency-Key": "order-7"}
@@ -140,6 +141,19 @@ def test_a_broken_stream_goes_on_for_a_client_that_comes_back(
     [logged] = world.log()
     assert (logged.status, logged.completion_tokens) == (200, 20)
     assert world.account().spent_nano == PRICE.of(world.prompt_tokens, 20)
+
+
+def test_a_resumable_stream_ends_by_the_deadline_of_its_deployment_alone(
+    world: World, client: httpx.Client, echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "DEADLINE_S", 0.1)
+    row = {"deployment": "desk", "safe_template": None, "deadline_s": 60.0}
+    with world.database.transaction() as connection:
+        insert_or_update(connection, tables.policies, row, key=["deployment"])
+    echo.pause_s = 0.1
+    answer = client.post("/v1/generate", json=STREAM, headers=NAMED)
+    assert last(answer.text)[0] == "done"
+    assert told(answer.text) == "yes " * 5
 
 
 def test_a_client_that_does_not_come_back_ends_the_work(

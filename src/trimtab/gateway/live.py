@@ -69,7 +69,8 @@ class Live:
 
         async def produce(emit: Emit, receive: Receive) -> None:
             try:
-                await unless_gone(receive, self._tell(emit, offset))
+                # The work has its own deadline, and tells of it.
+                await unless_gone(receive, self._tell(emit, offset), None)
             finally:
                 self._readers -= 1
                 self._left.set()

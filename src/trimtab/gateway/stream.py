@@ -39,11 +39,12 @@ class Write(Protocol):
 
 
 async def unless_gone(
-    receive: Receive, work: Coroutine[Any, Any, Result], left_s: float | None = None
+    receive: Receive, work: Coroutine[Any, Any, Result], left_s: float | None
 ) -> Result:
     """The result of `work`, which is cancelled at once when the client goes (ClientGone), or when
-    its time is over (Problem). The request's body must have been read to its end."""
-    limit = DEADLINE_S if left_s is None else max(0.0, left_s)
+    its time is over (Problem); None for work that has an end of its own. The request's body must
+    have been read to its end."""
+    limit = None if left_s is None else max(0.0, left_s)
     working = asyncio.ensure_future(work)
     going = asyncio.ensure_future(_gone(receive))
     try:
