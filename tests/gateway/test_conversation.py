@@ -1,5 +1,6 @@
 """The WebSocket: its events, its close codes, and clients that go, flood or do not read."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,12 +8,15 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi import FastAPI, WebSocket
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tests.gateway.echo import Echo
-from tests.gateway.world import PRICE, PROMPT, World, until
+from tests.gateway.visiting import Visitors
+from tests.gateway.world import PRICE, PROMPT, World, app_with, until
 from trimtab.gateway import conversation, keys, stream
+from trimtab.gateway.drain import Drain
 
 ASK = {"model": "desk", "prompt": PROMPT, "max_tokens": 5}
 
@@ -76,6 +80,7 @@ def test_a_handshake_needs_a_key_with_the_scope(world: World, client: httpx.Clie
         ("{", "body: not JSON"),
         ("[]", "body: input should be an object"),
         (json.dumps({**ASK, "max_token": 1}), "max_token: unknown field; did you mean"),
+        (json.dumps({**ASK, "n": 3}), "n: a stream tells one answer"),
         (json.dumps({**ASK, "model": "nobody"}), "model: no deployment 'nobody'"),
         (b"\xff\x00", "body: not JSON"),
         ("[" * 100_000, "body: not JSON"),
@@ -168,3 +173,93 @@ def test_the_deadline_holds(
         socket.send(json.dumps({**ASK, "max_tokens": 50}))
         assert answer(socket)[-1]["data"]["code"] == "deadline_exceeded"
     assert [logged.status for logged in world.log()] == [504]
+
+
+class Line:
+    """A client's end of a connection, in memory: what it says, and the messages that it hears."""
+
+    def __init__(self, app: FastAPI, world: World) -> None:
+        self._says: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        self._says.put_nowait({"type": "websocket.connect"})
+        self.heard: list[dict[str, Any]] = []
+        scope = {"type": "websocket", "app": app, "state": {"key": Visitors(world).key}}
+        self.socket = WebSocket(scope, self._says.get, self._hear)
+
+    def say(self, body: dict[str, Any]) -> None:
+        self._says.put_nowait({"type": "websocket.receive", "text": json.dumps(body)})
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(each["text"]) for each in self.heard if each["type"] == "websocket.send"]
+
+    async def _hear(self, message: Any) -> None:
+        self.heard.append(dict(message))
+
+
+async def eventually(true: Any) -> None:
+    async with asyncio.timeout(10):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+def test_what_is_late_when_the_server_goes_is_told_and_ended(world: World, echo: Echo) -> None:
+    echo.words, echo.pause_s = 200, 0.02
+    app = app_with(world, echo)
+
+    async def go() -> Line:
+        line = Line(app, world)
+        talking = asyncio.create_task(conversation.talk(line.socket))
+        for _ in range(2):
+            line.say({**ASK, "max_tokens": 200})
+        await eventually(lambda: line.events)
+        await app.state.desk.drain.finish(0.05)
+        assert talking.done()
+        await app.state.desk.books.settled()
+        return line
+
+    line = asyncio.run(go())
+    assert (line.events[-1]["event"], line.events[-1]["data"]["code"]) == ("error", "stopping")
+    assert (line.heard[-1]["type"], line.heard[-1]["code"]) == ("websocket.close", 1001)
+    [logged] = world.log()
+    assert (logged.status, logged.error_code, echo.running) == (503, "stopping", 0)
+    assert (world.account().held_nano, len(echo.asked)) == (0, 1)
+
+
+def test_a_frame_that_waits_is_not_begun_by_a_server_that_goes(world: World, echo: Echo) -> None:
+    echo.words, echo.pause_s = 5, 0.02
+    app = app_with(world, echo)
+
+    async def go() -> Line:
+        line = Line(app, world)
+        talking = asyncio.create_task(conversation.talk(line.socket))
+        for _ in range(2):
+            line.say(ASK)
+        await eventually(lambda: line.events)
+        await app.state.desk.drain.finish(10)
+        assert talking.done()
+        await app.state.desk.books.settled()
+        return line
+
+    line = asyncio.run(go())
+    assert [each["event"] for each in line.events] == ["token"] * 5 + ["done"]
+    assert (line.heard[-1]["type"], line.heard[-1]["code"]) == ("websocket.close", 1001)
+    assert len(echo.asked) == 1
+
+
+def test_work_that_begins_while_a_server_goes_is_waited_for() -> None:
+    async def go() -> bool:
+        leaving, told = Drain(), asyncio.Event()
+
+        async def second() -> None:
+            await asyncio.sleep(0.02)
+            told.set()
+
+        async def first() -> None:
+            await leaving.begun.wait()
+            leaving.keep(asyncio.create_task(second()))
+
+        leaving.keep(asyncio.create_task(first()))
+        await leaving.finish(10)
+        return told.is_set()
+
+    assert asyncio.run(go())

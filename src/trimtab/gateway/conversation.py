@@ -22,11 +22,13 @@ from trimtab.gateway.bodies import GenerateBody, Token
 from trimtab.gateway.desk import Desk
 from trimtab.gateway.generate import done
 from trimtab.gateway.generation import Generation, admitted, answer
-from trimtab.gateway.problems import ClientGone
+from trimtab.gateway.problems import ClientGone, Problem
 from trimtab.gateway.tracing import Trace
 from trimtab.gateway.visit import Visit
 
 WAITING = 8
+# A client that does not read must not keep a server that goes.
+LAST_WORD_S = 1.0
 GOING_AWAY, POLICY, SLOW = 1001, 1008, 4080
 
 router = APIRouter()
@@ -55,6 +57,7 @@ class Conversation:
         self._waiting: asyncio.Queue[str | None] = asyncio.Queue()
         self._flooded = False
         self._slow = False
+        self._stopped = False
 
     async def hold(self) -> int:
         """Until it ends; the code to close it with."""
@@ -64,7 +67,8 @@ class Conversation:
             while True:
                 next_ = asyncio.create_task(self._waiting.get())
                 await asyncio.wait((next_, going), return_when=asyncio.FIRST_COMPLETED)
-                if not next_.done():
+                # First, since a frame that waited must not be begun by a server that goes.
+                if self._desk.drain.begun.is_set():
                     next_.cancel()
                     return GOING_AWAY
                 frame = next_.result()
@@ -98,17 +102,25 @@ class Conversation:
         try:
             await asyncio.wait((working, hearing), return_when=asyncio.FIRST_COMPLETED)
             if not working.done():
-                working.cancel()
-                await asyncio.gather(working, return_exceptions=True)
                 return POLICY if self._flooded else 1000
             working.result()
         except ClientGone:
             return SLOW if self._slow else 1000
+        except asyncio.CancelledError as error:
+            self._stopped = True
+            await _cancelled(working)
+            with suppress(ClientGone, TimeoutError):
+                async with asyncio.timeout(LAST_WORD_S):
+                    problem = problems.of(error)
+                    await self._send("error", problems.body(problem, state.trace_id))
+            return GOING_AWAY
         except Exception as error:
             problem = problems.noted(error, state.trace_id)
             with suppress(ClientGone):
                 await self._send("error", problems.body(problem, state.trace_id))
             return POLICY if problem.status in (401, 403) else None
+        finally:
+            await _cancelled(working)
         return None
 
     def _state(self) -> State:
@@ -129,6 +141,8 @@ class Conversation:
             body = GenerateBody.model_validate_json(frame)
         except ValidationError as error:
             raise problems.of_body(error.errors(), GenerateBody) from None
+        if body.n > 1:
+            raise Problem(422, "invalid_request", "n: a stream tells one answer: leave it at 1")
         visit = Visit.of(state, "stream", body)
 
         async def hear(text: str) -> None:
@@ -140,6 +154,8 @@ class Conversation:
                 answering = await admitted(self._desk, visit, body, work, streaming=True)
                 await stream.in_time(answer(answering, work), answering.left_s)
             except asyncio.CancelledError:
+                if self._stopped:
+                    raise
                 raise ClientGone("the client closed the connection") from None
             await self._desk.books.close(visit)
         await self._send("done", done(visit, work))
@@ -155,3 +171,8 @@ class Conversation:
             raise ClientGone("the client stopped reading") from None
         except (RuntimeError, WebSocketDisconnect):
             raise ClientGone("the client closed the connection") from None
+
+
+async def _cancelled(working: "asyncio.Future[None]") -> None:
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)

@@ -1,6 +1,7 @@
 """The end of a gateway: no new work, and what is under way may finish for a while."""
 
 import asyncio
+import time
 from dataclasses import dataclass, field
 
 
@@ -19,8 +20,12 @@ class Drain:
     async def finish(self, deadline_s: float) -> None:
         """Let everything end by itself until the deadline, and then end it."""
         self.begun.set()
-        if self._working:
-            await asyncio.wait(self._working, timeout=deadline_s)
-        for task in list(self._working):
-            task.cancel()
-        await asyncio.gather(*self._working, return_exceptions=True)
+        until = time.monotonic() + deadline_s
+        # What was let in before may begin work meanwhile.
+        while self._working and (left_s := until - time.monotonic()) > 0:
+            await asyncio.wait(self._working, timeout=left_s)
+        while self._working:
+            late = [*self._working]
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
