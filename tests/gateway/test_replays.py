@@ -1,5 +1,6 @@
 """Idempotency-Key and resumed streams: one answer and one bill, however often it is asked for."""
 
+import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -11,6 +12,8 @@ from tests.gateway.echo import Echo
 from tests.gateway.test_stream import events
 from tests.gateway.world import PRICE, PROMPT, World, until
 from trimtab.gateway import live, replays, stream, tables
+from trimtab.gateway.bodies import Done
+from trimtab.gateway.drain import Drain
 from trimtab.store.rows import insert_or_update
 
 ASK = {"model": "desk", "prompt": PROMPT, "max_tokens": 5}
@@ -192,3 +195,27 @@ def test_what_is_kept_is_deleted_when_its_time_is_over(
         assert replays.purge(connection) == 1
         assert replays.purge(connection) == 0
         assert replays.purge(connection, all_of=[world.key.id]) == 1
+
+
+def test_a_stream_under_a_name_ends_itself_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """One that ends late leaves the one that took its place; its fault is logged, without words."""
+
+    async def go() -> None:
+        lives, fault = live.Lives(Drain()), asyncio.Event()
+
+        async def faulty() -> Done:
+            await fault.wait()
+            raise ValueError("a prompt")
+
+        name, second = ("key", "order-7"), live.Live("f", "trace-2")
+        lives.start(name, live.Live("f", "trace-1"), faulty())
+        lives.start(name, second, asyncio.sleep(60, Done.model_construct()))
+        fault.set()
+        await asyncio.sleep(0.01)
+        assert lives.get(name) is second
+        await lives.drain.finish(0)
+        assert lives.get(name) is None
+
+    asyncio.run(go())
+    assert "trace trace-1: internal error: ValueError at test_replays.py" in caplog.text
+    assert "a prompt" not in caplog.text

@@ -11,6 +11,7 @@ from typing import Any
 
 from starlette.types import Receive
 
+from trimtab.gateway import problems
 from trimtab.gateway.bodies import Done, Token
 from trimtab.gateway.drain import Drain
 from trimtab.gateway.problems import ClientGone, Problem
@@ -28,12 +29,17 @@ class Live:
 
     def __init__(self, fingerprint: str, trace_id: str) -> None:
         self.fingerprint = fingerprint
-        self._trace_id = trace_id
+        self.trace_id = trace_id
         self._text = ""
         self._readers = 0
         self._changed = asyncio.Event()
         self._ended: Done | BaseException | None = None
         self._left = asyncio.Event()
+
+    @property
+    def is_read(self) -> bool:
+        """Whether somebody is told how it goes on, and how it ends."""
+        return self._readers > 0
 
     async def hear(self, text: str) -> None:
         self._text += text
@@ -75,7 +81,7 @@ class Live:
                 self._readers -= 1
                 self._left.set()
 
-        return EventStream(produce, self._trace_id)
+        return EventStream(produce, self.trace_id)
 
     async def _tell(self, emit: Emit, offset: int) -> None:
         while True:
@@ -124,10 +130,14 @@ class Lives:
                 live.end(await work)
             except BaseException as error:
                 live.end(error)
+                if not live.is_read:
+                    problems.noted(error, live.trace_id)
                 if not isinstance(error, Exception):
                     raise
             finally:
-                self._lives.pop(name, None)
+                # Another may have taken its place under the name.
+                if self._lives.get(name) is live:
+                    del self._lives[name]
 
         self._lives[name] = live
         self.drain.keep(asyncio.create_task(run()))
