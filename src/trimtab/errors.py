@@ -14,6 +14,7 @@
   + RankLost                    a process of a training ended, and with it the others
   + StoreError                  the database or the blob store
     - StoreRefused              the database takes these rows never, whoever asks when
+    - StoreConflict             another transaction was in the way; the same may work at once
   + EngineError
     - EngineUnavailable         the engine process is gone or cannot be reached; retrying may help
     - EngineOverloaded          the queue is full; retrying later helps
@@ -84,6 +85,10 @@ class StoreError(TrimtabError):
 
 
 class StoreRefused(StoreError):
+    pass
+
+
+class StoreConflict(StoreError):
     pass
 
 

@@ -7,12 +7,14 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, text
+from sqlalchemy.exc import OperationalError
 
 from tests.gateway.world import World
-from trimtab.errors import StoreError, StoreRefused
+from trimtab.errors import StoreConflict, StoreError, StoreRefused
 from trimtab.gateway.group import GroupCommit
 from trimtab.store.database import Connection, Database
+from trimtab.store.faults import told
 
 
 def insert(connection: Connection, items: Sequence[int]) -> Sequence[Any]:
@@ -63,3 +65,34 @@ def test_a_lock_is_waited_for_once_and_not_for_each(
     assert len(begun) == 1
     assert asyncio.run(all_at_once(database, [1])) == [2]
     database.close()
+
+
+def test_what_another_transaction_was_in_the_way_of_is_done_once_more(world: World) -> None:
+    async def tried(conflicts: int) -> Any:
+        left = [StoreConflict("deadlock detected")] * conflicts
+
+        def met(connection: Connection, items: Sequence[int]) -> Sequence[Any]:
+            done = insert(connection, items)
+            if left:
+                raise left.pop()
+            return done
+
+        group = GroupCommit(world.database, met)
+        [done] = await asyncio.gather(group.do(conflicts), return_exceptions=True)
+        return done
+
+    assert asyncio.run(tried(1)) == 2
+    assert isinstance(asyncio.run(tried(2)), StoreConflict)
+    assert rows(world) == 1
+
+
+def test_a_transaction_that_was_rolled_back_for_another_is_a_conflict() -> None:
+    class Deadlock(Exception):
+        sqlstate = "40P01"
+
+    def meet() -> None:
+        with told(make_url("postgresql+psycopg://nobody@nowhere/x")):
+            raise OperationalError("UPDATE", {}, Deadlock("deadlock detected"))
+
+    with pytest.raises(StoreConflict, match="deadlock detected"):
+        meet()

@@ -1,8 +1,10 @@
 """Leases of lines: one owner at a time, and what a dead one held is nobody's."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from tests.crash.batch_kills import accept
 from tests.gateway.world import World
@@ -85,3 +87,17 @@ def test_a_batch_whose_input_is_gone_ends_and_only_one_whose_window_is_over_give
         assert lines.claim(connection, world.content, batch, "two", 2) == []
         gone = batches.locked(connection, batch)
         assert (gone.next_line, gone.failed) == (5, 3)
+
+
+def test_a_beat_locks_lines_in_the_order_of_their_requests(world: World, batch: str) -> None:
+    said: list[str] = []
+    with world.database.transaction() as connection:
+        lines.claim(connection, world.content, batch, "one", 3)
+
+        def note(_: Any, __: Any, statement: str, *___: Any) -> None:
+            said.append(" ".join(statement.split()))
+
+        event.listen(connection, "before_cursor_execute", note)
+        lines.beat(connection, ["one"])
+    [update] = [at for at, each in enumerate(said) if each.startswith("UPDATE lines")]
+    assert any("ORDER BY lines.request_id" in each for each in said[:update])

@@ -259,7 +259,9 @@ class Books:
         versions = {item.version for item in openings}
         prices = prices_of(connection, versions, till.now_us) if openings else {}
         done: dict[int, Any] = {}
-        lost = {id(item) for item in items if item.visit.mine and not item.visit.mine(connection)}
+        # Lines of batches are locked in the order that their beat has.
+        ordered = sorted(items, key=lambda item: item.visit.id)
+        lost = {id(item) for item in ordered if item.visit.mine and not item.visit.mine(connection)}
         done.update((place, LeaseLost()) for place in lost)
         closings = [closing for closing in closings if id(closing) not in lost]
         # What is freed first may be reserved at once.

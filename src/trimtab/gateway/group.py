@@ -2,7 +2,8 @@
 
 While one transaction runs in its thread, the next one's work gathers. Work that makes its
 transaction fail is tried again alone, so that it costs nobody else; where the store itself cannot
-be written, all of it fails at once: nobody waits for a lock as often as there is work.
+be written, all of it fails at once: nobody waits for a lock as often as there is work. What another
+transaction was in the way of (a deadlock) is done once more.
 """
 
 import asyncio
@@ -11,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import anyio.to_thread
 
-from trimtab.errors import StorageFull, StoreClosed, StoreError, StoreRefused
+from trimtab.errors import StorageFull, StoreClosed, StoreConflict, StoreError, StoreRefused
 from trimtab.store.database import Connection, Database
 
 Item = TypeVar("Item")
@@ -68,12 +69,18 @@ class GroupCommit(Generic[Item]):
 
     def _commit(self, items: Sequence[Item]) -> Sequence[Any]:
         try:
-            with self._database.transaction(durable=False) as connection:
-                return self._work(connection, items)
+            try:
+                return self._done(items)
+            except StoreConflict:
+                return self._done(items)
         except Exception as error:
             if len(items) == 1 or _of_the_store(error):
                 return [error] * len(items)
             return [self._commit([item])[0] for item in items]
+
+    def _done(self, items: Sequence[Item]) -> Sequence[Any]:
+        with self._database.transaction(durable=False) as connection:
+            return self._work(connection, items)
 
 
 def _of_the_store(error: Exception) -> bool:

@@ -9,7 +9,14 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from trimtab.errors import StorageFull, StoreClosed, StoreError, StoreRefused, TrimtabError
+from trimtab.errors import (
+    StorageFull,
+    StoreClosed,
+    StoreConflict,
+    StoreError,
+    StoreRefused,
+    TrimtabError,
+)
 from trimtab.store.disk import is_full
 
 # By SQLite's primary result code.
@@ -36,6 +43,7 @@ _SQLITE_IO, _SQLITE_FULL = 10, 13
 # What its user has to mend: a place that cannot be opened, a file that is something else.
 _SQLITE_OF_THE_USER = frozenset({3, 14, 26})
 _POSTGRESQL_FULL = "53100"
+_POSTGRESQL_ROLLED_BACK = "40"
 _UNREACHED = "08001"
 
 
@@ -62,15 +70,18 @@ def _meaning(error: DBAPIError, url: URL) -> TrimtabError:
         code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
         full, hint = _is_full(code, url), _SQLITE_HINTS.get(code, "")
         theirs = code in _SQLITE_OF_THE_USER
+        conflicts = False
     else:
         # Without a code the server was never reached.
         state = getattr(error.orig, "sqlstate", None) or _UNREACHED
         full, hint = state == _POSTGRESQL_FULL, _POSTGRESQL_HINTS.get(state[:2], "")
-        theirs = False
+        theirs, conflicts = False, state.startswith(_POSTGRESQL_ROLLED_BACK)
     if full:
         return StorageFull(message, hint="free some space on its disk, then do the same again")
     if isinstance(error, IntegrityError | DataError):
         return StoreRefused(message, hint=hint)
+    if conflicts:
+        return StoreConflict(message, hint=hint)
     return StoreClosed(message, hint=hint) if theirs else StoreError(message, hint=hint)
 
 

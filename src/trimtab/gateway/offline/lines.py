@@ -199,8 +199,11 @@ def begin(
 
 
 def beat(connection: Connection, tokens: Sequence[str]) -> None:
-    """A living worker keeps its lines."""
+    """A living worker keeps its lines. Whoever locks several does so in the order of their
+    requests, so that no two wait for each other."""
     mine = lines.c.claim.in_(tokens) & (lines.c.state == "claimed")
+    locked = lines.select().where(mine).order_by(lines.c.request_id).with_for_update()
+    connection.execute(locked).all()
     until = database_now(connection) + LEASE_US
     connection.execute(lines.update().where(mine).values(lease_until_us=until))
 
@@ -221,7 +224,7 @@ def take_back(connection: Connection) -> int:
     till = Till(connection, accounts, [hold.id for hold in before.values()])
     still = [
         row
-        for row in left
+        for row in sorted(left, key=lambda row: str(row.request_id))
         if connection.execute(LOCK_LINE, {"request": row.request_id, "claim": row.claim}).first()
     ]
     held = {hold.request_id: hold for hold in reservation.of_requests(connection, ids)}
