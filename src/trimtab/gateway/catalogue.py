@@ -5,6 +5,7 @@ the first time; a version never changes, so it is read once.
 """
 
 import asyncio
+import logging
 import re
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -37,6 +38,8 @@ ABLE_S = 1.0
 # An engine that has not loaded a version by then has lost the question.
 LOAD_S = 600.0
 _HASH = re.compile(r"[0-9a-f]{8,64}")
+
+log = logging.getLogger(__name__)
 
 Ready = Callable[[ModelVersion], Awaitable[Engine]]
 
@@ -100,7 +103,7 @@ class Catalogue:
         the version was never verified.
         """
         if time.monotonic() - self._read_at < FRESH_S:
-            known = self._named(model)
+            known = self._at_hand(model)
             if known is not None:
                 return known
         return await self._looking.do(
@@ -108,8 +111,9 @@ class Catalogue:
             lambda: self._database.read(lambda connection: self._look_up(connection, model)),
         )
 
-    async def deployed(self) -> list[tuple[Deployment, Served]]:
-        """Every deployment with its live version, as the database has them now."""
+    async def deployed(self) -> list[tuple[Deployment, Served | None]]:
+        """Every deployment with its live version, as the database has them now; None for a version
+        that may not answer, or whose files are not what was registered."""
         return await self._database.read(self._look_up_all)
 
     async def engine(self, served: Served) -> Engine:
@@ -146,11 +150,15 @@ class Catalogue:
                 f"version {short(version.hash)}: {error.message}", hint=error.hint
             ) from error
 
-    def _named(self, model: str) -> Resolved | None:
+    def _at_hand(self, model: str) -> Resolved | None:
+        """Without asking the database; None where it has to be asked."""
         deployment = self._deployments.get(model)
         if deployment is None:
             known = self._known.get(model)
             return None if known is None else Resolved((known,))
+        return self._named(deployment)
+
+    def _named(self, deployment: Deployment) -> Resolved | None:
         if deployment.live not in self._known or deployment.live not in self._below:
             return None
         below = self._below[deployment.live]
@@ -164,10 +172,11 @@ class Catalogue:
         return Resolved(tiers, policy.safe_template, policy.deadline_s)
 
     def _look_up(self, connection: Connection, model: str) -> Resolved:
-        self._read_deployments(connection)
-        deployment = self._deployments.get(model)
+        # What is read here is what this look-up goes by: another may read anew meanwhile.
+        deployed = self._read_deployments(connection)
+        deployment = deployed.get(model)
         if deployment is None and not _HASH.fullmatch(model):
-            names = ", ".join(self._deployments)
+            names = ", ".join(deployed)
             raise NotFound(
                 f"model: no deployment '{model}'",
                 hint=f"known here: {names}" if names else "nothing is deployed here yet",
@@ -176,8 +185,8 @@ class Catalogue:
             return Resolved((self._version(connection, model),))
         self._version(connection, deployment.live)
         self._look_below(connection, deployment.live)
-        found = self._named(model)
-        assert found is not None
+        found = self._named(deployment)
+        assert found is not None, "its version and the one below were just looked up"
         return found
 
     def _look_below(self, connection: Connection, content: str) -> None:
@@ -194,18 +203,25 @@ class Catalogue:
                 self._below[content] = version.hash
                 return
 
-    def _look_up_all(self, connection: Connection) -> list[tuple[Deployment, Served]]:
-        self._read_deployments(connection)
+    def _look_up_all(self, connection: Connection) -> list[tuple[Deployment, Served | None]]:
         return [
-            (deployment, self._version(connection, deployment.live))
-            for deployment in self._deployments.values()
+            (deployment, self._sound(connection, deployment.live))
+            for deployment in self._read_deployments(connection).values()
         ]
 
-    def _read_deployments(self, connection: Connection) -> None:
+    def _sound(self, connection: Connection, content: str) -> Served | None:
+        try:
+            return self._version(connection, content)
+        except (IdentityError, Problem) as error:
+            log.warning("version %s cannot answer: %s", short(content), error)
+            return None
+
+    def _read_deployments(self, connection: Connection) -> Mapping[str, Deployment]:
         read_at = time.monotonic()
-        self._deployments = {found.name: found for found in deployments.list(connection)}
+        found = {found.name: found for found in deployments.list(connection)}
         self._policies = policies.list(connection)
-        self._read_at = read_at
+        self._deployments, self._read_at = found, read_at
+        return found
 
     def _version(self, connection: Connection, content: str) -> Served:
         if content not in self._known:

@@ -29,7 +29,10 @@ async def readyz(desk: AtDesk) -> dict[str, str]:
     try:
         async with asyncio.timeout(READY_S):
             deployed = await desk.catalogue.deployed()
-            live = {served.hash: served for _, served in deployed}
+            if any(served is None for _, served in deployed):
+                detail = "the live version of a deployment cannot answer"
+                raise Problem(503, "not_ready", detail, retryable=True)
+            live = {served.hash: served for _, served in deployed if served is not None}
             encoding = [desk.encoders.engine(each) for each in await desk.encoders.all()]
             await asyncio.gather(
                 *(_answers(desk, served) for served in live.values()),
@@ -37,7 +40,7 @@ async def readyz(desk: AtDesk) -> dict[str, str]:
             )
     except TimeoutError:
         raise Problem(503, "not_ready", "versions are still loading", retryable=True) from None
-    except (TrimtabError, Problem) as error:
+    except TrimtabError as error:
         detail = "the database or an engine cannot be reached"
         raise Problem(503, "not_ready", detail, retryable=True) from error
     return {"status": "ready"}

@@ -1,8 +1,10 @@
 """`GET /v1/models`: what is deployed, what it costs, and what it can do."""
 
+import asyncio
+
 from fastapi import APIRouter
 
-from trimtab.errors import EngineError, LedgerError, NotFound
+from trimtab.errors import LedgerError, NotFound, TrimtabError
 from trimtab.gateway.bodies import (
     CapabilitiesBody,
     EncoderBody,
@@ -15,11 +17,13 @@ from trimtab.gateway.bodies import (
 from trimtab.gateway.catalogue import Served
 from trimtab.gateway.desk import AtDesk, Desk
 from trimtab.gateway.encoders import Encoding
+from trimtab.gateway.health import READY_S
 from trimtab.inference import Capabilities
 from trimtab.ledger.prices import price_of
 from trimtab.registry import versions
 from trimtab.registry.deployments import Deployment
 from trimtab.registry.encoders import Encoder
+from trimtab.registry.identity import VersionSpec
 from trimtab.store.database import Connection
 
 router = APIRouter()
@@ -32,7 +36,7 @@ async def models(desk: AtDesk) -> ModelList:
     encoding = await desk.encoders.all()
     return ModelList(
         data=[_card(deployment) for deployment, _ in deployed] + list(map(_card_of, encoding)),
-        models=[await _model(desk, *found) for found in deployed],
+        models=await asyncio.gather(*(_model(desk, *found) for found in deployed)),
         encoders=[await _encoder(desk, found.encoder) for found in encoding],
     )
 
@@ -70,22 +74,21 @@ async def _encoder(desk: Desk, encoder: Encoder) -> EncoderBody:
     )
 
 
-async def _model(desk: Desk, deployment: Deployment, served: Served) -> ModelBody:
-    def rows(connection: Connection) -> tuple[str | None, list[str], PriceBody | None]:
+async def _model(desk: Desk, deployment: Deployment, served: Served | None) -> ModelBody:
+    def rows(connection: Connection) -> tuple[str | None, list[VersionSpec], PriceBody | None]:
         candidate = _candidate(connection, deployment)
         slots = (slot for slot in (deployment.live, candidate) if slot is not None)
-        adapters = (versions.get(connection, slot).spec.adapter for slot in slots)
-        price = _price(connection, deployment.live)
-        return candidate, [adapter for adapter in adapters if adapter is not None], price
+        specs = [versions.get(connection, slot).spec for slot in slots]
+        return candidate, specs, _price(connection, deployment.live)
 
-    candidate, adapters, price = await desk.database.read(rows)
-    able = await _capabilities(desk, served)
+    candidate, specs, price = await desk.database.read(rows)
+    able = None if served is None else await _capabilities(desk, served)
     return ModelBody(
         name=deployment.name,
         live=deployment.live,
         candidate=candidate,
-        base=served.version.spec.base,
-        adapters=adapters,
+        base=specs[0].base,
+        adapters=[spec.adapter for spec in specs if spec.adapter is not None],
         context=able.context if able else None,
         price=price,
         capabilities=_told(able) if able else None,
@@ -124,8 +127,10 @@ def _price(connection: Connection, version: str) -> PriceBody | None:
 
 
 async def _capabilities(desk: Desk, served: Served) -> Capabilities | None:
+    """None where its engine cannot be reached, or not yet: a load goes on behind the answer."""
     try:
-        engine = await desk.catalogue.engine(served)
-        return await engine.capabilities()
-    except EngineError:
+        async with asyncio.timeout(READY_S):
+            engine = await desk.catalogue.engine(served)
+            return await engine.capabilities()
+    except (TrimtabError, TimeoutError):
         return None
