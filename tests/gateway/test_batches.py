@@ -1,5 +1,6 @@
 """Batches through a real gateway: what comes out, who pays, and what makes them wait."""
 
+import asyncio
 from collections.abc import Iterator
 from typing import Any
 
@@ -491,3 +492,30 @@ def test_the_metrics_tell_of_batches_and_dead_letters(world: World, client: http
     ):
         pid = text.split('gateway="')[1].split('"')[0]
         assert line.replace("PID", pid) in text
+
+
+def test_a_beat_of_leases_outlives_a_fault_of_ours(
+    world: World, echo: Echo, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(worker, "BEAT_S", 0.01)
+    beats: list[int] = []
+
+    def extend(*_: Any) -> None:
+        beats.append(1)
+        if len(beats) == 1:
+            raise ValueError("a prompt")
+
+    monkeypatch.setattr(worker, "_extend", extend)
+
+    async def go() -> None:
+        working = app_with(world, echo).state.worker
+        working._ending = "token"
+        beating = asyncio.create_task(working._beat())
+        async with asyncio.timeout(10):
+            while len(beats) < 2:
+                await asyncio.sleep(0.01)
+        beating.cancel()
+
+    asyncio.run(go())
+    assert "leases could not be extended: ValueError" in caplog.text
+    assert "a prompt" not in caplog.text

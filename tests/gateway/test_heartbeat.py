@@ -259,3 +259,27 @@ def test_an_engine_that_counts_below_nothing_gets_nothing(world: World) -> None:
 
     asyncio.run(go())
     assert (world.account().held_nano, world.account().spent_nano) == (0, 0)
+
+
+def test_a_hold_that_was_long_waited_for_is_kept_as_any_other(world: World) -> None:
+    async def go() -> None:
+        books, visit = Books(world.database), Visitors(world).visit()
+        at_once = books._group.do
+
+        async def late(opening: Any) -> Any:
+            """Until the beat has found nothing to beat for, and ended."""
+            done = await at_once(opening)
+            await eventually(lambda: books._life._beating and books._life._beating.done())
+            return done
+
+        books._group.do = late  # type: ignore[method-assign]
+        await books.reserve(visit, 10, 5, 1)
+        books._group.do = at_once  # type: ignore[method-assign]
+        assert visit.reserved is not None
+        hold = visit.reserved.hold.id
+        before = expiries(world)
+        await eventually(lambda: expiries(world)[hold] > before[hold])
+        await books.close(visit)
+        await books.settled()
+
+    asyncio.run(go())

@@ -137,6 +137,8 @@ class Books:
     def _take(self, visit: Visit, admitted: Admitted) -> None:
         visit.reserved = admitted.reserved
         self._life.visits[visit.id] = visit
+        # A beat that found nothing to beat for has ended, if this had to wait for long.
+        self._life.start()
         if admitted.verdict is not None:
             visit.headers.update(admitted.verdict.headers())
             if admitted.verdict.refused is not None:

@@ -172,9 +172,12 @@ class Worker:
                 continue
             try:
                 await self._desk.database.write(partial(_extend, tokens, writing))
-            except TrimtabError as error:
-                # The next beat comes soon, and a lease outlives several.
-                log.warning("leases could not be extended: %s", error)
+            except Exception as error:
+                # The next beat comes soon, and a lease outlives several; without any, all lines at
+                # hand would be begun again elsewhere.
+                known = isinstance(error, TrimtabError)
+                what = error if known else type(error).__name__
+                log.warning("leases could not be extended: %s", what)
 
 
 def _extend(tokens: Sequence[str], writing: str | None, connection: Connection) -> None:
