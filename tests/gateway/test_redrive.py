@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import CliRunner
+from sqlalchemy import event
 
 from tests.gateway.echo import Echo
 from tests.gateway.offline_world import ended, jsonl, request, results, started, upload
@@ -128,9 +129,24 @@ def test_what_is_over_is_deleted_and_what_is_not_stays(world: World, client: htt
     assert purged["lines"] == 2
     assert b"invoice" not in words_on_disk(world)
     assert list(world.content.older_than(-60)) == []
+    assert statements(world, "DELETE FROM lines") == []
     told_still = client.get(f"/v1/batches/{batch['id']}").json()
     assert told_still["request_counts"] == {"total": 2, "completed": 1, "failed": 1}
     assert len(world.log()) == 2
+
+
+def statements(world: World, kind: str) -> list[str]:
+    """What a purge says to the database, of one kind."""
+    said: list[str] = []
+
+    def note(_: Any, __: Any, statement: str, *___: Any) -> None:
+        said.append(" ".join(statement.split()))
+
+    engine = world.database._engine
+    event.listen(engine, "before_cursor_execute", note)
+    retention.purge(world.database, world.content)
+    event.remove(engine, "before_cursor_execute", note)
+    return [each for each in said if each.startswith(kind)]
 
 
 def test_all_content_of_one_owner_goes_but_what_a_batch_works_on(
@@ -142,7 +158,8 @@ def test_all_content_of_one_owner_goes_but_what_a_batch_works_on(
     folder = str(world.content.root.parent)
     asked = CliRunner().invoke(trimtab, ["purge", "--all", "--home", folder], input="n\n")
     assert asked.exit_code != 0
-    assert told(world, "purge", "--all", "--yes", "--owner", "nobody")["files"] == 0
+    stranger = told(world, "purge", "--all", "--yes", "--owner", "nobody")
+    assert (stranger["files"], stranger["kept_for_batches"]) == (0, 0)
     purged = told(world, "purge", "--all", "--yes", "--owner", "somebody")
     assert (purged["files"], purged["dead_letters"], purged["kept_for_batches"]) == (3, 1, 1)
     done = ended(client, running)
@@ -157,6 +174,8 @@ def test_a_blob_that_a_crash_left_goes_in_a_while(
     lost = files.store(world.content, "file-lost", [b"words\n"])
     assert retention.purge(world.database, world.content).orphans == 0
     monkeypatch.setattr(files, "ORPHAN_S", -60.0)
+    upload(client, jsonl([request("b")]))
     assert retention.purge(world.database, world.content).orphans == 1
     assert not world.content.path(lost).exists()
-    assert len(list(world.content.older_than(-60))) == 1
+    assert len(list(world.content.older_than(-60))) == 2
+    assert len(statements(world, "SELECT files.blob")) == 1

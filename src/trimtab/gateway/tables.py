@@ -236,6 +236,9 @@ BATCH_STATES = select(batches.c.status, func.count()).group_by(batches.c.status)
 BYTES_OF = select(func.coalesce(func.sum(files.c.bytes), 0)).where(
     files.c.owner == bindparam("owner")
 )
+# A batch that was not tidied yet.
+HOLDS_CONTENT = exists().where(lines.c.batch_id == batches.c.id) | batches.c.details.is_not(None)
+BLOBS_OF_FILES = select(files.c.blob)
 USED_FILES = select(batches.c.input_file).where(
     batches.c.status.in_(("in_progress", "cancelling", "finalizing"))
 )

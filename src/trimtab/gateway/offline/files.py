@@ -13,7 +13,7 @@ from typing import Any, Literal
 from trimtab.canonical import canonical_json
 from trimtab.gateway.keys import Key
 from trimtab.gateway.problems import Problem
-from trimtab.gateway.tables import BYTES_OF, USED_FILES, files, page
+from trimtab.gateway.tables import BLOBS_OF_FILES, BYTES_OF, USED_FILES, batches, files, page
 from trimtab.ledger.tables import database_now
 from trimtab.store.blobs import Blobs
 from trimtab.store.database import Connection
@@ -150,16 +150,19 @@ def forget(
     return gone
 
 
-def orphans(connection: Connection, content: Blobs) -> Iterator[str]:
+def orphans(connection: Connection, content: Blobs) -> Sequence[str]:
     """Blobs that a crash left without a row."""
-    for blob in content.older_than(ORPHAN_S):
-        if connection.execute(files.select().where(files.c.blob == blob)).first() is None:
-            yield blob
+    old = [*content.older_than(ORPHAN_S)]
+    if not old:
+        return ()
+    known = frozenset(connection.execute(BLOBS_OF_FILES).scalars())
+    return [blob for blob in old if blob not in known]
 
 
-def used(connection: Connection) -> frozenset[str]:
-    """The files that batches work on."""
-    return frozenset(connection.execute(USED_FILES).scalars())
+def used(connection: Connection, owner: str | None = None) -> frozenset[str]:
+    """The files that batches work on; of one owner where one is named."""
+    query = USED_FILES if owner is None else USED_FILES.where(batches.c.owner == owner)
+    return frozenset(connection.execute(query).scalars())
 
 
 def _of(connection: Connection, key: Key, file_id: str, query: Any) -> File:

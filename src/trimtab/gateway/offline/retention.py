@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from trimtab.gateway import keys, replays
 from trimtab.gateway.offline import ending, files
 from trimtab.gateway.offline.batches import ENDED
-from trimtab.gateway.tables import batches, lines
+from trimtab.gateway.tables import HOLDS_CONTENT, batches, lines
 from trimtab.journal import dead_letters
 from trimtab.journal.dead_letters import Choice
 from trimtab.ledger.tables import database_now
@@ -50,8 +50,8 @@ def purge(
     letters = _letters(database, everything, owner, now)
     dropped = _lines(database, everything, owner, now)
     with database.read() as connection:
-        lost = [*files.orphans(connection, content)]
-        left = len(files.used(connection)) if everything else 0
+        lost = files.orphans(connection, content)
+        left = len(files.used(connection, owner)) if everything else 0
     for blob in lost:
         content.delete(blob)
     return Purged(answers, len(gone), letters, dropped, len(lost), left)
@@ -75,8 +75,11 @@ def _letters(database: Database, everything: bool, owner: str | None, now_us: in
 
 
 def _lines(database: Database, everything: bool, owner: str | None, now_us: int) -> int:
-    """Rows of lines that nothing asks for any more: their batch is over, their files are gone."""
-    query = batches.select().where(batches.c.status.in_(ENDED))
+    """Rows of lines that nothing asks for any more: their batch is over, their files are gone.
+
+    A batch is tidied once: one without lines and details is not looked at again.
+    """
+    query = batches.select().where(batches.c.status.in_(ENDED) & HOLDS_CONTENT)
     if not everything:
         query = query.where(batches.c.ended_us <= now_us - files.KEPT_US)
     if owner is not None:
