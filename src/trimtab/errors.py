@@ -22,6 +22,8 @@
     - RequestRefused            this request can never work
   + LedgerError
     - BudgetExceeded            the hold would pass the limit
+    - PriceMissing              a version that nobody set a price for
+    - HoldClosed                the hold of work that took too long was settled meanwhile
 """
 
 
@@ -121,4 +123,12 @@ class LedgerError(TrimtabError):
 
 
 class BudgetExceeded(LedgerError):
+    pass
+
+
+class PriceMissing(LedgerError):
+    pass
+
+
+class HoldClosed(LedgerError):
     pass

@@ -97,7 +97,10 @@ def test_a_price_of_zero_is_free_and_said_so(world: World, echo: Echo) -> None:
 def test_a_version_without_a_price_is_not_free(world: World, client: httpx.Client) -> None:
     with world.database.transaction() as connection:
         connection.exec_driver_sql("DELETE FROM prices")
-    assert client.post("/v1/generate", json=ASK).json()["code"] == "ledger_unavailable"
+    refused = client.post("/v1/generate", json=ASK)
+    assert (refused.status_code, refused.json()["code"]) == (503, "no_price")
+    # Asking again is useless, and is not recommended.
+    assert (refused.json()["retryable"], "retry-after" in refused.headers) == (False, False)
     assert client.get("/v1/models").json()["models"][0]["price"] is None
 
 

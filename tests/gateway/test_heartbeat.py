@@ -15,8 +15,8 @@ import pytest
 from tests.gateway.echo import Echo
 from tests.gateway.visiting import PRICE, Visitors
 from tests.gateway.world import PROMPT, World, app_with, build_world, listening, until
-from trimtab.errors import StoreError
-from trimtab.gateway import heartbeat, replays
+from trimtab.errors import HoldClosed, StoreError
+from trimtab.gateway import heartbeat, problems, replays
 from trimtab.gateway.books import Books
 from trimtab.gateway.problems import Problem
 from trimtab.gateway.replays import Claim, Replay
@@ -283,3 +283,20 @@ def test_a_hold_that_was_long_waited_for_is_kept_as_any_other(world: World) -> N
         await books.settled()
 
     asyncio.run(go())
+
+
+def test_whose_hold_expired_is_told_that_something_was_spent(world: World) -> None:
+    async def go() -> Problem:
+        books, visit = Books(world.database), Visitors(world).visit()
+        await books.reserve(visit, 10, 5, 1)
+        with world.database.transaction() as connection:
+            recover(connection, 2**61)
+        with pytest.raises(HoldClosed) as late:
+            await books.reserve(visit, 12, 5, 1)
+        await books.settled()
+        return problems.of(late.value)
+
+    told = asyncio.run(go())
+    assert (told.status, told.code, told.retryable) == (503, "hold_expired", True)
+    assert "was spent" in told.detail
+    assert world.account().spent_nano == PRICE.of(10, 0)

@@ -4,7 +4,7 @@ import asyncio
 
 from fastapi import APIRouter
 
-from trimtab.errors import LedgerError, NotFound, TrimtabError
+from trimtab.errors import NotFound, PriceMissing, TrimtabError
 from trimtab.gateway.bodies import (
     CapabilitiesBody,
     EncoderBody,
@@ -117,7 +117,7 @@ def _candidate(connection: Connection, deployment: Deployment) -> str | None:
 def _price(connection: Connection, version: str) -> PriceBody | None:
     try:
         price = price_of(connection, version)
-    except LedgerError:
+    except PriceMissing:
         return None
     # A nano-dollar a token is a thousandth of a dollar a million.
     return PriceBody(

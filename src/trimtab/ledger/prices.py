@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from trimtab.canonical import short
-from trimtab.errors import LedgerError
+from trimtab.errors import PriceMissing
 from trimtab.ledger.money import Price
 from trimtab.ledger.tables import READ_PRICES, database_now, prices
 from trimtab.store.database import Connection
@@ -30,7 +30,7 @@ def set_price(
 
 
 def price_of(connection: Connection, version: str, at_us: int | None = None) -> Price:
-    """The price that counts at a time, else now. Raises LedgerError for a version without one."""
+    """The price that counts at a time, else now. Raises PriceMissing for a version without one."""
     found = prices_of(connection, [version], at_us)
     if version not in found:
         raise no_price(version)
@@ -46,7 +46,7 @@ def prices_of(
     return {row.version_hash: Price(row.prompt_nano, row.completion_nano) for row in rows}
 
 
-def no_price(version: str) -> LedgerError:
-    return LedgerError(
+def no_price(version: str) -> PriceMissing:
+    return PriceMissing(
         f"version {short(version)} has no price", hint="registering a version sets one"
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from trimtab.errors import BudgetExceeded, LedgerError
+from trimtab.errors import BudgetExceeded, HoldClosed, LedgerError
 from trimtab.ledger import reservation
 from trimtab.ledger.accounts import Budget, budgets_of, no_account, write_budgets
 from trimtab.ledger.money import show
@@ -77,11 +77,12 @@ class Till:
     def exchange(self, hold_id: str, wanted: Wanted) -> tuple[Hold, int]:
         """Another reservation in place of an open one, for the same request.
 
-        Raises BudgetExceeded where the budgets do not cover it; the hold is then as before.
+        Raises BudgetExceeded where the budgets do not cover it; the hold is then as before. Raises
+        HoldClosed for one that expired meanwhile: its floor was spent.
         """
         old = self._find(hold_id)
         if old.state != "open":
-            raise LedgerError(f"hold {hold_id} is closed", hint="send the request again")
+            raise HoldClosed(f"hold {hold_id} is closed", hint="send the request again")
         budgets = self._charged(old)
         for budget in budgets:
             budget.held_nano -= old.amount_nano
