@@ -1,5 +1,6 @@
 """Embeddings with OpenAI's own client: what they are, what they cost, and what is refused."""
 
+import asyncio
 import base64
 import struct
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from tests.tiny_bert import build_encoder
 from trimtab.embed.encoder import Encoder
 from trimtab.engine.encoding import EncoderEngine
 from trimtab.errors import EngineUnavailable
-from trimtab.gateway import keys
+from trimtab.gateway import breaker, keys, stream
 from trimtab.gateway.keys import Limits
 from trimtab.inference import EmbedRequest, Vector
 from trimtab.ledger.money import Price
@@ -33,8 +34,11 @@ class Breakable(EncoderEngine):
     """A real engine that can be told to fail."""
 
     broken = False
+    silent = False
 
     async def embed(self, request: EmbedRequest) -> list[Vector]:
+        if self.silent:
+            await asyncio.sleep(60)
         if self.broken:
             raise EngineUnavailable("/run/encoder.sock: gone")
         return await super().embed(request)
@@ -189,6 +193,19 @@ def test_an_engine_that_fails_costs_nothing_and_opens_the_breaker(
         answer = client.post("/v1/embeddings", json=body)
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_unavailable")
         assert "/run" not in answer.text
+    assert "again and again" in client.post("/v1/embeddings", json=body).text
+    assert (world.account().spent_nano, world.account().held_nano) == (0, 0)
+
+
+def test_an_encoder_that_stays_silent_opens_the_breaker(
+    world: World, client: httpx.Client, engine: Breakable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "DEADLINE_S", 0.1)
+    engine.silent = True
+    body = {"model": "tiny-encoder", "input": "a"}
+    for _ in range(breaker.FAILURES):
+        answer = client.post("/v1/embeddings", json=body)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "deadline_exceeded")
     assert "again and again" in client.post("/v1/embeddings", json=body).text
     assert (world.account().spent_nano, world.account().held_nano) == (0, 0)
 

@@ -4,9 +4,9 @@ By the encoder that is named, or by nobody: a vector of another encoder is no an
 since a client that sends the same again pays for it once.
 """
 
+import asyncio
 import base64
 import struct
-import time
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from trimtab.errors import DataError
 from trimtab.gateway import replaying, stream, upstream
+from trimtab.gateway.answering import TIMER_S
 from trimtab.gateway.bodies import Asked
 from trimtab.gateway.desk import INLINE, AtDesk, Desk
 from trimtab.gateway.embedding_bodies import (
@@ -62,9 +63,9 @@ async def embeddings(
         encoding = await desk.encoders.find(body.model)
         visit.asked = visit.served = encoding
         inputs = await tokens(encoding, body)
-        left_s = visit.arrived + stream.DEADLINE_S - time.perf_counter()
+        visit.deadline = visit.arrived + stream.DEADLINE_S
         work = _embedded(desk, visit, encoding, inputs)
-        vectors = await unless_gone(request.receive, work, left_s)
+        vectors = await unless_gone(request.receive, work, visit.patience_s)
         kept = replaying.kept(claim, lambda: made().model_dump_json())
         await desk.books.close(visit, kept=kept)
     return Response(made().model_dump_json(), media_type="application/json")
@@ -116,8 +117,10 @@ async def _embedded(desk: Desk, visit: Visit, encoding: Encoding, inputs: Inputs
         visit.begin_attempt()
         vectors = await asked(engine, visit, encoding.hash, inputs)
     except BaseException as error:
-        if upstream.counts(error):
-            permit.failed()
+        late = visit.patience_s is not None and visit.patience_s < TIMER_S
+        silent = isinstance(error, asyncio.CancelledError) and late and not visit.usage.prompt
+        if upstream.counts(error) or silent:
+            permit.failed()  # a silence up to the deadline is the encoder's as well
         else:
             permit.left()
         raise
