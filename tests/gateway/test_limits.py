@@ -117,3 +117,19 @@ def test_clients_at_once_get_the_limit_and_no_more(
         answers = list(pool.map(lambda _: client.post("/v1/generate", json=ASK), range(24)))
     assert sorted(answer.status_code for answer in answers) == [200] * 7 + [429] * 17
     assert world.account(key).spent_nano == 7 * PRICE.of(world.prompt_tokens, 5)
+
+
+def test_what_holds_no_price_counts_as_any_request(
+    world: World, client: httpx.Client, clock: list[int]
+) -> None:
+    key = limited(world, Limits(requests_per_minute=2))
+    headers = {"Authorization": f"Bearer {key.key}"}
+    unknown = {**ASK, "model": "nobody"}
+    answers = [client.post("/v1/generate", json=unknown, headers=headers) for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [404, 404, 429, 429]
+    assert answers[0].headers["ratelimit"] == '"requests";r=1;t=30'
+    assert answers[2].headers["retry-after"] == "30"
+    assert client.post("/v1/generate", json=ASK, headers=headers).status_code == 429
+    # A row for each that was let in, and for what asked for a price.
+    codes = [logged.error_code for logged in world.log()]
+    assert codes == ["model_not_found", "model_not_found", "rate_limited"]

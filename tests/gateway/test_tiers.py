@@ -1,6 +1,7 @@
 """Who answers when something fails, and what the client hears of it."""
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from dataclasses import dataclass, field
 
 import httpx
 import pytest
+from anyio import CapacityLimiter
 
 from tests.gateway.echo import Echo
 from tests.gateway.test_stream import events
@@ -19,7 +21,18 @@ from trimtab.errors import (
     RequestRefused,
     TrimtabError,
 )
-from trimtab.gateway import answering, breaker, catalogue, retry, tables
+from trimtab.gateway import (
+    answering,
+    breaker,
+    catalogue,
+    desk,
+    generation,
+    keys,
+    retry,
+    tables,
+)
+from trimtab.gateway.bodies import GenerateBody
+from trimtab.gateway.keys import Limits
 from trimtab.gateway.policies import Policy
 from trimtab.inference import Capabilities, Chunk, GenerateRequest, VersionFiles
 from trimtab.ledger.money import Price
@@ -396,3 +409,41 @@ def test_a_client_that_leaves_between_two_attempts_leaves_no_probe_behind(
         until(lambda: len(world.log()) == 1)
     assert len(permits) == 2
     assert all(permit.told for permit in permits)
+
+
+def test_answers_of_a_template_count_against_the_limit_of_a_key(
+    world: World, client: httpx.Client, echo: Moody
+) -> None:
+    declared(world, "Later.")
+    echo.unloadable = {world.adapter.hash: GONE, world.base.hash: GONE}
+    with world.database.transaction() as connection:
+        limits = Limits(requests_per_minute=2)
+        key = keys.create(connection, "limited", "somebody", limits=limits).key
+    headers = {"Authorization": f"Bearer {key}"}
+    answers = [client.post("/v1/generate", json=ASK, headers=headers) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert [answer.json().get("text") for answer in answers] == ["Later.", "Later.", None]
+
+
+def test_few_schemas_are_tried_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each trial may be a process that computes for seconds."""
+    running: set[int] = set()
+    most: list[int] = []
+
+    def slow(schema: str, text: str) -> bool:
+        me = threading.get_ident()
+        running.add(me)
+        most.append(len(running))
+        time.sleep(0.02)
+        running.discard(me)
+        return True
+
+    monkeypatch.setattr(generation, "satisfies", slow)
+    body = GenerateBody.model_validate({**ASK, "json_schema": {"type": "object"}})
+
+    async def go() -> None:
+        threads, work = CapacityLimiter(desk.TRIALS), generation.Generation(body)
+        await asyncio.gather(*(work.stands_in("{}", threads) for _ in range(6)))
+
+    asyncio.run(go())
+    assert max(most) == desk.TRIALS == 2

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
 
+from anyio import CapacityLimiter
+
 from trimtab.errors import BudgetExceeded, EngineUnavailable
 from trimtab.gateway import stream, upstream
 from trimtab.gateway.bodies import Asked
@@ -37,8 +39,8 @@ class Work(Protocol[Given]):
     def size(self, prepared: Prepared, served: Served) -> tuple[int, int]:
         """Tokens of completion to hold the price of, and the least that must be held."""
 
-    async def stands_in(self, text: str) -> bool:
-        """Whether a safe template may answer in place of a model."""
+    async def stands_in(self, text: str, threads: CapacityLimiter) -> bool:
+        """Whether a safe template may answer in place of a model; tried in `threads`."""
 
     async def ask(self, prepared: Prepared, visit: Visit, started: Callable[[], None]) -> Given:
         """Do it, within what the visit's hold covers. `started` hears of the first token."""
@@ -254,11 +256,19 @@ class Answering(Generic[Answer]):
         self._prepared = None
         self._repeats = 0
 
+    async def _stands_in(self) -> bool:
+        if self._template is None:
+            return False
+        if self._visit.reserved is None:
+            # Before a schema is tried, which costs more than most answers.
+            await self._desk.books.knock(self._visit)
+        return await self._work.stands_in(self.safe_text, self._desk.trials)
+
     async def _end(self) -> None:
         """No engine answers: the template does, or nobody."""
         visit = self._visit
         visit.degraded_reason = "; ".join(self._why) or None
-        if self._template is None or not await self._work.stands_in(self.safe_text):
+        if not await self._stands_in():
             # The log shows the version that was asked for, not the last one that was tried.
             visit.served, visit.degraded_reason = visit.asked, None
             if isinstance(self._error, TimeoutError):

@@ -74,9 +74,22 @@ class Closing:
 
 
 @dataclass(frozen=True, slots=True)
+class Knock:
+    """Count a request that holds no price against the limit of its key."""
+
+    visit: Visit
+
+
+@dataclass(frozen=True, slots=True)
 class Admitted:
     reserved: Reserved
     verdict: Verdict | None
+
+
+# What says that a limit or a budget stands in the way takes nothing from it, as elsewhere; and who
+# leaves is told nothing.
+_UNCOUNTED = frozenset({"rate_limited", "budget_exceeded", "client_gone", "stopping"})
+Item = Opening | Closing | Knock
 
 
 class Books:
@@ -86,7 +99,7 @@ class Books:
         self.owner = f"gateway {os.getpid()}-{secrets.token_hex(4)}"
         self.metrics = Metrics(str(os.getpid()))
         self._spans = spans
-        self._group: GroupCommit[Opening | Closing] = GroupCommit(database, self._do)
+        self._group: GroupCommit[Item] = GroupCommit(database, self._do)
         self._life = Heartbeat(database, self._pay)
         self._owed: dict[str, Closing] = {}
         self._closing: dict[str, asyncio.Future[None]] = {}
@@ -143,6 +156,20 @@ class Books:
             visit.headers.update(admitted.verdict.headers())
             if admitted.verdict.refused is not None:
                 self.metrics.note_refusal(dry_run=True)
+
+    async def knock(self, visit: Visit) -> None:
+        """Take a request that will hold no price from the limit of its key. What holds none and did
+        not knock is taken when it is closed.
+
+        Raises Problem where the limit is used up.
+        """
+        try:
+            await self._group.do(Knock(visit))
+        except Problem as refused:
+            visit.headers.update(refused.headers)
+            self.metrics.note_refusal(dry_run=False)
+            raise
+        visit.knocked = True
 
     @contextmanager
     def claiming(self, claim: Claim) -> Iterator[None]:
@@ -249,7 +276,7 @@ class Books:
         if self._spans is not None:
             await asyncio.to_thread(self._spans.close)
 
-    def _do(self, connection: Connection, items: Sequence[Opening | Closing]) -> Sequence[Any]:
+    def _do(self, connection: Connection, items: Sequence[Item]) -> Sequence[Any]:
         openings = [item for item in items if isinstance(item, Opening)]
         closings = [item for item in items if isinstance(item, Closing)]
         held = [item.visit.reserved for item in items if item.visit.reserved is not None]
@@ -269,7 +296,17 @@ class Books:
         # What is freed first may be reserved at once.
         for closing in closings:
             _forgive(connection, closing)
-            done[id(closing)] = self._close(till, meters, closing)
+            try:
+                done[id(closing)] = self._close(till, meters, closing)
+            except Problem as refused:
+                done[id(closing)] = refused
+        closings = [closing for closing in closings if isinstance(done[id(closing)], int)]
+        for knock in (item for item in items if isinstance(item, Knock)):
+            try:
+                _counted(meters, knock.visit)
+                done[id(knock)] = None
+            except Problem as refused:
+                done[id(knock)] = refused
         for opening in openings:
             if id(opening) in lost:
                 continue
@@ -322,6 +359,9 @@ class Books:
     def _close(self, till: Till, meters: Meters, item: Closing) -> int:
         visit, reserved = item.visit, item.visit.reserved
         if reserved is None:
+            uncounted = item.void or item.error_code in _UNCOUNTED
+            if not (uncounted or visit.mine or visit.knocked):
+                _counted(meters, visit)
             return 0
         if item.void:
             till.void(reserved.hold.id)
@@ -336,6 +376,15 @@ class Books:
         # The answer that is kept for a replay names it.
         visit.cost_nano = hold.settled_nano or 0
         return visit.cost_nano
+
+
+def _counted(meters: Meters, visit: Visit) -> None:
+    """Raises Problem where the limit of requests is used up."""
+    verdict = meters.ask(visit.key, 0)
+    visit.headers.update(verdict.headers())
+    if verdict.enforced:
+        raise _limited(verdict, 0)
+    meters.take(visit.key, verdict)
 
 
 def _forgive(connection: Connection, closing: Closing) -> None:

@@ -1,9 +1,10 @@
 """What the routes share, and the way of a request from its body to a prompt in tokens."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 import anyio.to_thread
+from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
 from trimtab.gateway.bodies import Asked, Continued
@@ -23,6 +24,8 @@ from trimtab.text.chat import ChatFormat
 
 # Characters that are tokenised faster than a thread is reached.
 INLINE = 2000
+# Of the machine's cores, engines need the most.
+TRIALS = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,8 @@ class Desk:
     live: Lives
     drain: Drain
     content: Blobs
+    trials: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(TRIALS))
+    """Threads that try whether a template fits a schema: each may take a process some seconds."""
 
     async def resolve(self, visit: Visit, body: Asked) -> Resolved:
         """Who may answer, with the safe template filled in. Raises Problem and TrimtabError."""

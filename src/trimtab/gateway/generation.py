@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import anyio.to_thread
+from anyio import CapacityLimiter
 
 from trimtab.errors import EngineError
 from trimtab.gateway.answering import Answering
@@ -76,13 +77,15 @@ class Generation:
         check_fit(prepared, max_tokens, "max_tokens" if asked else "prompt")
         return max_tokens * self._body.n, self._body.n
 
-    async def stands_in(self, text: str) -> bool:
+    async def stands_in(self, text: str, threads: CapacityLimiter) -> bool:
         """Whether a safe template may answer: it must satisfy what the model would have had to.
 
         Raises RequestRefused for a schema that nobody can hold.
         """
         schema = self._body.schema_text
-        return schema is None or await anyio.to_thread.run_sync(satisfies, schema, text)
+        if schema is None:
+            return True
+        return await anyio.to_thread.run_sync(satisfies, schema, text, limiter=threads)
 
     async def ask(self, prepared: Prepared, visit: Visit, started: Callable[[], None]) -> None:
         """Generate to the end, counting on the way. Raises EngineError, and what `hear` raises."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import anyio.to_thread
+from anyio import CapacityLimiter
 from fastapi import APIRouter, Header, Request
 from starlette.responses import Response
 
@@ -32,7 +33,7 @@ class Scoring:
         check_fit(prepared, max(map(len, self._completions)), "completions")
         return self._total, self._total
 
-    async def stands_in(self, text: str) -> bool:
+    async def stands_in(self, text: str, threads: CapacityLimiter) -> bool:
         return False
 
     async def ask(

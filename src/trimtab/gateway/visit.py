@@ -46,7 +46,8 @@ class Visit:
     priority `batch` belongs to whoever holds its lease: `mine` tells, inside a transaction, whether
     that is still us. `deadline` is when whoever asked has left (by `time.perf_counter`), None where
     nobody waits. `heard` is set once the client has got a part of the answer, `forgiven` where the
-    answer was lost by us: nobody pays for it.
+    answer was lost by us: nobody pays for it. `knocked` is set once a request that holds no price
+    was counted.
     """
 
     id: str
@@ -73,6 +74,7 @@ class Visit:
     templated: bool = False
     heard: bool = False
     forgiven: bool = False
+    knocked: bool = False
     latency_ms: float = 0.0
     cost_nano: int = 0
     priority: Priority = "interactive"
