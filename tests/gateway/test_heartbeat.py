@@ -266,9 +266,9 @@ def test_a_hold_that_was_long_waited_for_is_kept_as_any_other(world: World) -> N
         books, visit = Books(world.database), Visitors(world).visit()
         at_once = books._group.do
 
-        async def late(opening: Any) -> Any:
+        async def late(item: Any) -> Any:
             """Until the beat has found nothing to beat for, and ended."""
-            done = await at_once(opening)
+            done = await at_once(item)
             await eventually(lambda: books._life._beating and books._life._beating.done())
             return done
 
