@@ -67,9 +67,11 @@ def page(table: Table) -> str:
         "",
         f"`make bench-serve` at {found['commit']} on {found['date']}: {machine['cpu']}, "
         f"{machine['cores']} cores, {machine['memory_gb']} GB, Python {machine['python']}. "
-        f"Interleaved rounds: {found['rounds']}, medians; real prompts of 120 to 240 tokens, 64 "
-        "new tokens, greedy; every system behind HTTP, asked by the same client on the same cores. "
-        f"Before the run other work took {found['limits']['others']:.0%} of the processor.",
+        f"Interleaved rounds: {found['rounds']}, medians; once: c16, c32 and -c8. Real "
+        "prompts of 120 to 240 tokens, 64 new tokens, greedy; every system behind HTTP, asked by "
+        "the same client on the same cores. "
+        f"Before the run other work took {found['limits']['others']:.0%} of the processor. Cells "
+        "are small and each has prompts of its own: figures nearer than a tenth are the same.",
         "",
         *(PROVISIONAL if found["rounds"] < 3 else []),
         "![Output tokens a second](../images/serve.svg)",
