@@ -4,6 +4,7 @@ A frozen weight gets no gradient, a low-rank pair is added into the product besi
 cheap to compute again is not kept. Float32. Imports torch.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,49 +32,79 @@ class Projections(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, pairs: tuple[Pair, ...], *weights: Tensor | None
     ) -> tuple[Tensor, ...]:
-        outputs, kept = [], []
-        for pair, (weight, bias, a, b) in zip(pairs, _maps(weights), strict=True):
+        maps = _maps(weights)
+        masks = [
+            None if a is None else _mask(x, pair.dropout)
+            for pair, (_, _, a, _) in zip(pairs, maps, strict=True)
+        ]
+        lows = _narrowed(x, pairs, maps, masks)
+        outputs = []
+        for pair, (weight, bias, _, b), low in zip(pairs, maps, lows, strict=True):
             y = functional.linear(x, weight, bias)
-            mask = low = None
-            if a is not None and b is not None:
-                mask = _mask(x, pair.dropout)
-                low = _dropped(x, mask, pair.dropout) @ a.t()
-                y.addmm_(low, b.t(), alpha=pair.scaling)
-            outputs.append(y)
-            kept += [mask, low]
-        ctx.save_for_backward(x, *weights, *kept)
+            outputs.append(y if low is None else y.addmm_(low, b.t(), alpha=pair.scaling))
+        ctx.save_for_backward(x, *weights, *masks, *lows)
         ctx.pairs = pairs
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         x, *saved = ctx.saved_tensors
-        count = len(ctx.pairs)
-        weights, kept = saved[: 4 * count], saved[4 * count :]
-        needs = ctx.needs_input_grad
+        pairs, count, needs = ctx.pairs, len(ctx.pairs), ctx.needs_input_grad
+        maps = _maps(saved[: 4 * count])
+        masks, lows = saved[4 * count : 5 * count], saved[5 * count :]
         dx: Tensor | None = None
-        found: list[Tensor | None] = []
-        for i, (pair, dy) in enumerate(zip(ctx.pairs, grads, strict=True)):
-            weight, _, a, b = weights[4 * i : 4 * i + 4]
-            mask, low = kept[2 * i : 2 * i + 2]
-            wanted = needs[2 + 4 * i : 6 + 4 * i]
+        narrow: list[Tensor | None] = []
+        found: list[Tensor | None] = [None] * (4 * count)
+        for i, (dy, (weight, _, _, b)) in enumerate(zip(grads, maps, strict=True)):
             if needs[0]:
                 dx = dy @ weight if dx is None else dx.addmm_(dy, weight)
-            found += [dy.t() @ x if wanted[0] else None, dy.sum(0) if wanted[1] else None]
-            if a is None:
-                found += [None, None]
-                continue
-            narrow = (dy @ b).mul_(pair.scaling)
-            found.append(narrow.t() @ _dropped(x, mask, pair.dropout) if wanted[2] else None)
-            found.append((dy.t() @ low).mul_(pair.scaling) if wanted[3] else None)
-            if dx is not None and mask is None:
-                dx.addmm_(narrow, a)
-            elif dx is not None:
-                dx.addcmul_(narrow @ a, mask.to(x.dtype), value=1 / (1 - pair.dropout))
+            if needs[2 + 4 * i]:
+                found[4 * i] = dy.t() @ x
+            if needs[3 + 4 * i]:
+                found[4 * i + 1] = dy.sum(0)
+            narrow.append(None if b is None else (dy @ b).mul_(pairs[i].scaling))
+            if needs[5 + 4 * i]:
+                found[4 * i + 3] = (dy.t() @ lows[i]).mul_(pairs[i].scaling)
+        held = [i for i in range(count) if narrow[i] is not None]
+        if held and all(masks[i] is None for i in held):
+            # Undropped, the pairs have one input: one product for all of them.
+            gradients, stack = torch.cat([narrow[i] for i in held], 1), _stack(maps)
+            parts = (gradients.t() @ x).split([len(maps[i][2]) for i in held])
+            for i, part in zip(held, parts, strict=True):
+                found[4 * i + 2] = part
+            if dx is not None:
+                dx.addmm_(gradients, stack)
+        else:
+            for i in held:
+                rate, mask = pairs[i].dropout, masks[i]
+                found[4 * i + 2] = narrow[i].t() @ _dropped(x, mask, rate)
+                if dx is not None:
+                    back = narrow[i] @ maps[i][2]
+                    dx.add_(back if mask is None else back.mul_(mask), alpha=1 / (1 - rate))
         return dx, None, *found
 
 
-def _maps(weights: tuple[Tensor | None, ...]) -> list[tuple[Any, ...]]:
+def _narrowed(
+    x: Tensor, pairs: Sequence[Pair], maps: Sequence[Any], masks: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """dropout(x) A', map by map: [rows, rank], None where a map has no pair."""
+    held = [a for _, _, a, _ in maps if a is not None]
+    if held and all(mask is None for mask in masks):
+        parts = iter((x @ _stack(maps).t()).split([len(a) for a in held], dim=1))
+        return [None if a is None else next(parts) for _, _, a, _ in maps]
+    return [
+        None if a is None else _dropped(x, mask, pair.dropout) @ a.t()
+        for pair, (_, _, a, _), mask in zip(pairs, maps, masks, strict=True)
+    ]
+
+
+def _stack(maps: Sequence[Any]) -> Tensor:
+    """The A of all pairs, one above the other."""
+    held = [a for _, _, a, _ in maps if a is not None]
+    return held[0] if len(held) == 1 else torch.cat(held)
+
+
+def _maps(weights: Sequence[Tensor | None]) -> list[tuple[Any, ...]]:
     return [weights[i : i + 4] for i in range(0, len(weights), 4)]
 
 

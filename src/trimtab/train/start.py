@@ -35,6 +35,7 @@ from trimtab.train.run import (
 )
 from trimtab.train.saving import save_result
 from trimtab.train.settings import TrainSettings, check_extra
+from trimtab.train.speed import kept_memory
 
 if TYPE_CHECKING:
     from trimtab.train.trainer import SealedTrainer
@@ -168,7 +169,7 @@ def attempted(
         trainer.stand_at(last.step)
         watch.ended, watch.paused = last.ended, not last.ended
         return Attempt(trainer, watch, last.seconds)
-    with watch.on_guard():
+    with watch.on_guard(), kept_memory():
         trainer.train(resume_from_checkpoint=str(last.path) if last else None)
     return Attempt(trainer, watch, watch.seconds)
 
