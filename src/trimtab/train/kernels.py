@@ -42,7 +42,9 @@ class Projections(torch.autograd.Function):
         for pair, (weight, bias, _, b), low in zip(pairs, maps, lows, strict=True):
             y = functional.linear(x, weight, bias)
             outputs.append(y if low is None else y.addmm_(low, b.t(), alpha=pair.scaling))
-        ctx.save_for_backward(x, *weights, *masks, *lows)
+        # What is frozen and has no pair asks for no input back.
+        kept = x if any(ctx.needs_input_grad[2:]) else None
+        ctx.save_for_backward(kept, *weights, *masks, *lows)
         ctx.pairs = pairs
         return tuple(outputs)
 
@@ -69,15 +71,17 @@ class Projections(torch.autograd.Function):
         if held and all(masks[i] is None for i in held):
             # Undropped, the pairs have one input: one product for all of them.
             gradients, stack = torch.cat([narrow[i] for i in held], 1), _stack(maps)
-            parts = (gradients.t() @ x).split([len(maps[i][2]) for i in held])
-            for i, part in zip(held, parts, strict=True):
-                found[4 * i + 2] = part
+            if x is not None:
+                parts = (gradients.t() @ x).split([len(maps[i][2]) for i in held])
+                for i, part in zip(held, parts, strict=True):
+                    found[4 * i + 2] = part
             if dx is not None:
                 dx.addmm_(gradients, stack)
         else:
             for i in held:
                 rate, mask = pairs[i].dropout, masks[i]
-                found[4 * i + 2] = narrow[i].t() @ _dropped(x, mask, rate)
+                if x is not None:
+                    found[4 * i + 2] = narrow[i].t() @ _dropped(x, mask, rate)
                 if dx is not None:
                     back = narrow[i] @ maps[i][2]
                     dx.add_(back if mask is None else back.mul_(mask), alpha=1 / (1 - rate))
