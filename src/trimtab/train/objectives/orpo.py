@@ -6,36 +6,53 @@ By TRL's experimental trainer, its own rendering left out. Imports torch and trl
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from trl.experimental.orpo import ORPOTrainer
+from trl.trainer.utils import add_fused_lm_head
 
+from trimtab.train.fused import answer_fast
 from trimtab.train.objectives.dpo import pairs
 from trimtab.train.prepare import Prepared
 from trimtab.train.stream import IGNORED
 from trimtab.train.trainer import SealedTrainer, arguments, tokenizer_of
-from trimtab.train.walk import Model, learns_prompt
+from trimtab.train.walk import bare
 from trimtab.train.watch import Watch
 
 
 class SealedORPO(SealedTrainer, ORPOTrainer):
     """ORPO over pairs that are tokens already."""
 
-    def __init__(self, *, model: Model, **given: Any) -> None:
-        super().__init__(model=model, **given)
-        self._trimmed = None
-        if learns_prompt(model):
-            self._trimmed = model.register_forward_hook(_of_the_text_alone)
-
-    def finish(self) -> None:
-        if self._trimmed is not None:
-            self._trimmed.remove()
-
     def tokenize_row(self, feature: dict[str, Any], model: Any = None) -> dict[str, Any]:
         return feature
+
+    def concatenated_forward(self, model: Any, batch: dict[str, Any]) -> tuple[Any, ...]:
+        """Mean log-probabilities of chosen and rejected answers, mean logits of their tokens, and
+        the chosen half's loss over prompt and answer: TRL's quantities, by its own fused head.
+        """
+        joined = self.concatenated_inputs(
+            batch, padding_value=self.padding_value, device=self.accelerator.device
+        )
+        tokens, answers = joined["concatenated_input_ids"], joined["concatenated_labels"]
+        seen = joined["concatenated_attention_mask"]
+        half, width = len(batch["chosen_labels"]), tokens.shape[1] - 1
+        labels = answers.clone()
+        labels[:half] = tokens[:half].masked_fill(seen[:half] == 0, IGNORED)
+        found = model(input_ids=tokens, attention_mask=seen, labels=labels, fused_lm_head=True)
+        # What is learnt before the prompt comes back before the columns that were asked for.
+        logprobs, logits = found.log_probs[:, -width:], found.mean_logits[:, -width:]
+        loss = -logprobs[:half].sum() / (labels[:half, 1:] != IGNORED).sum()
+        counted = answers[:, 1:] != IGNORED
+        means = (logprobs * counted).sum(dim=1) / counted.sum(dim=1)
+        asked = [part[kept] for part, kept in zip(logits, counted, strict=True)]
+        chosen, rejected = torch.cat(asked[:half]), torch.cat(asked[half:])
+        return means[:half], means[half:], chosen, rejected, loss
 
 
 def build(prepared: Prepared, checkpoints: Path, watch: Watch) -> SealedTrainer:
     """A trainer over the pairs in their final order."""
+    add_fused_lm_head(bare(prepared.attached.model), outputs=("log_probs", "mean_logits"))
+    answer_fast(prepared.attached.model)
     return SealedORPO(
         model=prepared.attached.model,
         watch=watch,
@@ -49,11 +66,6 @@ def build(prepared: Prepared, checkpoints: Path, watch: Watch) -> SealedTrainer:
         train_dataset=rows(prepared),
         processing_class=tokenizer_of(prepared),
     )
-
-
-def _of_the_text_alone(model: Any, given: tuple[Any, ...], output: Any) -> None:
-    """Virtual tokens have logits too, which TRL's other trainers know how to leave out."""
-    output["logits"] = output.logits[:, -given[0].shape[1] :]
 
 
 def rows(prepared: Prepared) -> Dataset:
