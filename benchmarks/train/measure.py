@@ -1,0 +1,188 @@
+"""One system trains one case in this process and says what it took, as JSON on the last line.
+
+    python -m benchmarks.train.measure SYSTEM CASE
+
+Tokens are those of the records, whatever a system computes; seconds are those of the steps, the
+optimizer's included, without loading and without saving.
+"""
+
+import json
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks.serve.material import base_folder
+from benchmarks.train.material import Material, material
+
+Run = Callable[[Material, Path], "tuple[Any, float]"]
+
+
+def main() -> None:
+    system, case = sys.argv[1:]
+    found = material(case)
+    with tempfile.TemporaryDirectory() as folder:
+        model, seconds = SYSTEMS[system](found, Path(folder))
+    tokens = sum(row.size for row in found.rows(found.taught))
+    told = {
+        "tokens": tokens,
+        "seconds": seconds,
+        "tok_s": tokens / seconds,
+        "peak_mb": PEAK[0],
+        "final_loss": held_out(model, found),
+    }
+    if system == "trimtab" and case.endswith("sft"):
+        from benchmarks.train.limit import share
+
+        told["share_of_limit"] = share(model, found, seconds)
+    print(json.dumps(told))
+
+
+# Of the training, in megabytes; what is measured of the result comes later.
+PEAK: list[float] = []
+
+
+def note_peak() -> None:
+    PEAK.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def trimtab(found: Material, folder: Path) -> tuple[Any, float]:
+    """The room `train` as a project calls it; its checkpoints are in its seconds."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    from trimtab.train.start import train
+
+    result = train(base_folder(), found.chat, found.taught, found.settings, folder / "run")
+    # A second copy of the base would count as memory of the training.
+    note_peak()
+    fresh = AutoModelForCausalLM.from_pretrained(base_folder(), dtype=torch.float32)
+    model = PeftModel.from_pretrained(fresh, str(result.files.adapter), is_trainable=True)
+    return model, result.seconds
+
+
+def trl(found: Material, folder: Path, **tuned: Any) -> tuple[Any, float]:
+    """TRL with the quickstart's settings; `tuned` is what is set otherwise."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
+
+    class Clock(TrainerCallback):
+        started = ended = 0.0
+
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            self.started = time.monotonic()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            self.ended = time.monotonic()
+
+    asked, clock = found.settings, Clock()
+    targets = asked.targets if isinstance(asked.targets, str) else list(asked.targets)
+    adapter = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=asked.rank,
+        lora_alpha=int(asked.alpha),
+        lora_dropout=asked.dropout,
+        target_modules=targets,
+    )
+    common: dict[str, Any] = {
+        "output_dir": str(folder),
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": asked.batch_size,
+        "learning_rate": asked.rate,
+        "lr_scheduler_type": "cosine",
+        "warmup_steps": 0.03 if asked.objective == "sft" else 0.05,
+        "max_length": asked.max_length,
+        "bf16": False,
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "seed": asked.seed,
+    }
+    torch.manual_seed(asked.seed)
+    model = AutoModelForCausalLM.from_pretrained(base_folder(), dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(base_folder())
+    rows: list[Any] = list(found.rows(found.taught))
+    shared = {"model": model, "processing_class": tokenizer, "peft_config": adapter}
+    trainer: Any
+    if asked.objective == "sft":
+        data = [
+            {
+                "input_ids": list(row.tokens),
+                "labels": [t if m else -100 for t, m in zip(row.tokens, row.mask, strict=True)],
+            }
+            for row in rows
+        ]
+        config = SFTConfig(**(common | {"packing": True} | tuned))
+        trainer = SFTTrainer(
+            **shared, args=config, train_dataset=Dataset.from_list(data), callbacks=[clock]
+        )
+    else:
+        sides = ("prompt_ids", "chosen_ids", "rejected_ids")
+        data = [dict(zip(sides, map(list, (r.prompt, *r.completions)), strict=True)) for r in rows]
+
+        class Tokenised(DPOTrainer):
+            def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+                return dataset
+
+        trainer = Tokenised(
+            **shared,
+            args=DPOConfig(**(common | tuned)),
+            train_dataset=Dataset.from_list(data),
+            callbacks=[clock],
+        )
+    trainer.train()
+    note_peak()
+    return trainer.accelerator.unwrap_model(trainer.model), clock.ended - clock.started
+
+
+def trl_tuned(found: Material, folder: Path) -> tuple[Any, float]:
+    """The best one can set TRL to here: nothing computed twice, and memory kept as ours keeps it.
+
+    Rows are padded in batches of like length, in as many steps: packing would send one dense mask
+    over all rows of a batch through attention, which on a CPU costs more than padding.
+    """
+    from trimtab.train.speed import kept_memory
+
+    tuned: dict[str, Any] = {"gradient_checkpointing": False}
+    if found.settings.objective == "sft":
+        tuned |= {
+            "packing": False,
+            "train_sampling_strategy": "group_by_length",
+            "per_device_train_batch_size": -(-len(found.taught) // 2),
+        }
+    with kept_memory():
+        return trl(found, folder, **tuned)
+
+
+def held_out(model: Any, found: Material) -> float:
+    """Mean loss over the held-out records, by plain transformers, in nats a token.
+
+    Of a pair that of the chosen answer.
+    """
+    import torch
+
+    model.eval()
+    total = count = 0.0
+    for row in found.rows(found.held_out):
+        tokens = torch.tensor([[*row.prompt, *row.completion]])
+        with torch.inference_mode():
+            logits = model(input_ids=tokens, use_cache=False).logits[0, len(row.prompt) - 1 : -1]
+        wanted = torch.tensor(row.completion)
+        total += float(torch.nn.functional.cross_entropy(logits, wanted, reduction="sum"))
+        count += len(wanted)
+    return total / count
+
+
+SYSTEMS: dict[str, Run] = {"trimtab": trimtab, "trl": trl, "trl-tuned": trl_tuned}
+
+if __name__ == "__main__":
+    main()
