@@ -4,7 +4,7 @@ import gzip
 import json
 import random
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from benchmarks.serve.material import base_folder, data_folder
@@ -32,8 +32,12 @@ QUICKSTART = TrainSettings(
     max_length=1024,
 )
 PAIRS = TrainSettings(objective="dpo", batch_size=4, max_length=512)
-CASES = {"lora-sft": QUICKSTART, "dpo": PAIRS}
-STEPS = 2
+CASES = {
+    "lora-sft": QUICKSTART,
+    "dpo": PAIRS,
+    "qlora-sft": replace(QUICKSTART, method="qlora", targets="all-linear"),
+}
+STEPS = {"lora-sft": 2, "dpo": 2, "qlora-sft": 1}
 HELD_OUT = 6
 # How full best fit packs rows; beyond it a step would need a third row.
 FULL = 0.95
@@ -41,12 +45,13 @@ FULL = 0.95
 
 @dataclass(frozen=True)
 class Material:
-    """`taught` fills `STEPS` steps; `held_out` is never trained on."""
+    """`taught` fills the steps of a case; `held_out` is never trained on."""
 
     taught: list[Lesson]
     held_out: list[Lesson]
     chat: ChatFormat
     settings: TrainSettings
+    steps: int
 
     def rows(self, lessons: list[Lesson]) -> tuple[Row, ...]:
         objective = objective_of(self.settings.objective)
@@ -59,15 +64,16 @@ def material(case: str) -> Material:
     random.Random(17).shuffle(found)
     # What the prompt and the answer of a record hold, in letters: three a token is few.
     short = [each for each in found if _letters(each) < 3 * settings.max_length]
-    whole = Material([], short[:HELD_OUT], chat, settings)
+    whole = Material([], short[:HELD_OUT], chat, settings, STEPS[case])
     taught: list[Lesson] = []
-    room = FULL * STEPS * settings.batch_size * settings.max_length
+    batches = STEPS[case] * settings.batch_size
+    room = FULL * batches * settings.max_length
     for lesson in short[HELD_OUT:]:
         room -= whole.rows([lesson])[0].size if settings.packing else 0
-        if room < 0 or (len(taught) == STEPS * settings.batch_size and not settings.packing):
+        if room < 0 or (not settings.packing and len(taught) == batches):
             break
         taught.append(lesson)
-    return Material(taught, whole.held_out, chat, settings)
+    return Material(taught, whole.held_out, chat, settings, STEPS[case])
 
 
 def _letters(lesson: Lesson) -> int:

@@ -51,18 +51,31 @@ def note_peak() -> None:
 
 def trimtab(found: Material, folder: Path) -> tuple[Any, float]:
     """The room `train` as a project calls it; its checkpoints are in its seconds."""
-    import torch
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
 
     from trimtab.train.start import train
 
     result = train(base_folder(), found.chat, found.taught, found.settings, folder / "run")
     # A second copy of the base would count as memory of the training.
     note_peak()
-    fresh = AutoModelForCausalLM.from_pretrained(base_folder(), dtype=torch.float32)
-    model = PeftModel.from_pretrained(fresh, str(result.files.adapter), is_trainable=True)
-    return model, result.seconds
+    adapter = str(result.files.adapter)
+    return PeftModel.from_pretrained(loaded(found), adapter, is_trainable=True), result.seconds
+
+
+def loaded(found: Material) -> Any:
+    """The base in float32, or for QLoRA its matrices in 4 bits, as the quickstart has them."""
+    import torch
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    more: dict[str, Any] = {}
+    if found.settings.method == "qlora":
+        more["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.float32,
+        )
+    return AutoModelForCausalLM.from_pretrained(base_folder(), dtype=torch.float32, **more)
 
 
 def trl(found: Material, folder: Path, **tuned: Any) -> tuple[Any, float]:
@@ -70,7 +83,7 @@ def trl(found: Material, folder: Path, **tuned: Any) -> tuple[Any, float]:
     import torch
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+    from transformers import AutoTokenizer, TrainerCallback
     from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
     class Clock(TrainerCallback):
@@ -108,7 +121,7 @@ def trl(found: Material, folder: Path, **tuned: Any) -> tuple[Any, float]:
         "seed": asked.seed,
     }
     torch.manual_seed(asked.seed)
-    model = AutoModelForCausalLM.from_pretrained(base_folder(), dtype=torch.float32)
+    model = loaded(found)
     tokenizer = AutoTokenizer.from_pretrained(base_folder())
     rows: list[Any] = list(found.rows(found.taught))
     shared = {"model": model, "processing_class": tokenizer, "peft_config": adapter}
@@ -157,7 +170,7 @@ def trl_tuned(found: Material, folder: Path) -> tuple[Any, float]:
         tuned |= {
             "packing": False,
             "train_sampling_strategy": "group_by_length",
-            "per_device_train_batch_size": -(-len(found.taught) // 2),
+            "per_device_train_batch_size": -(-len(found.taught) // found.steps),
         }
     with kept_memory():
         return trl(found, folder, **tuned)
