@@ -55,7 +55,7 @@ class Projections(torch.autograd.Function):
         maps = _maps(saved[: 4 * count])
         masks, lows = saved[4 * count : 5 * count], saved[5 * count :]
         dx: Tensor | None = None
-        narrow: list[Tensor | None] = []
+        narrow: dict[int, Tensor] = {}
         found: list[Tensor | None] = [None] * (4 * count)
         for i, (dy, (weight, _, _, b)) in enumerate(zip(grads, maps, strict=True)):
             if needs[0]:
@@ -64,26 +64,26 @@ class Projections(torch.autograd.Function):
                 found[4 * i] = dy.t() @ x
             if needs[3 + 4 * i]:
                 found[4 * i + 1] = dy.sum(0)
-            narrow.append(None if b is None else (dy @ b).mul_(pairs[i].scaling))
+            if b is not None:
+                narrow[i] = (dy @ b).mul_(pairs[i].scaling)
             if needs[5 + 4 * i]:
                 found[4 * i + 3] = (dy.t() @ lows[i]).mul_(pairs[i].scaling)
-        held = [i for i in range(count) if narrow[i] is not None]
-        if held and all(masks[i] is None for i in held):
+        if narrow and all(masks[i] is None for i in narrow):
             # Undropped, the pairs have one input: one product for all of them.
-            gradients, stack = torch.cat([narrow[i] for i in held], 1), _stack(maps)
+            gradients, stack = torch.cat([*narrow.values()], 1), _stack(maps)
             if x is not None:
-                parts = (gradients.t() @ x).split([len(maps[i][2]) for i in held])
-                for i, part in zip(held, parts, strict=True):
+                parts = (gradients.t() @ x).split([len(maps[i][2]) for i in narrow])
+                for i, part in zip(narrow, parts, strict=True):
                     found[4 * i + 2] = part
             if dx is not None:
                 dx.addmm_(gradients, stack)
         else:
-            for i in held:
+            for i, low in narrow.items():
                 rate, mask = pairs[i].dropout, masks[i]
                 if x is not None:
-                    found[4 * i + 2] = narrow[i].t() @ _dropped(x, mask, rate)
+                    found[4 * i + 2] = low.t() @ _dropped(x, mask, rate)
                 if dx is not None:
-                    back = narrow[i] @ maps[i][2]
+                    back = low @ maps[i][2]
                     dx.add_(back if mask is None else back.mul_(mask), alpha=1 / (1 - rate))
         return dx, None, *found
 
@@ -94,7 +94,7 @@ def _narrowed(
     """dropout(x) A', map by map: [rows, rank], None where a map has no pair."""
     held = [a for _, _, a, _ in maps if a is not None]
     if held and all(mask is None for mask in masks):
-        parts = iter((x @ _stack(maps).t()).split([len(a) for a in held], dim=1))
+        parts = iter(torch.split(x @ _stack(maps).t(), [len(a) for a in held], dim=1))
         return [None if a is None else next(parts) for _, _, a, _ in maps]
     return [
         None if a is None else _dropped(x, mask, pair.dropout) @ a.t()
@@ -109,7 +109,7 @@ def _stack(maps: Sequence[Any]) -> Tensor:
 
 
 def _maps(weights: Sequence[Tensor | None]) -> list[tuple[Any, ...]]:
-    return [weights[i : i + 4] for i in range(0, len(weights), 4)]
+    return [tuple(weights[i : i + 4]) for i in range(0, len(weights), 4)]
 
 
 def _mask(x: Tensor, rate: float) -> Tensor | None:
