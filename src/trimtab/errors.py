@@ -7,6 +7,7 @@
     - BaseError                 a base model that cannot be had or is not what it claims
     - NotFound                  a name or hash that nobody knows
     - InUse                     a port, a project or a home that somebody else holds
+    - RunFailed                 a loss that cannot be trusted, or a step that never ends
     - StorageFull               no room on the device
     - StoreClosed               a database whose place cannot be opened, or is something else
   + Preempted                   told to end while it worked; what was done is saved (exit 130)
@@ -59,6 +60,10 @@ class NotFound(UserError):
 
 
 class InUse(UserError):
+    pass
+
+
+class RunFailed(UserError):
     pass
 
 

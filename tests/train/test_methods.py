@@ -101,6 +101,7 @@ def test_it_learns(runs: dict[str, RunResult], method: str) -> None:
     curve = json.loads(runs[method].files.curve.read_bytes())
     assert curve[-1]["loss"] < curve[0]["loss"]
     assert 0 < runs[method].trainable <= runs[method].total
+    assert runs[method].files.samples.is_file()
 
 
 def test_all_methods_but_virtual_tokens_begin_at_the_base(runs: dict[str, RunResult]) -> None:

@@ -8,11 +8,12 @@ import pytest
 
 from tests.tiny import build_base
 from tests.train.conftest import Records
-from trimtab.errors import BaseError, InUse, ProjectError, UserError
+from trimtab.errors import BaseError, InUse, ProjectError, RunFailed, UserError
 from trimtab.text.chat import ChatFormat
-from trimtab.train import loss
+from trimtab.train import divergence, loss
+from trimtab.train.checkpoint import newest
 from trimtab.train.probes import Probes
-from trimtab.train.run import RunResult, StepProgress
+from trimtab.train.run import RunFolder, RunResult, StepProgress
 from trimtab.train.settings import TrainSettings
 from trimtab.train.start import train
 
@@ -33,11 +34,13 @@ def test_it_leaves_an_adapter_and_its_proofs(finished: RunResult) -> None:
         "adapter",
         "adapter/adapter_config.json",
         "adapter/adapter_model.safetensors",
+        "live.html",
         "loss.json",
         "loss.svg",
         "preflight.json",
         "probes.json",
         "run.json",
+        "samples.json",
         "settings.json",
     ]
 
@@ -53,6 +56,19 @@ def test_the_adapter_is_attached_everywhere(finished: RunResult) -> None:
     assert 0 < finished.trainable < finished.total
     assert finished.trainable_share == finished.trainable / finished.total
     assert (finished.steps, finished.planned_steps, finished.stopped) == (60, 60, "")
+
+
+def test_its_page_tells_the_whole_run(finished: RunResult) -> None:
+    page = finished.files.live.read_text()
+    assert "step 60 of 60" in page
+    assert 'http-equiv="refresh"' not in page
+    assert page.count("<svg") == 5
+    samples = json.loads(finished.files.samples.read_bytes())
+    assert len(samples) == 3
+    for _, gold, answers in samples:
+        assert answers[-1][0] == 60
+        # Half learnt by heart: what it says begins as its record does.
+        assert gold[:12] == answers[-1][1][:12] == '{"product": '
 
 
 def test_no_path_of_this_machine_is_left_in_the_adapter(finished: RunResult, base: Path) -> None:
@@ -196,11 +212,52 @@ def test_its_money_ends_the_run_with_what_was_learned(
     assert result.files.adapter.is_dir()
 
 
+def test_a_model_that_cannot_be_asked_is_trained_all_the_same(
+    base: Path,
+    chat: ChatFormat,
+    records: Records,
+    settings: TrainSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from trimtab.train import samples
+
+    def refuses(*_: object) -> list[str]:
+        raise RuntimeError("no way to generate")
+
+    monkeypatch.setattr(samples, "answers", refuses)
+    result = train(base, chat, records, dataclasses.replace(settings, epochs=0.2), tmp_path)
+    assert result.steps == 2
+    assert "It could not be asked: RuntimeError: no way to" in result.files.live.read_text()
+
+
+def test_a_loss_that_runs_away_names_where_it_began(
+    base: Path,
+    chat: ChatFormat,
+    records: Records,
+    settings: TrainSettings,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # By these bounds a loss that stays where it was has run away, at the third step that shows it.
+    for name, value in {"FEWEST": 2, "TIMES": 0.5, "START_TIMES": 0.5}.items():
+        monkeypatch.setattr(divergence, name, value)
+    every = dataclasses.replace(settings, extra={"save_steps": 1})
+    with pytest.raises(RunFailed, match=r"step 3: the loss runs away .* on training records \["):
+        train(base, chat, records, every, tmp_path)
+    last = newest(RunFolder(tmp_path).checkpoints)
+    assert last is not None
+    assert last.step == 4
+    page = RunFolder(tmp_path).live.read_text()
+    assert "failed" in page
+    assert "step 3: the loss runs away" in page
+
+
 def test_a_loss_that_is_not_finite_names_its_records(
     chat: ChatFormat, records: Records, settings: TrainSettings, tmp_path: Path
 ) -> None:
     broken = build_base(tmp_path / "broken", spread=1e20)
-    with pytest.raises(UserError, match=r"step 1: (loss|grad norm) is nan on training records \["):
+    with pytest.raises(RunFailed, match=r"step 1: (loss|grad norm) is nan on training records \["):
         train(broken, chat, records, settings, tmp_path / "run")
     assert not (tmp_path / "run" / "run.json").exists()
 

@@ -89,16 +89,21 @@ class Prepared:
         return -(-len(self.order) // self.settings.accumulation) * self.settings.iterations
 
     @property
+    def step_batches(self) -> list[list[list[Row]]]:
+        """The batches of each optimizer step."""
+        size, batches = self.settings.accumulation, self.batches
+        cut = [batches[start : start + size] for start in range(0, len(batches), size)]
+        return [step for step in cut for _ in range(self.settings.iterations)]
+
+    @property
     def step_examples(self) -> list[list[Row]]:
         """The examples of each optimizer step."""
-        size = self.settings.accumulation
-        cut = [self.order[i : i + size] for i in range(0, len(self.order), size)]
-        examples = self.checked.examples
-        return [
-            [examples[place] for batch in batches for place in batch]
-            for batches in cut
-            for _ in range(self.settings.iterations)
-        ]
+        return [[row for batch in step for row in batch] for step in self.step_batches]
+
+    @property
+    def title(self) -> str:
+        """The run in a few words."""
+        return f"{self.base.name}, {self.objective.name} by {self.settings.method}"
 
     @property
     def batches(self) -> list[list[Row]]:

@@ -6,7 +6,9 @@
     adapter/         the result in PEFT's layout; of full fine-tuning `model/`, a base of its own
     loss.json, loss.svg, probes.json
     launch.json      of several ranks: how they shared the run, and what shows it
+    live.html        the run as it goes, rewritten while it trains; samples.json: its answers
     base.json        of a reward model: the hash of the base that it stands on
+    record.json      of a loop: the project, the plan and the dataset that it was made from
     run.json         the result; where it stands, the run is done
 
 Knows the layout and nothing of training.
@@ -28,7 +30,8 @@ from trimtab.train.limits import Ended
 class StepProgress:
     """One finished optimizer step. `seconds` counts all training of the run so far, `usd` what it
     costs, `left_usd` what is left of its budget, None where it has none; `memory` is the most that
-    was held, in bytes.
+    was held, in bytes; `mfu` the share of the machine's rate that was reached, None where it cannot
+    be counted.
     """
 
     step: int
@@ -40,6 +43,7 @@ class StepProgress:
     memory: int
     usd: float
     left_usd: float | None
+    mfu: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +75,18 @@ class RunFolder:
     @property
     def picture(self) -> Path:
         return self.path / "loss.svg"
+
+    @property
+    def record(self) -> Path:
+        return self.path / "record.json"
+
+    @property
+    def live(self) -> Path:
+        return self.path / "live.html"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples.json"
 
     @property
     def probes(self) -> Path:
@@ -137,9 +153,9 @@ class RunResult:
     dtype: str
     device: str
     stopped: Ended
-    best_step: int
-    held_out: float | None
-    usd: float
+    best_step: int = 0
+    held_out: float | None = None
+    usd: float = 0.0
 
     @property
     def files(self) -> RunFolder:
@@ -196,6 +212,13 @@ def write_bytes(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
     draft.replace(path)
     sync_folder(path.parent)
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all, for those who look; a power loss may take it."""
+    draft = path.with_name(path.name + ".tmp")
+    draft.write_bytes(data)
+    draft.replace(path)
 
 
 def sync_folder(path: Path) -> None:

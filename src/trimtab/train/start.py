@@ -58,9 +58,9 @@ def train(
     """Train `base` on the lessons, by objective and method; a run that is done is returned as is.
 
     Raises ProjectError, DataError or BaseError before anything is written; UserError where the
-    folder holds another run, the loss is not finite or runs away, or a step does not end;
-    Preempted, InUse, or StorageFull with the last checkpoint standing, and RankLost where one of
-    several processes ended; IdentityError if a weight of the base changed.
+    folder holds another run; RunFailed where the loss is not finite or runs away, or a step does
+    not end; Preempted, InUse, or StorageFull with the last checkpoint standing, and RankLost where
+    one of several processes ended; IdentityError if a weight of the base changed.
     """
     reached = train_until(base, chat, lessons, settings, folder, on_step=on_step, rewards=rewards)
     assert isinstance(reached, RunResult)
@@ -146,6 +146,8 @@ def attempted(
 
     `seated` is done to the trainer before its first step: it may be one rank of several.
     """
+    from trimtab.train.display import Display
+    from trimtab.train.flops import Utilisation
     from trimtab.train.trainer import build
     from trimtab.train.watch import Watch
 
@@ -157,7 +159,7 @@ def attempted(
         limits=limits,
         spent=last.seconds if last else 0.0,
         done=last.step if last else 0,
-        on_step=on_step,
+        utilisation=Utilisation(prepared).of,
         watched=prepared.objective.watched,
         # What rollouts are learnt from changes at every step, and their loss with it.
         falls=not prepared.objective.rollouts,
@@ -165,6 +167,19 @@ def attempted(
     trainer = build(prepared, files.checkpoints, watch)
     if seated is not None:
         seated(trainer)
+    if on_step is not None:
+        watch.listeners.append(on_step)
+    if prepared.share.rank:
+        return _attempt(trainer, watch, last)
+    with Display(prepared, files, trainer, watch, last):
+        return _attempt(trainer, watch, last)
+
+
+def _attempt(
+    trainer: "SealedTrainer", watch: "Watch", last: checkpoint.Checkpoint | None
+) -> Attempt:
+    """From the last checkpoint on, where its run has not ended there."""
+    limits = watch.limits
     if last is not None and (last.ended or limits.paused(last.step, last.seconds, 0.0)):
         trainer.stand_at(last.step)
         watch.ended, watch.paused = last.ended, not last.ended
@@ -244,8 +259,7 @@ def _keep(prepared: Prepared, files: RunFolder, trainer: "SealedTrainer") -> lis
         if "loss" in entry
     ]
     write_json(files.curve, curve.to_json(points))
-    title = f"{prepared.base.name}, {prepared.objective.name} by {prepared.settings.method}"
-    write_bytes(files.picture, curve.to_svg(points, title).encode())
+    write_bytes(files.picture, curve.to_svg(points, prepared.title).encode())
     return points
 
 

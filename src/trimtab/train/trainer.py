@@ -5,6 +5,7 @@ Imports torch and trl; import this module only where a run starts.
 
 import dataclasses
 import importlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,11 +41,17 @@ class SealedTrainer(Trainer):
     prepared: Prepared
     validation: Dataset | None = None
     bottlenecks: bottleneck.Attached | None = None
+    told_of_saves: Sequence[Callable[[checkpoint.Checkpoint], None]] = ()
 
     def __init__(self, *, watch: "Watch", **given: Any) -> None:
         super().__init__(callbacks=[watch], **given)
         self._watch = watch
         self.remove_callback(PrinterCallback)
+
+    @property
+    def bare_model(self) -> Any:
+        """The model without what a launcher wrapped it in."""
+        return self.accelerator.unwrap_model(self.model)
 
     def finish(self) -> None:
         """Take off whatever training hung on the model and the result has no part of."""
@@ -85,6 +92,8 @@ class SealedTrainer(Trainer):
                 ended=self._watch.ended,
             )
             checkpoint.seal(made, keep=self.best_step)
+            for told in self.told_of_saves:
+                told(made)
 
     def _checkpoint(self, step: int) -> Path:
         return Path(str(self.args.output_dir)) / f"checkpoint-{step}"

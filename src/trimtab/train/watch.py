@@ -8,15 +8,15 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from trimtab.errors import UserError
+from trimtab.errors import RunFailed
 from trimtab.train import divergence
 from trimtab.train.limits import Ended, Limits
 from trimtab.train.rows import Row
@@ -32,8 +32,9 @@ class Watch(TrainerCallback):
     `steps` holds the rows of each step; `spent` seconds and `done` steps lie behind a run that goes
     on; `watched` names the metrics that must be finite beside the loss, for some objectives report
     no loss at all where their rewards are no numbers. `falls` says whether the loss can tell a
-    divergence. `ended` says why the run ends before its last step, `paused` and `preempted` whether
-    it is to go on another time.
+    divergence, `utilisation` what a step of so many seconds reached. Each of the `listeners` hears
+    of every step. `ended` says why the run ends before its last step, `paused` and `preempted`
+    whether it is to go on another time.
     """
 
     def __init__(
@@ -44,14 +45,15 @@ class Watch(TrainerCallback):
         limits: Limits = Limits(),  # noqa: B008 - frozen
         spent: float = 0.0,
         done: int = 0,
-        on_step: Callable[[StepProgress], None] | None = None,
+        utilisation: Callable[[int, float], float | None] = lambda step, seconds: None,
         watched: Sequence[str] = (),
         falls: bool = True,
     ) -> None:
         self._steps = steps
-        self._limits = limits
+        self.limits = limits
         self._spent = spent
-        self._on_step = on_step
+        self._utilisation = utilisation
+        self.listeners: list[Callable[[StepProgress], None]] = []
         self._watched = ("loss", "grad_norm", *watched)
         self._falls = falls
         self._step = done
@@ -73,16 +75,16 @@ class Watch(TrainerCallback):
     def on_guard(self) -> Iterator[None]:
         """Guard against stalls, and take SIGTERM as the order to save and end.
 
-        Raises UserError where a step does not end.
+        Raises RunFailed where a step does not end.
         """
         with _terminated(self._be_preempted):
             try:
                 with self._guard.watching():
                     yield
             except Stalled:
-                raise UserError(self._guard.message, hint=hint(self._file)) from None
+                raise RunFailed(self._guard.message, hint=hint(self._file)) from None
 
-    def between_steps(self) -> Any:
+    def between_steps(self) -> AbstractContextManager[None]:
         """Frames work between two steps, such as saving."""
         return self._guard.held()
 
@@ -109,8 +111,8 @@ class Watch(TrainerCallback):
         self._step = state.global_step
         if state.global_step >= state.max_steps:
             return
-        self.ended = self._limits.ended(self.seconds, self._longest)
-        self.paused = self._limits.paused(state.global_step, self.seconds, self._longest)
+        self.ended = self.limits.ended(self.seconds, self._longest)
+        self.paused = self.limits.paused(state.global_step, self.seconds, self._longest)
         if self.ended or self.paused or self.preempted:
             self._stop(control)
 
@@ -131,8 +133,10 @@ class Watch(TrainerCallback):
                 raise _not_finite(step, name, logs[name], self._steps[step - 1])
         if self._falls:
             self._must_not_run_away(state, control)
-        if self._on_step is not None:
-            self._on_step(self._progress(state, logs))
+        self._measure(state)
+        progress = progress_of(state.log_history[-1], state.max_steps, self.limits)
+        for listener in self.listeners:
+            listener(progress)
         # Nothing is as soon after an order as the end of this step.
         if self.preempted:
             self._stop(control)
@@ -151,24 +155,36 @@ class Watch(TrainerCallback):
             first = state.global_step - above + 1
             raise _ran_away(first, losses, self._steps[first - 1])
 
-    def _progress(self, state: TrainerState, logs: dict[str, float]) -> StepProgress:
+    def _measure(self, state: TrainerState) -> None:
+        """Into the log, which goes with the checkpoints."""
+        step = state.global_step
         took = time.monotonic() - self._step_started
-        tokens = sum(example.size for example in self._steps[state.global_step - 1])
-        return StepProgress(
-            step=state.global_step,
-            steps=state.max_steps,
-            loss=logs["loss"],
-            tokens_s=tokens / took,
-            seconds=self.seconds,
-            gradient_norm=logs.get("grad_norm", 0.0),
-            memory=peak_memory(),
-            usd=self._limits.usd(self.seconds),
-            left_usd=self._limits.left_usd(self.seconds),
-        )
+        entry = state.log_history[-1]
+        entry["tokens_s"] = sum(example.size for example in self._steps[step - 1]) / took
+        entry["seconds"] = self.seconds
+        entry["memory"] = peak_memory()
+        if (reached := self._utilisation(step, took)) is not None:
+            entry["mfu"] = reached
 
     def _under_way(self) -> str:
         rows = self._steps[min(self._step, len(self._steps) - 1)]
         return f"step {self._step + 1} on training records {_records(rows)}"
+
+
+def progress_of(entry: Mapping[str, Any], steps: int, limits: Limits) -> StepProgress:
+    """A step as the log keeps it."""
+    return StepProgress(
+        step=int(entry["step"]),
+        steps=steps,
+        loss=entry["loss"],
+        tokens_s=entry["tokens_s"],
+        seconds=entry["seconds"],
+        gradient_norm=entry.get("grad_norm", 0.0),
+        memory=entry["memory"],
+        usd=limits.usd(entry["seconds"]),
+        left_usd=limits.left_usd(entry["seconds"]),
+        mfu=entry.get("mfu"),
+    )
 
 
 def peak_memory() -> int:
@@ -201,15 +217,15 @@ def _records(rows: Sequence[Row]) -> list[int]:
     return [row.record for row in rows]
 
 
-def _not_finite(step: int, name: str, value: float, rows: Sequence[Row]) -> UserError:
-    return UserError(
+def _not_finite(step: int, name: str, value: float, rows: Sequence[Row]) -> RunFailed:
+    return RunFailed(
         f"step {step}: {name.replace('_', ' ')} is {value} on training records {_records(rows)}",
         hint="lower train.learning_rate, or look at these records",
     )
 
 
-def _ran_away(first: int, losses: Sequence[float], rows: Sequence[Row]) -> UserError:
-    return UserError(
+def _ran_away(first: int, losses: Sequence[float], rows: Sequence[Row]) -> RunFailed:
+    return RunFailed(
         f"step {first}: the loss runs away from here: {losses[first - 1]:.3g} to {losses[-1]:.3g}, "
         f"where {divergence.typical(losses):.3g} was usual; on training records {_records(rows)}",
         hint="lower train.learning_rate, or look at these records",

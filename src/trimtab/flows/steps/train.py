@@ -1,8 +1,10 @@
 """train: one run; its adapter, curve and golden probes go to the blob store."""
 
+import platform
 import shutil
 from typing import Any
 
+from trimtab import __version__
 from trimtab.canonical import content_hash, short
 from trimtab.flows.lessons import lessons_of
 from trimtab.flows.rewards import identities, rewards_of
@@ -13,7 +15,7 @@ from trimtab.plan.candidates import duration, gigabytes
 from trimtab.registry.identity import adapter_hash, base_hash
 from trimtab.stats.binomial import clopper_pearson
 from trimtab.train.objectives import objective_of
-from trimtab.train.run import RunResult, StepProgress, write_json
+from trimtab.train.run import RunFolder, RunResult, StepProgress, write_json
 from trimtab.train.start import train
 
 ENDED = {
@@ -42,6 +44,7 @@ def work(work: Work, outputs: Outputs) -> Result:
     """
     run = content_hash(inputs(work, outputs))[:32]
     folder = work.home.runs / run
+    _record(work, outputs, RunFolder(folder))
     result = train(
         work.base.folder,
         work.chat,
@@ -63,6 +66,7 @@ def work(work: Work, outputs: Outputs) -> Result:
         "adapter": adapter,
         "artifact": blobs.put_tree(files.model if whole else files.adapter),
         "probes": blobs.put_file(files.probes),
+        "record": blobs.put_file(files.record),
         "curve": blobs.put_file(files.curve),
         "picture": blobs.put_file(files.picture),
         "steps": result.steps,
@@ -84,6 +88,22 @@ def work(work: Work, outputs: Outputs) -> Result:
         f"{result.trainable_share:.2%} of the parameters trained{ENDED[result.stopped]}"
     )
     return Result(output, line)
+
+
+def _record(work: Work, outputs: Outputs, files: RunFolder) -> None:
+    """What the run is made from, beside the settings and libraries that the run itself keeps."""
+    if files.record.is_file():
+        return
+    record = {
+        "release": __version__,
+        "python": platform.python_version(),
+        "project": work.project.model_dump(mode="json"),
+        "dataset": outputs["data"]["dataset"],
+        "base": work.base.hash,
+        "plan": outputs["plan"]["plan"],
+        "chosen": outputs["plan"]["chosen"],
+    }
+    write_json(files.record, record)
 
 
 def _reward_model(work: Work, outputs: Outputs, run: str, result: RunResult) -> Result:
@@ -126,7 +146,8 @@ def noted(step: StepProgress) -> str:
     """A step in a few words."""
     money = f", ${step.usd:.2f} spent" if step.usd else ""
     left = "" if step.left_usd is None or not step.usd else f", ${step.left_usd:.2f} left"
+    reached = "" if step.mfu is None else f", MFU {step.mfu:.0%}"
     return (
-        f"loss {step.loss:.3f}, gradient {step.gradient_norm:.2g}, {step.tokens_s:.0f} tokens/s, "
-        f"{gigabytes(step.memory)}{money}{left}"
+        f"loss {step.loss:.3f}, gradient {step.gradient_norm:.2g}, {step.tokens_s:.0f} tokens/s"
+        f"{reached}, {gigabytes(step.memory)}{money}{left}"
     )
