@@ -52,6 +52,10 @@ def test_a_hub_source_is_told_from_a_path(tmp_path: Path) -> None:
         ({"serve": {"price": {"promt": 1}}}, "unknown field 'serve.price.promt'", "'prompt'?"),
         ({"serve": {"vllm_url": "http://me:key@host"}}, "field 'serve.vllm_url'", ""),
         ({"serve": {"vllm_url": "http://h", "vllm_env": "e"}}, "names two engines", ""),
+        ({"sweep": {"over": {"train.lerning_rate": [1]}}}, "is nothing to try", "'train.learning_"),
+        ({"sweep": {"over": {"train.rank": [8, "16"]}}}, "'sweep.over.train.rank': input", "init"),
+        ({"sweep": {"over": {"train.rank": []}}}, "field 'sweep.over.train.rank'", ""),
+        ({"sweep": {"ovr": {}}}, "unknown field 'sweep.ovr'", "'over'?"),
     ],
 )
 def test_a_fault_names_its_field(

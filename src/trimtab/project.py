@@ -6,7 +6,7 @@ error that names the nearest known one. This module knows the fields, not what r
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from string import Template
 from typing import Annotated, Any, Literal, get_args
@@ -187,6 +187,32 @@ class Serve(Section):
         return self
 
 
+class Sweep(Section):
+    """Values of fields of `train` to try, `trials` of their combinations; after each rung one in
+    `eta` goes on. The budgets are for all trials together.
+    """
+
+    over: Annotated[dict[str, Annotated[list[Any], Field(min_length=1)]], Field(min_length=1)]
+    trials: Annotated[int, Field(ge=2, le=1000)] = 9
+    eta: Annotated[int, Field(ge=2)] = 3
+    budget_usd: Annotated[float, Field(gt=0)] | None = None
+    budget_hours: Annotated[float, Field(gt=0)] | None = None
+
+
+# What a sweep may try: all that leaves the loss on the same held-out records comparable.
+SWEPT = (
+    "method",
+    "rank",
+    "alpha",
+    "dropout",
+    "targets",
+    "epochs",
+    "batch_size",
+    "accumulation",
+    "learning_rate",
+)
+
+
 class Project(Section):
     """A whole project file, checked. `root` is the folder that relative paths start from."""
 
@@ -197,6 +223,7 @@ class Project(Section):
     evaluate: Evaluate = Evaluate()
     deploy: Deploy = Deploy()
     serve: Serve = Serve()
+    sweep: Sweep | None = None
     _root: Path = PrivateAttr(default_factory=Path)
 
     @property
@@ -219,6 +246,18 @@ class Project(Section):
             more = f" (and {len(faults) - 1} more: trimtab check)" if len(faults) > 1 else ""
             raise ProjectError(faults[0].message + more, hint=faults[0].hint)
         return project
+
+
+def with_fields(project: Project, fields: Mapping[str, Any]) -> Project:
+    """The project with fields of `train`, each by its full name, as a sweep tries them.
+
+    Raises pydantic's ValidationError for a value that the field does not take.
+    """
+    train = project.train.model_dump()
+    for name, value in fields.items():
+        _, field, *inner = name.split(".", 2)
+        train[field] = train[field] | {inner[0]: value} if inner else value
+    return project.model_copy(update={"train": Train.model_validate(train)})
 
 
 def find(path: Path | None = None) -> Path:
@@ -246,7 +285,32 @@ def check(file: Path) -> tuple[list[ProjectError], Project | None]:
         found = sorted(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
         return [_fault(file, dict(item)) for item in found], None
     project._root = file.resolve().parent
+    if faults := list(_sweep_faults(file, project)):
+        return faults, None
     return [], project
+
+
+def _sweep_faults(file: Path, project: Project) -> Iterator[ProjectError]:
+    """What cannot be tried: names that are no field of `train`, values that it does not take."""
+    known = [f"train.{field}" for field in SWEPT]
+    for name, values in project.sweep.over.items() if project.sweep else ():
+        if name not in known and not re.fullmatch(r"train\.extra\.\w+", name):
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+            yield ProjectError(
+                f"{file}: field 'sweep.over': '{name}' is nothing to try",
+                hint=f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}",
+            )
+            continue
+        for value in values:
+            try:
+                with_fields(project, {name: value})
+            except ValidationError as error:
+                message = str(error.errors()[0]["msg"])
+                yield ProjectError(
+                    f"{file}: field 'sweep.over.{name}': {message[:1].lower()}{message[1:]} "
+                    f"(given: {value!r})",
+                    hint=f"see {name} in the commented file that trimtab init writes",
+                )
 
 
 def _read(file: Path) -> dict[str, Any]:

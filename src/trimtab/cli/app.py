@@ -18,6 +18,7 @@ VERBS = {
     "data": "Build the dataset and list what was dropped, and why.",
     "plan": "Show which methods fit this machine, with memory, time and price.",
     "train": "Run the loop as far as training.",
+    "sweep": "Try settings of training side by side, under one budget.",
     "evaluate": "Run the loop as far as the gate, and show the reports.",
     "status": "Show what is live, and why.",
     "models": "List model versions.",

@@ -46,6 +46,13 @@ data:
 #     ranks: 1
 #     sharding: none             # each rank has the whole model (DDP), or fsdp
 
+# sweep:                         # trimtab sweep: which of these learns best
+#   over: {{train.learning_rate: [0.0001, 0.0003, 0.001], train.rank: [8, 16, 32]}}
+#   trials: 9                    # drawn from all combinations
+#   eta: 3                       # one in so many goes on, to so many times the steps
+#   budget_usd: 10               # of all trials together, at train.usd_hour
+#   budget_hours: 4
+
 # evaluate:
 #   suites: [holdout, safety, performance]
 #   match: []                    # JSON fields that must agree; empty compares the whole text

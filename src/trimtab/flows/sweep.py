@@ -1,0 +1,315 @@
+"""A sweep: settings tried side by side, the worse ones left early, under one budget.
+
+Successive halving (Jamieson and Talwalkar 2016): all trials take a small share of their steps, the
+best third goes on to three times as many, and so on until one is whole. A trial pauses at a
+checkpoint and goes on from it, on the schedule of its whole run, so nothing is trained twice. Each
+pause is a step of the journal: a sweep that was killed goes on with the trial that was under way.
+They are judged by the loss on the same records held out of training, never by the evaluation's.
+"""
+
+import itertools
+import math
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from trimtab import __version__
+from trimtab.canonical import content_hash
+from trimtab.errors import ProjectError, RunFailed
+from trimtab.flows.journal import StepJournal
+from trimtab.flows.lessons import lessons_of
+from trimtab.flows.loop import run
+from trimtab.flows.settings import HELD_OUT, settings_of
+from trimtab.flows.steps import train as training
+from trimtab.flows.watch import Silent, Watch
+from trimtab.flows.work import Outputs, Work
+from trimtab.project import Project, with_fields
+from trimtab.store.home import Home, find_home
+from trimtab.train.heldout import hold_out
+from trimtab.train.limits import HOUR, Pause
+from trimtab.train.objectives import objective_of
+from trimtab.train.preflight import preflight
+from trimtab.train.run import Paused, RunResult, StepProgress
+from trimtab.train.settings import TrainSettings
+from trimtab.train.start import train_until
+
+STEP = "sweep"
+Verdict = Literal["best", "left", "failed", "out of budget", "not begun"]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One choice of the fields, and how far it came: `rung` counts from 1, 0 before the first;
+    `looks` are (step, held-out loss).
+    """
+
+    number: int
+    fields: dict[str, Any]
+    run: str
+    steps: int
+    rung: int = 0
+    looks: tuple[tuple[int, float], ...] = ()
+    seconds: float = 0.0
+    usd: float = 0.0
+    verdict: Verdict = "not begun"
+    why: str = ""
+
+    @property
+    def step(self) -> int:
+        return self.looks[-1][0] if self.looks else 0
+
+    @property
+    def held_out(self) -> float:
+        return self.looks[-1][1] if self.looks else math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """A sweep that has ended. `trials` stand in the order they were drawn; `best` is None where
+    none came as far as a measurement; `whole` says whether the budget was enough.
+    """
+
+    project: Project
+    home: Home
+    trials: tuple[Trial, ...]
+    best: Trial | None
+    whole: bool
+
+    @property
+    def seconds(self) -> float:
+        return sum(trial.seconds for trial in self.trials)
+
+    @property
+    def usd(self) -> float:
+        return sum(trial.usd for trial in self.trials)
+
+
+class OutOfBudget(Exception):
+    """The next step of a trial would pass the sweep's budget; `trial` knows what it spent."""
+
+    def __init__(self, trial: Trial) -> None:
+        super().__init__()
+        self.trial = trial
+
+
+def sweep(project: Project, home: Home | None = None, *, watch: Watch | None = None) -> Swept:
+    """Run the sweep that a project declares, skipping what is done.
+
+    Raises ProjectError where it declares none, or its objective has no held-out loss; InUse,
+    StorageFull and Preempted as training does.
+    """
+    section = project.sweep
+    if section is None:
+        raise ProjectError(
+            "the project declares no sweep",
+            hint="e.g. sweep: {over: {train.learning_rate: [0.0001, 0.0005]}}",
+        )
+    if objective_of(project.train.objective).rollouts:
+        raise ProjectError(
+            f"sweep: {project.train.objective} learns from its own answers, and has no loss on "
+            "records held out",
+            hint="sweep over sft, dpo, kto, orpo or reward",
+        )
+    home = home or find_home(None, project.root)
+    watch = watch or Silent()
+    outputs = run(project, home, until="data", watch=watch).outputs
+    with ExitStack() as stack:
+        stack.enter_context(home.lock(project.name))
+        database = home.database()
+        stack.callback(database.close)
+        work = Work(project, home, database, watch, stack)
+        return _Sweep(work, outputs).whole()
+
+
+def choices(over: dict[str, list[Any]], trials: int, seed: int) -> list[dict[str, Any]]:
+    """Every combination of the values, or as many of them as asked for, drawn by the seed."""
+    every = [dict(zip(over, values, strict=True)) for values in itertools.product(*over.values())]
+    if len(every) <= trials:
+        return every
+    places = sorted(random.Random(seed).sample(range(len(every)), trials))
+    return [every[place] for place in places]
+
+
+def rungs(trials: int, eta: int) -> list[tuple[int, float]]:
+    """How many trials take part in each rung, and to what share of their steps it goes."""
+    count = 1
+    while trials // eta**count >= 1:
+        count += 1
+    return [(max(1, trials // eta**rung), eta ** (rung - count + 1.0)) for rung in range(count)]
+
+
+class _Sweep:
+    """The state of one sweep under way."""
+
+    def __init__(self, work: Work, outputs: Outputs) -> None:
+        assert work.project.sweep is not None
+        self._work = work
+        self._outputs = outputs
+        self._section = work.project.sweep
+        self._journal = StepJournal(work.database, work.project.name)
+        self._lessons = lessons_of(work.dataset(outputs).train)
+        # What the first step of an attempt has taken at most, and what came behind the last one.
+        self._head = self._tail = 0.0
+        self._trials = list(self._drawn())
+
+    def whole(self) -> Swept:
+        """Climb the rungs."""
+        trials, whole = self._trials, True
+        racing = list(range(len(trials)))
+        self._work.watch.started(STEP)
+        for rung, (count, share) in enumerate(rungs(len(trials), self._section.eta), start=1):
+            racing = sorted(racing, key=lambda at: (trials[at].held_out, at))[:count]
+            try:
+                for at in sorted(racing):
+                    step = max(1, math.ceil(share * trials[at].steps))
+                    trials[at] = replace(self._to(trials[at], step), rung=rung)
+            except OutOfBudget as over:
+                trials[over.trial.number - 1] = over.trial
+                whole = False
+            racing = [at for at in racing if trials[at].verdict == "left"]
+            if not whole or not racing:
+                break
+        if (best := self._best()) is not None:
+            best = replace(best, verdict="best")
+            trials[best.number - 1] = best
+        swept = Swept(self._work.project, self._work.home, tuple(trials), best, whole)
+        self._work.watch.finished(STEP, _line(swept), swept.seconds)
+        return swept
+
+    def _best(self) -> Trial | None:
+        """The lowest loss on the highest rung."""
+        measured = [trial for trial in self._trials if trial.looks and trial.verdict != "failed"]
+        return min(measured, key=lambda trial: (-trial.rung, trial.held_out), default=None)
+
+    def _drawn(self) -> Iterator[Trial]:
+        section = self._work.project.train
+        objective = objective_of(section.objective)
+        checked = preflight(self._work.chat, self._lessons, section.max_length, objective)
+        kept, _ = hold_out(checked, HELD_OUT, section.seed)
+        over = choices(self._section.over, self._section.trials, section.seed)
+        for number, fields in enumerate(over, start=1):
+            work = self._work_of(fields)
+            run = content_hash(self._inputs(work))[:32]
+            steps = self._settings(work).steps(len(kept.examples))
+            yield Trial(number, fields, run, steps)
+
+    def _work_of(self, fields: dict[str, Any]) -> Work:
+        made = replace(self._work, project=with_fields(self._work.project, fields))
+        # No field that is swept changes them, and a base is read to know its hash.
+        made.base, made.chat = self._work.base, self._work.chat
+        return made
+
+    def _settings(self, work: Work) -> TrainSettings:
+        # The limits are the sweep's: one budget for all of them.
+        return replace(
+            settings_of(work.project),
+            validation=HELD_OUT,
+            patience=None,
+            deadline_s=None,
+            budget_usd=None,
+        )
+
+    def _inputs(self, work: Work) -> dict[str, Any]:
+        return {**training.inputs(work, self._outputs), "settings": self._settings(work).to_json()}
+
+    def _to(self, trial: Trial, step: int) -> Trial:
+        """Take a trial to a step: from the journal, or by training. Raises OutOfBudget."""
+        if trial.step >= step:
+            return trial
+        work = self._work_of(trial.fields)
+        inputs = self._inputs(work)
+        key = content_hash({"release": __version__, **inputs, "step": step})
+        if (found := self._journal.find(STEP, key)) is not None:
+            return _with(trial, found)
+        self._journal.start(STEP, key)
+        output = self._trained(work, trial, step)
+        with self._work.database.transaction() as connection:
+            self._journal.finish(connection, STEP, key, output)
+        return _with(trial, output)
+
+    def _trained(self, work: Work, trial: Trial, step: int) -> dict[str, Any]:
+        left = self._seconds_left() - self._tail
+        if left < self._head:
+            raise OutOfBudget(trial)
+        settings = self._settings(work)
+        seen: list[float] = []
+
+        def on_step(progress: StepProgress) -> None:
+            seen.append(progress.seconds)
+            what = f"trial {trial.number} of {len(self._trials)} to step {step}"
+            self._work.watch.advanced(what, progress.step, step, training.noted(progress))
+
+        try:
+            reached = train_until(
+                work.base.folder,
+                work.chat,
+                self._lessons,
+                settings,
+                work.home.runs / trial.run,
+                pause=Pause(step, trial.seconds + left),
+                on_step=on_step,
+            )
+        except RunFailed as error:
+            seconds = seen[-1] if seen else trial.seconds
+            return {"failed": error.message, "seconds": seconds, "usd": self._usd(seconds)}
+        at = reached.steps if isinstance(reached, RunResult) else reached.step
+        assert reached.held_out is not None
+        if seen:
+            self._head = max(self._head, seen[0] - trial.seconds)
+            self._tail = max(self._tail, reached.seconds - seen[-1])
+        output = {
+            "step": at,
+            "held_out": reached.held_out,
+            "seconds": reached.seconds,
+            "usd": self._usd(reached.seconds),
+        }
+        if isinstance(reached, Paused) and at < step:
+            # Between two rungs a loss says nothing beside the others'.
+            seconds = reached.seconds
+            raise OutOfBudget(
+                replace(trial, verdict="out of budget", seconds=seconds, usd=self._usd(seconds))
+            )
+        return output
+
+    def _usd(self, seconds: float) -> float:
+        return seconds / HOUR * self._work.project.train.usd_hour
+
+    def _seconds_left(self) -> float:
+        """How long the budget lasts; infinite where there is none."""
+        section, price = self._section, self._work.project.train.usd_hour
+        limits = [math.inf]
+        if section.budget_hours is not None:
+            limits.append(section.budget_hours * HOUR)
+        if section.budget_usd is not None and price:
+            limits.append(section.budget_usd / price * HOUR)
+        return min(limits) - sum(trial.seconds for trial in self._trials)
+
+
+def _with(trial: Trial, output: dict[str, Any]) -> Trial:
+    if "failed" in output:
+        return replace(
+            trial,
+            verdict="failed",
+            why=output["failed"],
+            seconds=output["seconds"],
+            usd=output["usd"],
+        )
+    return replace(
+        trial,
+        looks=(*trial.looks, (output["step"], output["held_out"])),
+        seconds=output["seconds"],
+        usd=output["usd"],
+        verdict="left",
+    )
+
+
+def _line(swept: Swept) -> str:
+    spent = f"{swept.seconds:.0f} s of training, ${swept.usd:.2f}"
+    if swept.best is None:
+        return f"no trial came as far as a measurement; {spent}"
+    fields = ", ".join(f"{name} {value}" for name, value in swept.best.fields.items())
+    short = "" if swept.whole else "; the budget ended it early"
+    loss = f"held out {swept.best.held_out:.3f}"
+    return f"best of {len(swept.trials)}: {fields} ({loss}); {spent}{short}"
