@@ -101,6 +101,8 @@ class Train(Section):
     usd_hour: Annotated[float, Field(ge=0)] = 0.0
     patience: Annotated[int, Field(ge=1)] | None = None
     rewards: list[str] = ["exact_match"]
+    # The credentials of a tracker are no part of its URI.
+    publish: list[Annotated[str, Field(pattern=r"^(tensorboard|mlflow(:[^\s@]+)?)$")]] = []
     extra: dict[str, Any] = {}
     launcher: Launcher = Launcher()
 

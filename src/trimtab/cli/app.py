@@ -19,6 +19,7 @@ VERBS = {
     "plan": "Show which methods fit this machine, with memory, time and price.",
     "train": "Run the loop as far as training.",
     "sweep": "Try settings of training side by side, under one budget.",
+    "publish": "Tell the trackers what could not be told while it happened.",
     "evaluate": "Run the loop as far as the gate, and show the reports.",
     "status": "Show what is live, and why.",
     "models": "List model versions.",

@@ -40,6 +40,7 @@ data:
 #   usd_hour: 0                  # what this machine costs an hour
 #   patience: 2                  # end when held-out loss fell at none of so many checkpoints
 #   rewards: [exact_match]       # or valid_json, FILE.py:FUNCTION, judge:RUBRIC.txt, run:ID
+#   publish: []                  # tensorboard, mlflow (MLFLOW_TRACKING_URI) or mlflow:URI
 #   extra: {{}}                    # anything else that TRL's configuration of the objective knows
 #   launcher:                    # ranks of this machine share out each batch of batch_size
 #     kind: local                # or torchrun

@@ -8,6 +8,7 @@
     launch.json      of several ranks: how they shared the run, and what shows it
     live.html        the run as it goes, rewritten while it trains; samples.json: its answers
     base.json        of a reward model: the hash of the base that it stands on
+    events/          for TensorBoard, where it is asked for
     record.json      of a loop: the project, the plan and the dataset that it was made from
     run.json         the result; where it stands, the run is done
 
@@ -16,8 +17,8 @@ Knows the layout and nothing of training.
 
 import json
 import os
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ class StepProgress:
     """One finished optimizer step. `seconds` counts all training of the run so far, `usd` what it
     costs, `left_usd` what is left of its budget, None where it has none; `memory` is the most that
     was held, in bytes; `mfu` the share of the machine's rate that was reached, None where it cannot
-    be counted.
+    be counted; `metrics` all that the objective reports beside it.
     """
 
     step: int
@@ -44,6 +45,7 @@ class StepProgress:
     usd: float
     left_usd: float | None
     mfu: float | None
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,10 @@ class RunFolder:
     @property
     def picture(self) -> Path:
         return self.path / "loss.svg"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events"
 
     @property
     def record(self) -> Path:

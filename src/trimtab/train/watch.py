@@ -24,6 +24,8 @@ from trimtab.train.run import StepProgress
 from trimtab.train.stall import Stalled, StallGuard, hint
 
 STACKS = "stalled.txt"
+# What of the log has a field of its own, or says nothing.
+OURS = ("step", "epoch", "loss", "grad_norm", "tokens_s", "seconds", "memory", "mfu")
 
 
 class Watch(TrainerCallback):
@@ -184,6 +186,11 @@ def progress_of(entry: Mapping[str, Any], steps: int, limits: Limits) -> StepPro
         usd=limits.usd(entry["seconds"]),
         left_usd=limits.left_usd(entry["seconds"]),
         mfu=entry.get("mfu"),
+        metrics={
+            name: float(value)
+            for name, value in entry.items()
+            if name not in OURS and isinstance(value, int | float)
+        },
     )
 
 

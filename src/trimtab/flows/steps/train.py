@@ -7,6 +7,7 @@ from typing import Any
 from trimtab import __version__
 from trimtab.canonical import content_hash, short
 from trimtab.flows.lessons import lessons_of
+from trimtab.flows.publication import Publication
 from trimtab.flows.rewards import identities, rewards_of
 from trimtab.flows.settings import settings_of
 from trimtab.flows.work import Outputs, Result, Work
@@ -45,15 +46,22 @@ def work(work: Work, outputs: Outputs) -> Result:
     run = content_hash(inputs(work, outputs))[:32]
     folder = work.home.runs / run
     _record(work, outputs, RunFolder(folder))
-    result = train(
-        work.base.folder,
-        work.chat,
-        lessons_of(work.dataset(outputs).train),
-        settings_of(work.project),
-        folder,
-        on_step=lambda step: _show(work, step),
-        rewards=rewards_of(work) if _learns_from_rewards(work) else (),
-    )
+    settings = settings_of(work.project)
+    with Publication(work, run, settings.to_json()) as publication:
+
+        def on_step(step: StepProgress) -> None:
+            _show(work, step)
+            publication.stepped(step)
+
+        result = train(
+            work.base.folder,
+            work.chat,
+            lessons_of(work.dataset(outputs).train),
+            settings,
+            folder,
+            on_step=on_step,
+            rewards=rewards_of(work) if _learns_from_rewards(work) else (),
+        )
     if not objective_of(work.project.train.objective).answers:
         return _reward_model(work, outputs, run, result)
     files, blobs = result.files, work.home.blobs
