@@ -265,6 +265,27 @@ def test_what_vllm_refuses_is_told(
     assert "key" in wrong.message
 
 
+@pytest.mark.parametrize(
+    ("told", "retry_s"),
+    [("3600", 3600), ("0", 1), ("Thu, 01 Jan 2099 00:00:00 GMT", 1), ("9" * 40, 1)],
+)
+def test_a_busy_server_says_how_long(
+    vllm: Vllm, url: str, base: Path, version_of: VersionOf, told: str, retry_s: float
+) -> None:
+    async def ask() -> None:
+        async with opened(url, base) as engine:
+            await engine.load(version_of("base"))
+            vllm.busy = told
+            with pytest.raises(EngineOverloaded) as streamed:
+                await complete(engine, request("base"))
+            with pytest.raises(EngineOverloaded) as whole:
+                await engine.score(ScoreRequest("base", PROMPT, ((7,),), "s"))
+            assert streamed.value.retry_s == whole.value.retry_s == retry_s
+            assert len(vllm.bodies) == 2
+
+    asyncio.run(ask())
+
+
 def test_a_request_that_can_never_work_is_refused(
     vllm: Vllm, url: str, base: Path, version_of: VersionOf
 ) -> None:

@@ -33,7 +33,7 @@ VERSION = "0.32.0"
 class Vllm:
     """`ignores_adapters` answers as the base under an adapter's name; `breaks_after` so many tokens
     the connection of a stream is cut; `cached` is told as cached tokens; `root` is told in place of
-    the base's path.
+    the base's path; `busy` is the Retry-After of the 429 that every request gets.
     """
 
     base: Path
@@ -43,6 +43,7 @@ class Vllm:
     breaks_after: int | None = None
     pause_s: float = 0.0
     cached: int = 0
+    busy: str | None = None
     adapters: dict[str, str] = field(default_factory=dict)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     cancelled: int = 0
@@ -107,6 +108,8 @@ class Vllm:
         @app.post("/v1/completions")
         async def completions(body: dict[str, Any]) -> Response:
             self.bodies.append(body)
+            if self.busy is not None:
+                return PlainTextResponse("busy", 429, headers={"Retry-After": self.busy})
             if body["model"] not in (self.model, *self.adapters):
                 return refused(404, f"The model `{body['model']}` does not exist.")
             if body.get("stream"):

@@ -29,6 +29,7 @@ Fault = Literal[
     "html",
     "error storm",
     "overloaded",
+    "busy for an hour",
     "foreign frame",
     "duplicate end",
 ]
@@ -144,10 +145,11 @@ class Proxy:
                 writer.write(line[: len(line) // 2] + b"\n")
             case "html":
                 writer.write(HTML)
-            case "error storm" | "overloaded":
+            case "error storm" | "overloaded" | "busy for an hour":
                 kind = "EngineUnavailable" if self.fault == "error storm" else "EngineOverloaded"
                 failed = {"id": reply["id"], "error": kind, "message": "503", "kind": "failed"}
-                writer.write(json.dumps(failed).encode() + b"\n")
+                wait = {"retry_s": 3600} if self.fault == "busy for an hour" else {}
+                writer.write(json.dumps(failed | wait).encode() + b"\n")
             case "foreign frame":
                 writer.write(json.dumps({"id": reply["id"], "kind": "done"}).encode() + b"\n")
             case "duplicate end":

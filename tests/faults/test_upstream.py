@@ -48,6 +48,7 @@ TABLE: list[tuple[Fault, str, int, int]] = [
     ("html", "safe_template", 503, 4),
     ("error storm", "safe_template", 503, 4),
     ("overloaded", "safe_template", 503, 1),
+    ("busy for an hour", "safe_template", 503, 1),
     ("foreign frame", "safe_template", 503, 4),
     ("duplicate end", "adapter", 200, 1),
 ]
@@ -191,6 +192,22 @@ def test_when_everything_fails_the_engine_is_hardly_asked(between: Way) -> None:
     assert between.proxy.calls <= 1.2 * 100
     assert between.proxy.calls <= 2 * breaker.FAILURES + retry.STORE
     assert between.world.account().spent_nano == 0
+    check_books(between)
+
+
+def test_a_long_wait_is_told_and_not_waited_for(between: Way) -> None:
+    """As where a server says 429 with a long Retry-After."""
+    between.declare(None, deadline_s=30.0)
+    assert between.client.get("/readyz").status_code == 200
+    between.proxy.fault = "busy for an hour"
+    started = time.monotonic()
+    for streamed in (False, True):
+        answer = between.client.post("/v1/generate", json={**ASK, "stream": streamed})
+        assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
+        assert answer.headers["retry-after"] == "3600"
+        assert answer.json()["retryable"]
+    assert time.monotonic() - started < GRACE_S
+    assert between.proxy.calls == 2
     check_books(between)
 
 

@@ -204,13 +204,31 @@ def test_a_full_queue_is_no_failure(
         nonlocal full
         if full:
             full -= 1
-            raise EngineOverloaded("the queue is full")
+            raise EngineOverloaded("the queue is full", retry_s=0.02)
         take(request)  # type: ignore[arg-type]
 
     monkeypatch.setattr(echo, "_take", busy)
     done = ended(client, started(client, jsonl([request("a"), request("b")])))
     assert done["request_counts"]["completed"] == 2
     assert (full, letters(world)) == (0, [])
+
+
+def test_a_queue_that_is_full_for_long_is_left_alone_for_as_long(
+    world: World, client: httpx.Client, echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+
+    def busy(request: object) -> None:
+        nonlocal asked
+        asked += 1
+        raise EngineOverloaded("busy", retry_s=3600)
+
+    monkeypatch.setattr(echo, "_take", busy)
+    batch = started(client, jsonl([request("a")]))
+    until(lambda: shown(client, batch)["trimtab"]["waits_for"] == "overloaded")
+    told = shown(client, batch)
+    assert told["created_at"] + 50 < told["trimtab"]["not_before"] < told["created_at"] + 120
+    assert asked == 1
 
 
 def test_a_rate_limit_makes_it_wait_and_never_dead_letters(

@@ -297,7 +297,8 @@ class VllmEngine:
                     call = self._client.stream("POST", "/v1/completions", json=body)
                     response = await stack.enter_async_context(call)
                     if response.status_code != httpx.codes.OK:
-                        raise self._refusal(response.status_code, await response.aread(), held)
+                        await response.aread()
+                        raise self._refused(response, held)
                     lines = response.aiter_lines()
                     first = await anext(lines, "")
                 yield self._event(first, held)
@@ -356,7 +357,7 @@ class VllmEngine:
                 hint="start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True",
             )
         if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-            raise self._refusal(response.status_code, response.content, None)
+            raise self._refused(response, None)
         if route == "unload_lora_adapter":
             raise _not_loaded(body["lora_name"])
         raise IdentityError(
@@ -376,9 +377,17 @@ class VllmEngine:
         except httpx.TransportError as error:
             raise self._gone(str(error) or type(error).__name__) from error
         if response.status_code != httpx.codes.OK:
-            raise self._refusal(response.status_code, response.content, name)
+            raise self._refused(response, name)
         found: dict[str, Any] = response.json()
         return found
+
+    def _refused(self, response: httpx.Response, of: Held | str | None) -> TrimtabError:
+        error = self._refusal(response.status_code, response.content, of)
+        after = response.headers.get("retry-after", "")
+        # A server, or a proxy before it, may name a date instead; then we say a second, as ever.
+        if isinstance(error, EngineOverloaded) and after.isdecimal() and len(after) < 9:
+            error.retry_s = max(1.0, float(after))
+        return error
 
     def _refusal(self, status: int, content: bytes, of: Held | str | None) -> TrimtabError:
         """The error that an answer of the server means."""

@@ -152,7 +152,8 @@ def _after(line: Line, visit: Visit, error: Exception) -> Outcome:
     if isinstance(error, BudgetExceeded):
         return Back(line, _us(BUDGET_S), attempted=False, why="budget_exceeded")
     if isinstance(error, EngineOverloaded):
-        return Back(line, _us(BUSY_S), attempted=False, why="overloaded")
+        wait_s = min(error.retry_s, LONGEST_S)
+        return Back(line, _us(wait_s), attempted=False, why="overloaded")
     if isinstance(error, Problem) and error.code == "rate_limited" and error.retryable:
         wait_s = float(error.headers.get("Retry-After", LONGEST_S))
         return Back(line, _us(wait_s), attempted=False, why="rate_limited")
