@@ -1,6 +1,7 @@
 """The whole loop on a tiny model: what it leaves behind, and what a second run does."""
 
 import json
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 
 from tests.loop.conftest import Looped, Record
 from tests.tiny_project import write_project, write_records
+from trimtab.cli.app import main
 from trimtab.deploy.promote import rollback
 from trimtab.errors import DataError, InUse
 from trimtab.flows.loop import run
@@ -103,7 +105,9 @@ def test_bad_records_stop_the_loop_before_anything_is_trained(tmp_path: Path) ->
     assert not any((tmp_path / ".trimtab" / "runs").glob("*"))
 
 
-def test_a_gate_that_is_not_better_ends_the_loop(tmp_path: Path) -> None:
+def test_a_gate_that_is_not_better_ends_the_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     evaluate: dict[str, Any] = {"match": ["intent"], "gate": "exact_match", "shots": 0}
     file = write_project(tmp_path, evaluate=evaluate | {"max_tokens": 4})
     outcome = run(Project.load(file))
@@ -114,6 +118,11 @@ def test_a_gate_that_is_not_better_ends_the_loop(tmp_path: Path) -> None:
         live = deployments.get(connection, "tiny").live
     database.close()
     assert live == outcome.outputs["register"]["base_version"]
+    for verb in ("evaluate", "run"):
+        monkeypatch.setattr(sys, "argv", ["trimtab", verb, str(file)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        assert ended.value.code == 3
 
 
 def test_a_new_release_proves_the_live_version_again_and_measures_nothing_twice(

@@ -1,0 +1,26 @@
+"""What a script is told when it is interrupted. The codes 0, 1 and 2 are asked of the verbs one by
+one, and 3 of a loop that ends without a promotion (tests/loop/test_tiny_loop.py)."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+TRIMTAB = [sys.executable, "-m", "trimtab"]
+
+
+def test_an_interruption_is_130_and_says_what_to_do(tmp_path: Path) -> None:
+    """Ctrl-C while it reads: the project file is a pipe that nobody writes into."""
+    pipe = tmp_path / "trimtab.yaml"
+    os.mkfifo(pipe)
+    command = [*TRIMTAB, "check", str(pipe)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        # Opens once the other end is opened for reading.
+        with pipe.open("w"):
+            process.send_signal(signal.SIGINT)
+            assert process.stderr is not None
+            told = process.stderr.read()
+        assert process.wait(10) == 130
+    # The line on which a terminal shows ^C is ended first.
+    assert told == "\ntrimtab: interrupted - run the same command again: it goes on from here\n"
