@@ -2,7 +2,8 @@
 
 python -m tests.gateway.server URL FD
 
-With TRIMTAB_TEST_WORDS its engine says so many words, and the drain is short.
+Signs of life come often. With TRIMTAB_TEST_WORDS its engine says so many words, and the drain is
+short.
 """
 
 import os
@@ -19,6 +20,7 @@ from trimtab.store.database import Database
 
 if __name__ == "__main__":
     echo = Echo(words=20, pause_s=0.05)
+    process.HEARTBEAT_S = 0.1
     if "TRIMTAB_TEST_WORDS" in os.environ:
         echo.words = int(os.environ["TRIMTAB_TEST_WORDS"])
         process.DRAIN_S = 0

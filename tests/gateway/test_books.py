@@ -11,7 +11,7 @@ import pytest
 
 from tests.gateway.echo import Echo
 from tests.gateway.world import PRICE, PROMPT, World, app_with, build_world, listening, until
-from trimtab.ledger.accounts import account
+from trimtab.ledger.accounts import account, budgets_of, set_budget
 from trimtab.ledger.money import Price
 from trimtab.ledger.prices import set_price
 
@@ -51,6 +51,18 @@ def test_the_length_is_clamped_to_what_is_left(world: World, echo: Echo) -> None
     assert len(echo.asked) == 1
     with world.database.read() as connection:
         assert account(connection, key_id).spent_nano == PRICE.of(world.prompt_tokens, 3)
+
+
+def test_a_users_label_opens_no_budget_and_fills_none(world: World, echo: Echo) -> None:
+    with world.database.transaction() as connection:
+        set_budget(connection, "owner", "rich", "total", 10**9)
+    with limited(world, echo, PRICE.of(world.prompt_tokens, 5)) as (client, _):
+        labelled = {**ASK, "user_id": "rich"}
+        statuses = [client.post("/v1/generate", json=labelled).status_code for _ in range(2)]
+    assert statuses == [200, 402]
+    with world.database.read() as connection:
+        [rich] = budgets_of(connection, ["owner:rich"])
+    assert (rich.spent_nano, rich.held_nano) == (0, 0)
 
 
 @pytest.mark.parametrize(("missing", "status"), [(0, 200), (1, 402)])

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
+from websockets.frames import Frame, Opcode
+from websockets.protocol import Event
+from websockets.sync.client import ClientConnection, connect
 
 from tests.gateway.offline_world import ended, jsonl, request, started
 from tests.gateway.world import PROMPT, World, until
@@ -66,7 +68,18 @@ def test_a_stream_under_way_ends_whole_when_the_process_is_told_to_stop(
     assert world.account().held_nano == 0
 
 
-def test_a_websocket_ends_its_answer_and_hears_that_the_server_goes(
+class Watched(ClientConnection):
+    """Counts the pings that it answers."""
+
+    pings = 0
+
+    def process_event(self, event: Event) -> None:
+        if isinstance(event, Frame) and event.opcode is Opcode.PING:
+            self.pings += 1
+        super().process_event(event)
+
+
+def test_a_websocket_shows_signs_of_life_ends_its_answer_and_hears_that_the_server_goes(
     world: World, listener: socket.socket
 ) -> None:
     process = start(world, listener)
@@ -75,8 +88,10 @@ def test_a_websocket_ends_its_answer_and_hears_that_the_server_goes(
     body = {name: value for name, value in ASK.items() if name != "stream"}
     with (
         connect(address, additional_headers=headers) as busy,
-        connect(address, additional_headers=headers) as idle,
+        connect(address, additional_headers=headers, create_connection=Watched) as idle,
     ):
+        assert isinstance(idle, Watched)
+        until(lambda: idle.pings > 0)
         busy.send(json.dumps(body))
         events = [json.loads(busy.recv(timeout=10))["event"]]
         process.send_signal(signal.SIGTERM)
