@@ -219,3 +219,24 @@ def test_a_stream_under_a_name_ends_itself_alone(caplog: pytest.LogCaptureFixtur
     asyncio.run(go())
     assert "trace trace-1: internal error: ValueError at test_replays.py" in caplog.text
     assert "a prompt" not in caplog.text
+
+
+def test_words_of_old_answers_give_way_and_nobody_pays_twice(
+    world: World, client: httpx.Client, echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replays, "MOST", 2)
+    names = ["first", "second", "third"]
+    for name in names:
+        client.post("/v1/generate", json=ASK, headers={"Idempotency-Key": name})
+    stranger = {"Authorization": f"Bearer {world.new_key().key}", **NAMED}
+    client.post("/v1/generate", json=ASK, headers=stranger)
+    with world.database.transaction() as connection:
+        assert replays.shorten(connection) == 1
+        assert replays.shorten(connection) == 0
+    answers = [
+        client.post("/v1/generate", json=ASK, headers={"Idempotency-Key": name}) for name in names
+    ]
+    assert [answer.status_code for answer in answers] == [409, 200, 200]
+    assert answers[0].json()["code"] == "answer_not_kept"
+    assert client.post("/v1/generate", json=ASK, headers=stranger).status_code == 200
+    assert len(echo.asked) == 4

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from trimtab.gateway.problems import Problem
-from trimtab.gateway.tables import replays
+from trimtab.gateway.tables import FULL_KEYS, NEWEST_NAMES, replays
 from trimtab.ledger.tables import database_now
 from trimtab.store.database import Connection
 from trimtab.store.rows import insert_once
@@ -20,6 +20,8 @@ KEPT_US = 24 * 3600 * 1_000_000
 CLAIM_US = 60 * 1_000_000
 # A longer answer (many embeddings) is not kept; its name is, so that nobody pays twice unawares.
 MOST_BYTES = 1024 * 1024
+# Answers of one API key; of older ones the name alone is kept, for the same reason.
+MOST = 10_000
 _NOT_KEPT = ""
 _NAME = re.compile(r"[\x21-\x7e]{1,255}")
 
@@ -77,7 +79,7 @@ def claim(connection: Connection, wanted: Claim) -> str | None:
     """None where the work is ours to do; else the answer that was given before.
 
     Raises Problem: 422 for another body, 409 while the first is being answered, or where the answer
-    was too long to be kept.
+    was not kept.
     """
     now = database_now(connection)
     here = (replays.c.key_id == wanted.key_id) & (replays.c.name == wanted.name)
@@ -104,7 +106,10 @@ def claim(connection: Connection, wanted: Claim) -> str | None:
     if found.answer is None:
         raise _in_flight()
     if found.answer == _NOT_KEPT:
-        detail = f"Idempotency-Key: was answered, with more than {MOST_BYTES} bytes, and not kept"
+        detail = (
+            "Idempotency-Key: was answered, and the answer is not kept: it has more than "
+            f"{MOST_BYTES} bytes, or {MOST} newer ones came after it"
+        )
         raise Problem(409, "answer_not_kept", detail)
     return str(found.answer)
 
@@ -137,6 +142,17 @@ def purge(connection: Connection, *, all_of: Iterable[str] | None = None) -> int
         # A claim without an answer is work under way, and holds no words yet.
         old |= replays.c.key_id.in_(sorted(all_of)) & replays.c.answer.is_not(None)
     return connection.execute(replays.delete().where(old)).rowcount
+
+
+def shorten(connection: Connection) -> int:
+    """Forget the words of what is older than the newest MOST of an API key; how many."""
+    count = 0
+    for key in connection.execute(FULL_KEYS, {"most": MOST}).scalars().all():
+        newest = NEWEST_NAMES.params(key=key, most=MOST)
+        old = (replays.c.key_id == key) & replays.c.name.not_in(newest)
+        old &= replays.c.answer.is_not(None) & (replays.c.answer != _NOT_KEPT)
+        count += connection.execute(replays.update().where(old).values(answer=_NOT_KEPT)).rowcount
+    return count
 
 
 def _in_flight() -> Problem:

@@ -232,6 +232,19 @@ LINES_FROM = (
     .order_by(lines.c.number)
     .limit(bindparam("most"))
 )
+# The API keys under which more names are kept than `most`, and the newest of the names of one.
+FULL_KEYS = (
+    select(replays.c.key_id)
+    .group_by(replays.c.key_id)
+    .having(func.count() > bindparam("most"))
+    .order_by(replays.c.key_id)
+)
+NEWEST_NAMES = (
+    select(replays.c.name)
+    .where(replays.c.key_id == bindparam("key"))
+    .order_by(replays.c.expires_us.desc(), replays.c.name)
+    .limit(bindparam("most"))
+)
 BATCH_STATES = select(batches.c.status, func.count()).group_by(batches.c.status)
 BYTES_OF = select(func.coalesce(func.sum(files.c.bytes), 0)).where(
     files.c.owner == bindparam("owner")

@@ -42,7 +42,7 @@ def purge(
     with database.transaction() as connection:
         now = database_now(connection)
         named = None if not everything else _keys(connection, owner)
-        answers = replays.purge(connection, all_of=named)
+        answers = replays.purge(connection, all_of=named) + replays.shorten(connection)
         gone = files.forget(connection, now, everything=everything, owner=owner)
     for file in gone:
         content.delete(file.blob)
