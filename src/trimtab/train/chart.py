@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH, HEIGHT = 720, 320
-LEFT, RIGHT, TOP, BOTTOM = 56, 24, 44, 44
+LEFT, RIGHT, TOP, BOTTOM = 68, 24, 44, 44
 # More points than a picture has columns only make it heavy.
 MOST = 600
 

@@ -145,7 +145,7 @@ def _facts(log: Log, progress: StepProgress) -> list[tuple[str, str, str]]:
         ("Speed", f"{progress.tokens_s:,.0f}", "tokens/s"),
     ]
     if progress.mfu is not None:
-        facts.append(("MFU", f"{progress.mfu:.0%}", "of the matrix rate"))
+        facts.append(("MFU", f"{progress.mfu:.0%}", "of matrix rate"))
     facts.append(("Peak memory", f"{progress.memory / 1e9:.1f}", "GB"))
     left = "" if progress.left_usd is None else f"{progress.left_usd:.2f} left"
     facts.append(("Money", f"${progress.usd:.2f}", left))
