@@ -38,7 +38,8 @@ class SealedPPO(RolloutTrainer, GRPOTrainer):
     """PPO over prompts that are tokens already.
 
     The head is a linear map of the last hidden state in float32. It hangs on the model while the
-    run lasts, so that optimizer and checkpoints hold it, and is no part of what the run leaves.
+    run lasts, so that optimizer and checkpoints hold it, and is no part of what the run leaves. It
+    reads the states of the text alone: what virtual tokens add is the policy's, not the baseline's.
     """
 
     def __init__(self, *, prepared: Prepared, **given: Any) -> None:
