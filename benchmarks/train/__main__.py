@@ -61,7 +61,11 @@ def main() -> None:
 
 def _measured(system: str, case: str) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.train.measure", system, case]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        # Its reason is on the terminal; the page shows the cell empty.
+        print(f"{case} {system}: failed", flush=True)
+        return {}
     told: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     print(f"{case} {system}: {told['tok_s']:.1f} tokens/s", flush=True)
     return {figure: value for figure, value in told.items() if figure in UNITS}
