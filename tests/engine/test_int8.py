@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from trimtab.engine.dtype import cpu_flags
 from trimtab.engine.family import read_shape
 from trimtab.engine.linear import quantised
 from trimtab.engine.llama import Llama
 from trimtab.engine.local import LocalEngine
 from trimtab.engine.ops import NativeOps
 from trimtab.engine.ops.build import library
-from trimtab.engine.ops.int8_ops import VNNI, Int8Ops, require_vnni
+from trimtab.engine.ops.int8_ops import Int8Ops
+from trimtab.engine.processor import VNNI, cpu_flags, require_vnni
 from trimtab.engine.quality import check
 from trimtab.engine.weights import load_weights
 from trimtab.errors import EngineError

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import torch
 
+from trimtab.engine.processor import BF16, CPUINFO, cpu_flags
+
 
 def pick_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def pick_dtype(device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) -> torch.dtype:
+def pick_dtype(device: torch.device, cpuinfo: Path = CPUINFO) -> torch.dtype:
     """bfloat16 on a GPU and on a CPU with AVX512-BF16 or AMX, else float32."""
-    if device.type == "cuda" or {"avx512_bf16", "amx_bf16"} & cpu_flags(cpuinfo):
+    if device.type == "cuda" or BF16 & cpu_flags(cpuinfo):
         return torch.bfloat16
     return torch.float32
 
@@ -23,11 +25,3 @@ def pick_dtype(device: torch.device, cpuinfo: Path = Path("/proc/cpuinfo")) -> t
 def dtype_name(dtype: torch.dtype) -> str:
     """`float32` for torch.float32."""
     return str(dtype).removeprefix("torch.")
-
-
-def cpu_flags(cpuinfo: Path = Path("/proc/cpuinfo")) -> set[str]:
-    """What the processor says that it can do."""
-    for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-        if line.startswith("flags"):
-            return set(line.partition(":")[2].split())
-    return set()

@@ -8,8 +8,9 @@ from trimtab.engine.continuous import ContinuousPath
 from trimtab.engine.family import Shape
 from trimtab.engine.llama import Llama
 from trimtab.engine.ops.build import library
-from trimtab.engine.ops.int8_ops import Int8Ops, require_vnni
+from trimtab.engine.ops.int8_ops import Int8Ops
 from trimtab.engine.ops.native_ops import NativeOps, fits
+from trimtab.engine.processor import require_vnni
 from trimtab.engine.quality import check
 from trimtab.engine.weights import load_weights
 from trimtab.errors import EngineError

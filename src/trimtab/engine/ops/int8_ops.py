@@ -10,21 +10,9 @@ from pathlib import Path
 
 import torch
 
-from trimtab.engine.dtype import cpu_flags
 from trimtab.engine.linear import Linear, quantised
 from trimtab.engine.ops.native_ops import NativeOps
-from trimtab.errors import EngineError
-
-VNNI = frozenset({"avx512_vnni", "avx_vnni"})
-
-
-def require_vnni(cpuinfo: Path = Path("/proc/cpuinfo")) -> None:
-    """Raises EngineError where the processor would compute in bytes more slowly than without."""
-    if not VNNI & cpu_flags(cpuinfo):
-        raise EngineError(
-            "int8 needs a processor with VNNI, which this one has not",
-            hint="serve without quantisation here",
-        )
+from trimtab.engine.processor import VNNI, cpu_flags
 
 
 class Int8Ops(NativeOps):
