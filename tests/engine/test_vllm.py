@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -16,7 +17,8 @@ from tests.engine.conftest import VersionOf
 from tests.engine.kinds import build_kind
 from tests.engine.reference import Reference
 from tests.engine.wire import KEY, VERSION, Vllm
-from trimtab.engine.vllm import METHODS, Server, VllmEngine
+from trimtab.engine.vllm import METHODS, VllmEngine
+from trimtab.engine.vllm_routes import Server
 from trimtab.errors import (
     BaseError,
     EngineError,
@@ -343,3 +345,25 @@ def test_no_torch_is_needed() -> None:
     code = "import sys, trimtab.engine.vllm_server; print('torch' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout == "False\n"
+
+
+def test_a_rank_that_the_server_has_no_room_for_is_refused_before_it_is_asked(
+    vllm: Vllm, url: str, base: Path, version_of: VersionOf, tmp_path: Path
+) -> None:
+    """Of single layers, too."""
+    red = version_of("red")
+    assert red.adapter is not None
+    folder = tmp_path / "red"
+    shutil.copytree(red.adapter, folder)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    config["rank_pattern"] = {"model.layers.0.self_attn.q_proj": 65}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+
+    async def load() -> None:
+        async with opened(url, base, max_rank=64) as engine:
+            await engine.load(red)
+            with pytest.raises(RequestRefused, match="a rank of 65, and vLLM is started for 64"):
+                await engine.load(replace(red, version="wide", adapter=folder))
+
+    asyncio.run(load())
+    assert len(vllm.adapters) == 1

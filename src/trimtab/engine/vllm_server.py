@@ -12,7 +12,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from trimtab.child import Child, foreign
-from trimtab.engine.vllm import Server, VllmEngine
+from trimtab.engine.processor import BF16, cpu_flags
+from trimtab.engine.vllm import VllmEngine
+from trimtab.engine.vllm_routes import Server
 from trimtab.errors import EngineUnavailable, UserError
 from trimtab.registry.tensors import opened
 from trimtab.registry.weights import weight_files
@@ -24,7 +26,6 @@ MAX_LORAS, MAX_CPU_LORAS = 8, 64
 START_S, STOP_S, POLL_S = 600.0, 15.0, 0.5
 KEY = "TRIMTAB_VLLM_KEY"
 """The variable that holds the API key of a server that was started by somebody else."""
-NATIVE_BF16 = {"avx512_bf16", "amx_bf16"}
 
 
 @asynccontextmanager
@@ -82,7 +83,7 @@ def start(environment: Path, base: Path) -> tuple[Child, Server]:
         )
     port, key = _free_port(), secrets.token_hex(16)
     cuda = Path("/proc/driver/nvidia/version").exists()
-    dtype = "bfloat16" if cuda or _flags() & NATIVE_BF16 else "float32"
+    dtype = "bfloat16" if cuda or cpu_flags() & BF16 else "float32"
     # Modules of this program are not those of that environment.
     command = ["env", "-u", "PYTHONPATH", str(python), *_arguments(base, port, dtype)]
     if not cuda:
@@ -91,7 +92,8 @@ def start(environment: Path, base: Path) -> tuple[Child, Server]:
     child = Child(f"vllm {base.name}", foreign(command), environment=_environment(python, key))
     child.start()
     device = "cuda" if cuda else "cpu"
-    return child, Server(f"http://127.0.0.1:{port}", key, device, dtype, priority=True)
+    url = f"http://127.0.0.1:{port}"
+    return child, Server(url, key, device, dtype, priority=True, max_rank=MAX_RANK)
 
 
 def _arguments(base: Path, port: int, dtype: str) -> list[str]:
@@ -139,13 +141,6 @@ def _layers(base: Path) -> list[str]:
                 if leaf == "weight" and len(tensor.shape) == 2 and any(c.isdigit() for c in name):
                     found.add(layer)
     return sorted(found)
-
-
-def _flags() -> set[str]:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("flags"):
-            return set(line.split())
-    return set()
 
 
 def _free_port() -> int:
