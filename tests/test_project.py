@@ -56,6 +56,7 @@ def test_a_hub_source_is_told_from_a_path(tmp_path: Path) -> None:
         ({"sweep": {"over": {"train.rank": [8, "16"]}}}, "'sweep.over.train.rank': input", "init"),
         ({"sweep": {"over": {"train.rank": []}}}, "field 'sweep.over.train.rank'", ""),
         ({"sweep": {"ovr": {}}}, "unknown field 'sweep.ovr'", "'over'?"),
+        ({"serve": {"vllm_env": "e", "quantisation": "int8"}}, "leave quantisation out", ""),
     ],
 )
 def test_a_fault_names_its_field(

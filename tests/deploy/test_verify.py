@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.deploy.world import (
     DIALOGUES,
@@ -21,7 +22,9 @@ from tests.deploy.world import (
 from tests.engine.kinds import KindReference, build_kind
 from tests.tiny import build_adapter, build_base
 from trimtab.deploy.package import Package, files_of
-from trimtab.deploy.verify import Verification, verify
+from trimtab.deploy.verify import Verification, check_loaded, verify
+from trimtab.engine import quantisation
+from trimtab.engine.local import LocalEngine
 from trimtab.errors import IdentityError, VersionNotLoaded
 from trimtab.inference import Engine, ScoreRequest, VersionFiles
 from trimtab.text.chat import ChatFormat
@@ -211,3 +214,28 @@ def test_files_under_another_name_are_refused(
     assert "the package is of version" in refused(
         engine, package, replace(files, version="f" * 64), world
     )
+
+
+def test_weights_in_bytes_are_verified_within_what_bytes_change(
+    base: Path,
+    world: World,
+    package: Package,
+    files: VersionFiles,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also on a processor that would be refused for being slow at it."""
+    monkeypatch.setattr(quantisation, "require_vnni", lambda: None)
+    engine = LocalEngine(base, torch.float32, torch.device("cpu"), "int8")
+    try:
+        found = run(engine, package, files, world)
+        assert found.ok, found.reason
+        assert package.probes.tolerance < found.probe_difference <= found.tolerance
+        asyncio.run(check_loaded(engine, package))
+        nothing = build_world(base, tmp_path / "nothing", spread=0.0)
+        idle = nothing.package(tmp_path / "idle")
+        told = run(engine, idle, files_of(nothing.spec, base, idle), nothing)
+        assert not told.ok
+        assert "does nothing" in told.reason
+    finally:
+        engine.close()

@@ -12,9 +12,10 @@ from tests.engine.wire import KEY, VERSION, Vllm
 from tests.serving import eventually
 from tests.tiny import build_base
 from tests.tiny_project import write_project
+from trimtab.engine import processor
 from trimtab.engine.vllm_server import MAX_RANK
 from trimtab.errors import IdentityError, UserError
-from trimtab.flows.backends import BUILT_IN, Backend, backend_of, declared
+from trimtab.flows.backends import BUILT_IN, Backend, backend_of, check_method, declared
 from trimtab.flows.engines import answers, engine_child
 from trimtab.flows.loop import Outcome, run
 from trimtab.flows.served import Engines
@@ -166,3 +167,16 @@ def test_what_the_chosen_engine_cannot_serve_is_not_trained(
 def test_a_folder_is_relative_to_the_file(tmp_path: Path) -> None:
     project = Project.load(write_project(tmp_path, serve={"vllm_env": "vllm"}))
     assert backend_of(project).arguments() == ["--vllm-env", str(tmp_path / "vllm")]
+
+
+def test_bytes_are_asked_for_in_the_file_and_refused_where_the_processor_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = Project.load(write_project(tmp_path, serve={"quantisation": "int8"}))
+    assert backend_of(project).arguments() == ["--quantisation", "int8"]
+    monkeypatch.setattr(processor, "cpu_flags", lambda cpuinfo: {"avx2"})
+    with pytest.raises(UserError, match="VNNI"):
+        run(project)
+    assert not any((tmp_path / ".trimtab" / "runs").glob("*"))
+    monkeypatch.setattr(processor, "cpu_flags", lambda cpuinfo: {"avx_vnni"})
+    check_method(project)

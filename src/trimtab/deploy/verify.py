@@ -16,12 +16,15 @@ from trimtab.deploy.package import Package
 from trimtab.deploy.probes import Probe
 from trimtab.errors import EngineError, IdentityError
 from trimtab.evaluate.asking import in_batches, score_one
-from trimtab.inference import Engine, VersionFiles
+from trimtab.inference import Engine, Runtime, VersionFiles
 from trimtab.registry.identity import adapter_hash, base_hash, tokenizer_hash
 from trimtab.text.chat import ChatFormat
 
 NO_OP_FACTOR = 5
 ROUNDING_FACTOR = 3
+QUANTISED_NATS = 0.5
+"""What weights in 8 bits may change of a single token. On the average an engine allows itself a
+twenty-fifth of it, before it answers at all."""
 Logprobs = list[tuple[float, ...]]
 
 
@@ -66,7 +69,7 @@ async def verify(
     file is not what the package's version names.
     """
     check_identity(package, files)
-    probes, tolerance = package.probes.probes, package.probes.tolerance
+    probes = package.probes.probes
     runtime = (await engine.capabilities()).runtime
     await engine.load(files)
     alone = await _one_by_one(engine, files.version, probes)
@@ -75,7 +78,8 @@ async def verify(
     await beside.load(base_files)
     base = await _together(beside, base_files.version, probes)
     rounding = merged = 0.0
-    if runtime.dtype != "float32" and files.adapter is not None:
+    narrow = runtime.dtype != "float32" or runtime.quantisation != "none"
+    if narrow and files.adapter is not None:
         rounding = _difference(base, await _in_float32(reference or beside, base_files, probes))
     if files.adapter is not None:
         merged = _difference(batched, await _in_float32(reference or engine, files, probes))
@@ -83,11 +87,12 @@ async def verify(
     return _judge(
         runtime=runtime.name,
         tokens=sum(len(probe.completion) for probe in probes),
-        tolerance=tolerance,
+        tolerance=_tolerance(package, runtime),
+        least=NO_OP_FACTOR * package.probes.tolerance,
         probe_difference=max(_difference(trained, alone), _difference(trained, batched)),
         base_difference=_difference(batched, base),
         merged_difference=merged,
-        merged_tolerance=max(tolerance, ROUNDING_FACTOR * rounding),
+        merged_tolerance=max(_tolerance(package, runtime), ROUNDING_FACTOR * rounding),
     )
 
 
@@ -99,12 +104,19 @@ async def check_loaded(engine: Engine, package: Package, count: int = 4) -> None
     probes = package.probes.probes[:count]
     found = await _together(engine, package.spec.hash, probes)
     worst = _difference([probe.logprobs for probe in probes], found)
-    if worst > package.probes.tolerance:
+    allowed = _tolerance(package, (await engine.capabilities()).runtime)
+    if worst > allowed:
         raise IdentityError(
             f"version {short(package.spec.hash)} was loaded and does not answer as itself: "
-            f"{worst:.2g} nat off, {package.probes.tolerance:.2g} allowed",
+            f"{worst:.2g} nat off, {allowed:.2g} allowed",
             hint="is another runtime or dtype serving it? verify it there first",
         )
+
+
+def _tolerance(package: Package, runtime: Runtime) -> float:
+    """How far a token of the probes may be from where it was in training, in nats."""
+    measured = package.probes.tolerance
+    return measured if runtime.quantisation == "none" else max(measured, QUANTISED_NATS)
 
 
 def check_identity(package: Package, files: VersionFiles) -> None:
@@ -140,20 +152,20 @@ def _judge(
     runtime: str,
     tokens: int,
     tolerance: float,
+    least: float,
     probe_difference: float,
     base_difference: float,
     merged_difference: float,
     merged_tolerance: float,
 ) -> Verification:
-    wanted = NO_OP_FACTOR * tolerance
     if not tokens:
         reason = "no probes: nothing was compared"
     elif probe_difference > tolerance:
         reason = f"the probes are {probe_difference:.2g} nat off, {tolerance:.2g} allowed"
-    elif base_difference <= wanted:
+    elif base_difference <= least:
         reason = (
             f"the adapter does nothing: {base_difference:.2g} nat from its base,"
-            f" more than {wanted:.2g} expected"
+            f" more than {least:.2g} expected"
         )
     elif merged_difference > merged_tolerance:
         reason = (

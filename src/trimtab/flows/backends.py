@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal
 
 from trimtab.engine import vllm, vllm_server
-from trimtab.errors import UserError
+from trimtab.engine.processor import require_vnni
+from trimtab.errors import EngineError, UserError
 from trimtab.flows.tables import backends, find_backend
 from trimtab.inference import Capabilities
 from trimtab.ledger.money import Price, nano
@@ -25,16 +26,25 @@ MILLION = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """Both empty: the built-in engine. `vllm_env` is the folder of an environment with vLLM."""
+    """Without a server's URL, and without the folder of an environment with vLLM, the built-in
+    engine; `quantisation` is that one's.
+    """
 
     vllm_url: str = ""
     vllm_env: str = ""
+    quantisation: str = "none"
+
+    @property
+    def built_in(self) -> bool:
+        return not (self.vllm_url or self.vllm_env)
 
     def arguments(self) -> list[str]:
         """For the engine process."""
         if self.vllm_url:
             return ["--vllm-url", self.vllm_url]
-        return ["--vllm-env", self.vllm_env] if self.vllm_env else []
+        if self.vllm_env:
+            return ["--vllm-env", self.vllm_env]
+        return [] if self.quantisation == "none" else ["--quantisation", self.quantisation]
 
 
 BUILT_IN = Backend()
@@ -44,7 +54,7 @@ def backend_of(project: Project) -> Backend:
     """What a project's file says; a relative folder is relative to the file."""
     serve = project.serve
     folder = str((project.root / serve.vllm_env).absolute()) if serve.vllm_env else ""
-    return Backend(serve.vllm_url or "", folder)
+    return Backend(serve.vllm_url or "", folder, serve.quantisation)
 
 
 def price_of_tokens(project: Project) -> Price:
@@ -78,13 +88,20 @@ def declare(connection: Connection, project: Project, base: str) -> None:
 def declared(connection: Connection, base: str) -> Backend:
     """What `serve` computes a base with: the built-in engine where nothing else was declared."""
     found = find_backend(connection, base)
-    return BUILT_IN if found is None else Backend(found["vllm_url"], found["vllm_env"])
+    if found is None:
+        return BUILT_IN
+    return Backend(found["vllm_url"], found["vllm_env"], found["quantisation"])
 
 
 def check_method(project: Project) -> None:
-    """Before anything is trained. Raises UserError where the chosen engine cannot serve it."""
+    """Before anything is trained. Raises UserError where the chosen engine cannot serve it here."""
     backend, train = backend_of(project), project.train
-    if backend == BUILT_IN:
+    if backend.quantisation == "int8":
+        try:
+            require_vnni()
+        except EngineError as error:
+            raise UserError(error.message, hint="leave serve.quantisation out here") from error
+    if backend.built_in:
         return
     method = "lora" if train.method in ("rslora", "qlora") else train.method
     if method not in vllm.METHODS:

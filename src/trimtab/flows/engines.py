@@ -68,7 +68,7 @@ class RunEngine:
         self._child = engine_child(self._socket, self._base.hash, self._base.folder, self._backend)
         self._child.start()
         started = time.monotonic()
-        limit = START_S if self._backend == BUILT_IN else VLLM_START_S
+        limit = START_S if self._backend.built_in else VLLM_START_S
         while not answers(self._socket):
             waited = time.monotonic() - started
             if not self._child.alive or waited > limit:

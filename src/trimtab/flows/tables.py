@@ -44,6 +44,7 @@ backends = Table(
     Column("base_hash", String(64), primary_key=True),
     Column("vllm_url", Text, nullable=False),
     Column("vllm_env", Text, nullable=False),
+    Column("quantisation", Text, nullable=False, server_default="none"),
 )
 
 
