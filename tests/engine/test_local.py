@@ -172,6 +172,23 @@ def test_a_drained_engine_finishes_what_it_admitted(base: Path, version_of: Vers
     asyncio.run(drain())
 
 
+def test_a_score_that_the_drain_s_deadline_cuts_off_is_told_so(
+    base: Path, version_of: VersionOf
+) -> None:
+    async def drain() -> None:
+        engine = LocalEngine(base, torch.float32, torch.device("cpu"))
+        await engine.load(version_of("base"))
+        many = ScoreRequest("base", (5,) * 300, tuple((i % 50,) * 200 for i in range(200)), "s")
+        score = asyncio.create_task(engine.score(many))
+        await asyncio.sleep(0.01)
+        await engine.drain(0.0)
+        async with asyncio.timeout(5):
+            with pytest.raises(EngineUnavailable, match="stopped"):
+                await score
+
+    asyncio.run(drain())
+
+
 def test_a_fault_of_the_computing_thread_is_told_to_everybody_and_ends_the_process(
     base: Path, version_of: VersionOf, tmp_path: Path
 ) -> None:

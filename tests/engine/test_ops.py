@@ -1,5 +1,6 @@
 """The kernels against plain torch, over the shapes and dtypes that they claim to compute."""
 
+import math
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from trimtab.engine.lora import Adapter, Pair, Up
 from trimtab.engine.ops import NativeOps, TorchOps, build, fits, pick_ops
 from trimtab.engine.ops.build import library
 from trimtab.engine.rope import frequencies
+from trimtab.engine.sampling import best
 from trimtab.engine.weights import Layer
 
 CPU = torch.device("cpu")
@@ -95,6 +97,24 @@ def test_the_compiled_panels_are_the_reference_s(
     assert made.panels is not None
     assert expected.panels is not None
     assert torch.equal(made.panels, expected.panels)
+
+
+@pytest.mark.parametrize("width", [1, 7, 100, 4099])
+def test_the_best_token_and_what_its_logit_is_measured_by(compiled: Path, width: int) -> None:
+    ops = NativeOps(compiled, torch.float32)
+    logits = rand(9, width) * torch.tensor([0, 1, 5, 40, 1, 1, 1, 1, 1.0]).unsqueeze(1)
+    logits[4] = logits[4].round()  # several are the largest
+    logits[5, width // 2] = math.nan
+    logits[6, width - 1] = math.inf
+    logits[7, :-1] = -math.inf
+    tokens, normalisers = ops.best(logits)
+    expected, exact = best(logits)
+    finite = [0, 1, 2, 3, 4, 7, 8]
+    assert torch.equal(tokens[finite], expected[finite])
+    assert torch.allclose(normalisers[finite], exact[finite], rtol=1e-6, atol=2e-6)
+    assert not torch.isfinite(normalisers[[5, 6]]).any()
+    alone = torch.cat([ops.best(row.unsqueeze(0))[1] for row in logits])
+    assert torch.equal(alone[finite], normalisers[finite])
 
 
 @pytest.mark.parametrize("arrange", [plain, panelled, packed])

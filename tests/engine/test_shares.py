@@ -127,3 +127,21 @@ def test_what_replays_its_answer_takes_nothing_from_the_next_prompt(
     schedule.add(generation(files, tokenizer, 50, 1, False, "interactive"))
     schedule.add(generation(files, tokenizer, 33, 1, False, "shadow", first=9))
     finish(schedule)
+
+
+def test_prompts_give_way_to_answers_that_have_begun(
+    files: VersionFiles, tokenizer: Tokenizer
+) -> None:
+    schedule = Schedule(Blocks(2 * BLOCKS), 256)
+    begun = generation(files, tokenizer, 20, 100, False, "interactive")
+    schedule.add(begun)
+    schedule.computed(schedule.next(48))
+    begun.push(Drawn(7, -1.0))
+    schedule.add(generation(files, tokenizer, 90, 100, False, "interactive", first=200))
+    read = []
+    for _ in range(2):
+        shares = schedule.next(48)
+        read.append([share.tokens for share in shares])
+        schedule.computed(shares)
+        begun.push(Drawn(7, -1.0))
+    assert read == [[1, 48], [1, 42]]

@@ -20,7 +20,7 @@ from trimtab.engine.cache import Cache, block_bytes
 from trimtab.engine.drawn import Drawn
 from trimtab.engine.family import Shape
 from trimtab.engine.faults import unexpected
-from trimtab.engine.jobs import GenerateJob, Job
+from trimtab.engine.jobs import GenerateJob, Job, stop
 from trimtab.engine.llama import Llama
 from trimtab.engine.lora import read_config
 from trimtab.engine.ops import TorchOps, pick_ops
@@ -37,8 +37,12 @@ from trimtab.text.tokenizer import Tokenizer
 CACHE_BYTES = 2**30
 """What keys and values may take; a whole context always has room."""
 
-# On a CPU a chunk of this many takes about as long as a reader of a stream waits without noticing.
 PROMPT_TOKENS = {"cpu": 256, "cuda": 4096}
+"""Of prompts in one step, at most."""
+LEAST_PROMPT_TOKENS = 48
+"""Of prompts in one step beside streams: with fewer the weights are read more often than used."""
+PAUSE_S = 0.25
+"""How long a stream may stand still for others' prompts: a reader hardly notices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,13 +119,19 @@ class ContinuousPath:
     def step(self) -> None:
         """Compute the next tokens of everything that runs."""
         self._schedule.leave(self._is_unwanted)
-        shares = self._with_adapters(self._schedule.next())
+        shares = self._with_adapters(self._schedule.next(self._beside_streams()))
         apart = [share for share in shares if share[0].sequence.apart]
         together = [share for share in shares if not share[0].sequence.apart]
         for each in (together, *([share] for share in apart)):
             if each:
                 self._compute_all(each)
         self._schedule.leave(lambda sequence: sequence.finished)
+
+    def _beside_streams(self) -> float:
+        """Tokens of prompts that a step reads in about PAUSE_S, at the pace of the last ones."""
+        if not self.pace.prompt_s:
+            return math.inf
+        return max(LEAST_PROMPT_TOKENS, PAUSE_S / self.pace.prompt_s // BLOCK * BLOCK)
 
     def _compute_all(self, shares: Row[tuple[Share, Part]]) -> None:
         """In one pass through the model; what fails, fails for these alone."""
@@ -141,9 +151,10 @@ class ContinuousPath:
             if not sequence.job.cancelled:
                 sequence.fail(error)
 
-    def cancel_all(self) -> None:
+    def stop_all(self, error: TrimtabError) -> None:
+        """End everything at the next step, see `stop`."""
         for sequence in self._schedule:
-            sequence.job.cancelled = True
+            stop(sequence.job, error)
 
     def _is_unwanted(self, sequence: Sequence) -> bool:
         """Cancelled, failed with another sequence of the same job, or not begun in time."""
@@ -191,10 +202,13 @@ class ContinuousPath:
             elif isinstance(sequence, Scoring):
                 self._score(sequence, logits[rows])
         if drawn:
-            self._draw([sequence for sequence, _ in drawn], logits[[at for _, at in drawn]])
+            places = [at for _, at in drawn]
+            wanted = logits if places == list(range(len(logits))) else logits[places]
+            self._draw([sequence for sequence, _ in drawn], wanted)
 
     def _draw(self, generations: Row[Generation], logits: torch.Tensor) -> None:
-        tokens = choose(logits, [generation.sampler for generation in generations])
+        samplers = [generation.sampler for generation in generations]
+        tokens = choose(logits, samplers, self.ops.best)
         for generation, drawn in zip(generations, tokens, strict=True):
             if isinstance(drawn, Drawn):
                 generation.push(drawn)

@@ -82,3 +82,12 @@ class Command:
 
 
 Job = GenerateJob | ScoreJob
+
+
+def stop(job: Job, error: Exception) -> None:
+    """Let nothing more be computed for a job. An answer ends with what came so far; of a score
+    there are no parts, so `error` is its answer.
+    """
+    if not job.cancelled and isinstance(job, ScoreJob):
+        job.mailbox.put(error)
+    job.cancelled = True

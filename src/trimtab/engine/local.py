@@ -167,13 +167,13 @@ class LocalEngine:
         deadline = time.monotonic() + deadline_s
         while self._thread.is_alive() and time.monotonic() < deadline:
             await asyncio.sleep(POLL_S)
-        self._cancel_all()
+        self._stop_all()
         await asyncio.to_thread(self._thread.join)
 
     def close(self) -> None:
         """Stop at the next step of whatever is computed."""
         self._close()
-        self._cancel_all()
+        self._stop_all()
         self._thread.join()
 
     def alive(self) -> bool:
@@ -241,14 +241,14 @@ class LocalEngine:
         for path in self._paths:
             path.fail_all(error)
 
-    def _cancel_all(self) -> None:
+    def _stop_all(self) -> None:
         stopped = EngineUnavailable("the engine stopped", hint="try again in a moment")
         with self._changed:
             for job in self._arrived:
                 job.mailbox.put(stopped)
             self._arrived = []
         for path in self._paths:
-            path.cancel_all()
+            path.stop_all(stopped)
 
     def _work(self) -> None:
         """The computing thread. What nobody foresaw fails whatever it holds, and ends it: the state

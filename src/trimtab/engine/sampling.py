@@ -9,7 +9,7 @@ import hashlib
 import math
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -100,15 +100,26 @@ class Sampler:
         return scores
 
 
-def choose(logits: torch.Tensor, samplers: Sequence[Sampler]) -> list[Drawn | EngineError]:
+Best = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+def best(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first likeliest token of each row of `logits` (rows, vocabulary), in float32, and the
+    logarithm of the sum of its powers, which is not finite where a logit is not.
+    """
+    return logits.argmax(dim=-1), logits.logsumexp(dim=-1)
+
+
+def choose(
+    logits: torch.Tensor, samplers: Sequence[Sampler], best: Best = best
+) -> list[Drawn | EngineError]:
     """The next token of each row of `logits` (rows, vocabulary), or why there is none.
 
     What goes wrong with one row is that row's alone.
     """
     logits = logits.float()
-    normaliser = logits.logsumexp(dim=-1)
-    finite = torch.isfinite(normaliser).tolist()
-    tokens = logits.argmax(dim=-1).tolist()
+    likeliest, normaliser = best(logits)
+    finite, tokens = torch.isfinite(normaliser).tolist(), likeliest.tolist()
     refused: dict[int, EngineError] = {}
     for row, sampler in enumerate(samplers):
         if not finite[row]:

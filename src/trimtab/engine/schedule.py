@@ -7,6 +7,7 @@ cache is full the last to come makes room, and begins again later.
 
 import bisect
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -48,11 +49,15 @@ class Schedule:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def next(self) -> list[Share]:
-        """The shares of the next step; it must be computed, then told to `computed`."""
+    def next(self, beside_streams: float = math.inf) -> list[Share]:
+        """The shares of the next step; it must be computed, then told to `computed`. Where answers
+        have begun, it reads no more of prompts than `beside_streams` tokens.
+        """
         self._admit()
         shares: list[Share] = []
         budget = self._prompt_tokens
+        if any(sequence.streaming for _, _, sequence in self._running):
+            budget = int(min(budget, beside_streams))
         for entry in list(self._running):
             sequence = entry[2]
             count = sequence.portion(budget)

@@ -41,6 +41,11 @@ class Sequence:
         raise NotImplementedError
 
     @property
+    def streaming(self) -> bool:
+        """Whether somebody has heard the beginning of it."""
+        return False
+
+    @property
     def left(self) -> int:
         """Tokens that are still to be computed."""
         return len(self.tokens) - self.held
@@ -95,6 +100,10 @@ class Generation(Sequence):
         # One that was put off and comes back computes less, but was answered for already.
         if not self.answer.tokens:
             self.answer.cached = self.held
+
+    @property
+    def streaming(self) -> bool:
+        return bool(self.answer.tokens)
 
     @property
     def shareable(self) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from trimtab.engine.backlog import overdue
 from trimtab.engine.faults import unexpected
-from trimtab.engine.jobs import PRIORITIES, GenerateJob, Job, ScoreJob
+from trimtab.engine.jobs import PRIORITIES, GenerateJob, Job, ScoreJob, stop
 from trimtab.engine.layout import MAX_BATCH, MAX_BATCH_TOKENS
 from trimtab.engine.sampling import Sampler
 from trimtab.errors import TrimtabError
@@ -74,9 +74,10 @@ class StaticPath:
         for job in (*self._batch, *self._waiting):
             job.mailbox.put(error)
 
-    def cancel_all(self) -> None:
+    def stop_all(self, error: TrimtabError) -> None:
+        """End everything at the next step, see `stop`."""
         for job in (*self._batch, *self._waiting):
-            job.cancelled = True
+            stop(job, error)
 
     def _begin(self) -> None:
         self._batch = group(self._waiting)

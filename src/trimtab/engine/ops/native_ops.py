@@ -38,6 +38,7 @@ class NativeOps(TorchOps):
             torch.float32: _function(loaded, "linear_float32", "pppiii"),
             torch.bfloat16: _function(loaded, "linear_bfloat16", "pppiii"),
         }
+        self._best = _function(loaded, "best_float32", "pppii")
         self._panel = {
             torch.float32: _function(loaded, "panel_float32", "ppii"),
             torch.bfloat16: _function(loaded, "panel_bfloat16", "ppii"),
@@ -144,6 +145,19 @@ class NativeOps(TorchOps):
         out = gate_up.new_empty(len(gate_up), width)
         self._gate(gate_up.data_ptr(), out.data_ptr(), len(gate_up), width)
         return out
+
+    def best(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits = logits.contiguous()
+        tokens = torch.empty(len(logits), dtype=torch.long)
+        normalisers = logits.new_empty(len(logits))
+        self._best(
+            logits.data_ptr(),
+            tokens.data_ptr(),
+            normalisers.data_ptr(),
+            len(logits),
+            logits.shape[1],
+        )
+        return tokens, normalisers
 
     def adapt(
         self, y: torch.Tensor, x: torch.Tensor, segments: Sequence[tuple[int, int, Pair]]

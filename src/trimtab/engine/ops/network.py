@@ -1,7 +1,7 @@
 """All layers of a step in one compiled call, for float32 over panels.
 
-Between two kernels Python would cost a step of few tokens a fifth of its time, and each return from
-a kernel would wait for whoever else runs in the interpreter. Knows how kernels/network.h lays its
+Python between the kernels would be much of a step of few tokens, and each return from a kernel
+would wait for whoever else runs in the interpreter. Knows how kernels/network.h lays its
 structures out.
 """
 

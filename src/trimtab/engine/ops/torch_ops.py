@@ -10,6 +10,7 @@ from trimtab.engine.cache import Cache
 from trimtab.engine.family import Shape
 from trimtab.engine.linear import Linear, plain
 from trimtab.engine.lora import Pair
+from trimtab.engine.sampling import best
 from trimtab.engine.weights import Layer
 
 
@@ -105,6 +106,10 @@ class TorchOps:
         """SwiGLU: silu of the first half, times the second."""
         gate, up = gate_up.chunk(2, dim=1)
         return functional.silu(gate) * up
+
+    def best(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """See sampling.best."""
+        return best(logits)
 
     def adapt(
         self, y: torch.Tensor, x: torch.Tensor, segments: Sequence[tuple[int, int, Pair]]

@@ -44,6 +44,9 @@ void through(float* x, const Layer* layers, const Network* network, const Step* 
              float* values) {
     through(x, layers, *network, *step, keys, values);
 }
+void best_float32(const float* logits, int64_t* tokens, float* normalisers, int rows, int width) {
+    best(logits, tokens, normalisers, rows, width);
+}
 void panel_float32(const float* rows, float* panels, int outputs, int inputs) {
     panel(rows, panels, outputs, inputs);
 }

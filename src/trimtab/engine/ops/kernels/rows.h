@@ -100,4 +100,30 @@ void gate(const T* gate_up, T* out, int tokens, int width) {
     }
 }
 
+// Of each row of logits the first largest, and the logarithm of the sum of all powers; that is not
+// finite where a logit is not.
+void best(const float* logits, int64_t* tokens, float* normalisers, int rows, int width) {
+#pragma omp parallel for schedule(dynamic, 1)
+    for (int row = 0; row < rows; row++) {
+        const float* v = logits + size_t(row) * width;
+        Floats most = spread(-std::numeric_limits<float>::infinity());
+        int i = 0;
+        for (; i + LANES <= width; i += LANES) {
+            Floats lanes = load_lanes(v + i);
+            most = lanes > most ? lanes : most;
+        }
+        float top = most[0];
+        for (int lane = 1; lane < LANES; lane++) top = std::max(top, most[lane]);
+        for (; i < width; i++) top = std::max(top, v[i]);
+        Floats sums = {};
+        for (i = 0; i + LANES <= width; i += LANES) sums += exponential(load_lanes(v + i) - top);
+        float total = sum(sums);
+        for (; i < width; i++) total += std::exp(v[i] - top);
+        int64_t first = 0;
+        while (first < width - 1 && v[first] != top) first++;
+        tokens[row] = first;
+        normalisers[row] = top + std::log(total);
+    }
+}
+
 }  // namespace
