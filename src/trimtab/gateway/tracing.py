@@ -4,8 +4,9 @@ Knows the header alone, not what is traced.
 """
 
 import re
-import secrets
 from dataclasses import dataclass, replace
+
+from trimtab.store.ids import random_bytes
 
 # version 00 has these four fields; a later version may append more behind a dash.
 _HEADER = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
@@ -39,8 +40,8 @@ class Trace:
     def of_header(cls, header: str | None) -> "Trace":
         """Continue the caller's trace; an absent or invalid header starts a new one."""
         parsed = _parsed(header or "")
-        trace_id, parent_id, sampled = parsed or (secrets.token_hex(16), None, False)
-        return cls(trace_id, secrets.token_hex(8), sampled, parent_id)
+        trace_id, parent_id, sampled = parsed or (random_bytes().hex(), None, False)
+        return cls(trace_id, random_bytes()[:8].hex(), sampled, parent_id)
 
 
 def _parsed(header: str) -> tuple[str, str, bool] | None:

@@ -1,6 +1,5 @@
 """What a hold is and how its row reads. The rules of reserving and settling are the `till`'s."""
 
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -8,6 +7,7 @@ from typing import Any, Literal
 from trimtab.errors import LedgerError
 from trimtab.ledger.tables import KEEP_HOLDS, LOCK_HOLDS, NOTE_HOLD, READ_HOLDS, holds
 from trimtab.store.database import Connection
+from trimtab.store.ids import new_id
 
 # A hold that outlives processes belongs to work that does: whoever keeps that work closes it.
 NEVER_US = 2**62
@@ -58,7 +58,7 @@ class Wanted:
     unit: int = 0
     units: int = 0
     least: int = 0
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    id: str = field(default_factory=new_id)
 
 
 def find(connection: Connection, request_id: str) -> Hold | None:

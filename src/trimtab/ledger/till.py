@@ -4,7 +4,6 @@ Budgets are read once, in an order that is the same for everybody (so that two t
 each other), changed in memory, and written once. A till that is not written has changed nothing.
 """
 
-import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Literal
@@ -16,6 +15,7 @@ from trimtab.ledger.money import show
 from trimtab.ledger.reservation import Hold, Wanted
 from trimtab.ledger.tables import DELETE_HOLDS, MAKE_HOLDS, SPEND, WRITE_HOLDS, database_now
 from trimtab.store.database import Connection
+from trimtab.store.ids import new_id
 
 
 class Till:
@@ -184,7 +184,7 @@ class Till:
             budget.warn()
         self._spends.append(
             {
-                "id": uuid.uuid4().hex,
+                "id": new_id(),
                 "key_id": hold.key_id,
                 "request_id": hold.request_id,
                 "amount_nano": amount,
