@@ -1,11 +1,12 @@
 """An engine in another process, spoken to over its Unix socket. Needs no torch.
 
-Calls share one connection. It is opened for the first of them and closed after the last, so there
-is nothing to close by hand, and nothing that a restart of the engine leaves stale.
+Calls share one connection. It is opened for the first of them and closed soon after the last, so
+there is nothing to close by hand, and nothing that a restart of the engine leaves stale.
 """
 
 import asyncio
 import itertools
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -41,6 +42,10 @@ from trimtab.inference import (
     Vector,
     VersionFiles,
 )
+
+# How long a connection waits for another call after the last one.
+LINGER_S = 1.0
+READ_BYTES = 2**18
 
 HINT = "it may be starting or restarting; try again in a moment"
 
@@ -112,16 +117,23 @@ class RemoteEngine:
 class _Replies:
     """What comes back for one call. `over` says that its last frame is here."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.over = False
-        self._arrived: asyncio.Queue[Reply | EngineUnavailable] = asyncio.Queue()
+        self._loop = loop
+        self._arrived: deque[Reply | EngineUnavailable] = deque()
+        self._waiting: asyncio.Future[None] | None = None
 
     def put(self, reply: Reply | EngineUnavailable) -> None:
-        self._arrived.put_nowait(reply)
+        self._arrived.append(reply)
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
     async def next(self) -> Reply:
-        """The next frame; raises the error that a frame carries."""
-        reply = await self._arrived.get()
+        """The next frame; raises the error that a frame carries. One caller waits at a time."""
+        while not self._arrived:
+            self._waiting = self._loop.create_future()
+            await self._waiting
+        reply = self._arrived.popleft()
         if isinstance(reply, EngineUnavailable):
             self.over = True
             raise reply
@@ -140,6 +152,7 @@ class _Line:
         self._socket = socket
         self._calls: dict[str, _Replies] = {}
         self._ids = itertools.count(1)
+        self._last = ""
         self._opening = asyncio.Lock()
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -147,16 +160,17 @@ class _Line:
     @asynccontextmanager
     async def call(self, make: Callable[[str], Call]) -> AsyncIterator[_Replies]:
         """Send what `make` makes of a new id. A call left before it is over is cancelled."""
-        id, replies = str(next(self._ids)), _Replies()
+        id, replies = str(next(self._ids)), _Replies(self.loop)
         self._calls[id] = replies
+        self._last = id
         try:
             await self._send(make(id))
             yield replies
         finally:
             del self._calls[id]
             if not self._calls:
-                self._close()
-            elif not replies.over and self._writer is not None and not self.gone:
+                self.loop.call_later(LINGER_S, self._close_where_idle, self._last)
+            if not replies.over and self._writer is not None and not self.gone:
                 self._writer.write(encode_call(Cancel(id)))
 
     async def _send(self, call: Call) -> None:
@@ -175,6 +189,8 @@ class _Line:
             raise self._unavailable(error.strerror or "the connection broke") from error
 
     async def _open(self) -> asyncio.StreamWriter:
+        if self._writer is not None:
+            return self._writer
         async with self._opening:
             if self._writer is None:
                 reader, self._writer = await asyncio.open_unix_connection(
@@ -187,28 +203,44 @@ class _Line:
         """Hand out frames until the engine goes away; then tell every call in flight."""
         reason: Failed | EngineUnavailable = self._unavailable("it went away")
         try:
-            while frame := await reader.readline():
+            async for frame in _frames(reader):
                 reply = decode_reply(frame)
                 if isinstance(reply, Failed) and not reply.id:
                     reason = reply
                     break
                 if reply.id in self._calls:
                     self._calls[reply.id].put(reply)
-        except (OSError, ValueError, RequestRefused) as error:
+        except (OSError, RequestRefused) as error:
             reason = self._unavailable(str(error))
-        self.gone = True
+        finally:
+            self.gone = True
+            # Also where the event loop ends before the connection has lingered.
+            if self._writer is not None:
+                self._writer.close()
         for replies in self._calls.values():
             replies.put(reason)
 
-    def _close(self) -> None:
+    def _close_where_idle(self, last: str) -> None:
+        """Unless a call came after the `last`."""
+        if self._last != last or self._calls:
+            return
         self.gone = True
         if self._reading is not None:
             self._reading.cancel()
-        if self._writer is not None:
-            self._writer.close()
 
     def _unavailable(self, why: str) -> EngineUnavailable:
         return EngineUnavailable(f"engine at {self._socket}: {why}", hint=HINT)
+
+
+async def _frames(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+    """Lines, as many at a time as have come. Raises RequestRefused for one above MAX_FRAME."""
+    begun = b""
+    while data := await reader.read(READ_BYTES):
+        *whole, begun = (begun + data).split(b"\n")
+        for line in whole:
+            yield line
+        if len(begun) > MAX_FRAME:
+            raise RequestRefused(f"a frame is longer than {MAX_FRAME} bytes", hint=HINT)
 
 
 def _unexpected(reply: Reply) -> EngineError:
