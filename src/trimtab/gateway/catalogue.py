@@ -95,6 +95,8 @@ class Catalogue:
         self._able: dict[str, tuple[float, Engine, Capabilities]] = {}
         self._loading: Shared[Engine] = Shared()
         self._looking: Shared[Resolved] = Shared()
+        # Who answers for a name, worked out once for each time that the deployments are read.
+        self._resolved: dict[str, Resolved] = {}
 
     async def resolve(self, model: str) -> Resolved:
         """Who answers for a deployment's name, or for a hash or its first characters.
@@ -103,8 +105,11 @@ class Catalogue:
         the version was never verified.
         """
         if time.monotonic() - self._read_at < FRESH_S:
-            known = self._at_hand(model)
+            # Of the reading that this begins with: a thread may put another in its place.
+            resolved = self._resolved
+            known = resolved.get(model) or self._at_hand(model)
             if known is not None:
+                resolved[model] = known
                 return known
         return await self._looking.do(
             model,
@@ -220,7 +225,7 @@ class Catalogue:
         read_at = time.monotonic()
         found = {found.name: found for found in deployments.list(connection)}
         self._policies = policies.list(connection)
-        self._deployments, self._read_at = found, read_at
+        self._deployments, self._resolved, self._read_at = found, {}, read_at
         return found
 
     def _version(self, connection: Connection, content: str) -> Served:

@@ -1,5 +1,6 @@
 """`POST /v1/chat/completions` and `/v1/completions`, for any client of OpenAI's API."""
 
+import json
 import time
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -62,6 +63,20 @@ async def completions(
     return await _answered(Completions(), body, body.ours(), request, desk, idempotency_key)
 
 
+class Mold:
+    """The pieces of a stream differ in their text alone: what is around it is written once."""
+
+    # Of what no name may hold, so that it stands in a piece once.
+    MARK = "\x00"
+
+    def __init__(self, marked: Envelope) -> None:
+        around = _event(marked)
+        self._head, self._tail = around.split(json.dumps(self.MARK).encode())
+
+    def event(self, text: str) -> bytes:
+        return self._head + json.dumps(text, ensure_ascii=False).encode() + self._tail
+
+
 class Chat:
     """How a dialogue's answer and its pieces look; of an `offer`, with the calls of tools in it."""
 
@@ -71,6 +86,7 @@ class Chat:
         self._offer = offer
         self._reading = None if offer is None else offer.listener()
         self._first = True
+        self._mold: Mold | None = None
 
     def whole(self, visit: Visit, work: Generation) -> Envelope:
         choices = [self._choice(visit.id, choice) for choice in work.choices]
@@ -89,10 +105,15 @@ class Chat:
             logprobs=self._logprobs(choice),
         )
 
-    def pieces(self, visit: Visit, text: str) -> list[Envelope]:
+    def piece(self, visit: Visit, text: str) -> Envelope | bytes | None:
         """What goes out for a piece of text; a part of a call waits for its end."""
         told = text if self._reading is None else self._reading.push(text)
-        return [self._delta(visit, Delta(content=told))] if told else []
+        if not told:
+            return None
+        if self._first:
+            return self._delta(visit, Delta(content=told))
+        self._mold = self._mold or Mold(self._delta(visit, Delta(content=Mold.MARK)))
+        return self._mold.event(told)
 
     def end(self, visit: Visit, work: Generation) -> list[Envelope]:
         """What is left of the whole answer, and why it ended, with the log-probabilities of all
@@ -134,6 +155,9 @@ class Completions:
 
     route = "completions"
 
+    def __init__(self) -> None:
+        self._mold: Mold | None = None
+
     def whole(self, visit: Visit, work: Generation) -> Envelope:
         choices = [
             TextChoice(
@@ -146,8 +170,11 @@ class Completions:
         ]
         return CompletionAnswer(**_around(visit, "text_completion"), choices=choices)
 
-    def pieces(self, visit: Visit, text: str) -> list[Envelope]:
-        return [self._chunk(visit, [TextChoice(text=text, finish_reason=None)])]
+    def piece(self, visit: Visit, text: str) -> bytes:
+        if self._mold is None:
+            marked = TextChoice(text=Mold.MARK, finish_reason=None)
+            self._mold = Mold(self._chunk(visit, [marked]))
+        return self._mold.event(text)
 
     def end(self, visit: Visit, work: Generation) -> list[Envelope]:
         [told] = work.choices
@@ -174,8 +201,7 @@ class Theirs:
     def event(self, event: str, data: BaseModel, mark: int | None) -> bytes:
         if event == "end":
             return b"data: [DONE]\n\n"
-        # A piece leaves out what it has not; a choice's finish_reason is null until it has one.
-        return f"data: {_sparse(data)}\n\n".encode()
+        return _event(data)
 
     def error(self, problem: Problem, trace_id: str) -> bytes:
         told = canonical_json(problems.openai_body(problem, trace_id))
@@ -223,7 +249,7 @@ async def _streamed(
     emit: Emit
 
     async def hear(text: str) -> None:
-        for piece in shape.pieces(visit, text):
+        if (piece := shape.piece(visit, text)) is not None:
             await emit("piece", piece)
 
     work = Generation(body, hear)
@@ -290,8 +316,9 @@ def _end_of(choice: Choice) -> Literal["stop", "length"]:
     return "length" if choice.finish_reason == "length" else "stop"
 
 
-def _sparse(data: BaseModel) -> str:
+def _event(data: BaseModel) -> bytes:
+    """A piece leaves out what it has not; a choice's finish_reason is null until it has one."""
     found = data.model_dump(exclude_none=True)
     for choice in found.get("choices", []):
         choice.setdefault("finish_reason", None)
-    return canonical_json(found).decode()
+    return b"data: " + canonical_json(found) + b"\n\n"

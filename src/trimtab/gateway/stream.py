@@ -27,9 +27,12 @@ Result = TypeVar("Result")
 
 
 class Emit(Protocol):
-    """Sends one event; `mark` is the id by which a client may ask for what comes after it."""
+    """Sends one event; `mark` is the id by which a client may ask for what comes after it. Bytes
+    are an event that is written already."""
 
-    async def __call__(self, event: str, data: BaseModel, mark: int | None = None) -> None: ...
+    async def __call__(
+        self, event: str, data: BaseModel | bytes, mark: int | None = None
+    ) -> None: ...
 
 
 class Write(Protocol):
@@ -44,18 +47,23 @@ async def unless_gone(
     """The result of `work`, which is cancelled at once when the client goes (ClientGone), or when
     its time is over (Problem); None for work that has an end of its own. The request's body must
     have been read to its end."""
-    limit = None if left_s is None else max(0.0, left_s)
-    working = asyncio.ensure_future(work)
+    left = None if left_s is None else max(0.0, left_s)
     going = asyncio.ensure_future(_gone(receive))
     try:
-        await asyncio.wait((working, going), timeout=limit, return_when=asyncio.FIRST_COMPLETED)
-        if working.done():
-            return working.result()
+        async with asyncio.timeout(left) as limit:
+            going.add_done_callback(ends := lambda _: limit.reschedule(0.0))
+            try:
+                return await work
+            finally:
+                going.remove_done_callback(ends)
+    except TimeoutError:
+        if not limit.expired():
+            raise
         if going.done():
-            raise ClientGone("the client closed the connection")
-        raise too_late()
+            raise ClientGone("the client closed the connection") from None
+        raise too_late() from None
     finally:
-        await _cancelled(working, going)
+        going.cancel()
 
 
 async def in_time(work: Coroutine[Any, Any, Result], left_s: float) -> Result:
@@ -138,8 +146,10 @@ class EventStream(Response):
             except TimeoutError:
                 raise ClientGone("the client stopped reading") from None
 
-        async def emit(event: str, data: BaseModel, mark: int | None = None) -> None:
-            await write(self._dialect.event(event, data, mark))
+        async def emit(event: str, data: BaseModel | bytes, mark: int | None = None) -> None:
+            if not isinstance(data, bytes):
+                data = self._dialect.event(event, data, mark)
+            await write(data)
 
         beating = asyncio.ensure_future(_beat(head, write))
         try:

@@ -4,7 +4,6 @@ Only a value that fills as the request goes on; what the ledger and the journal 
 `books`.
 """
 
-import secrets
 import time
 from collections.abc import Callable, MutableMapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from trimtab.inference import Chunk, FinishReason, Priority, Runtime, Usage
 from trimtab.ledger.money import Price, usd
 from trimtab.ledger.reservation import Hold
 from trimtab.store.database import Connection
+from trimtab.store.ids import new_id
 
 SAFE_TEMPLATE = "safe_template"
 
@@ -88,7 +88,7 @@ class Visit:
             state.trace_id = body.trace_id
             state.trace = state.trace.renamed(body.trace_id)
         return cls(
-            id=f"req_{secrets.token_hex(16)}",
+            id=f"req_{new_id()}",
             route=route,
             key=state.key,
             model=body.model,
@@ -128,16 +128,19 @@ class Visit:
         """
         if self.ttft_ms is None and chunk.tokens:
             self.ttft_ms = self.elapsed_ms()
-        before = self.counted.get(choice, Usage(prompt_tokens, 0))
+        counted = self.counted
         if chunk.usage is not None:
-            self.counted[choice] = chunk.usage
+            counted[choice] = chunk.usage
         elif chunk.tokens:
-            self.counted[choice] = Usage(prompt_tokens, before.completion + len(chunk.tokens))
-        if counted := self.counted.values():
+            before = counted[choice].completion if choice in counted else 0
+            counted[choice] = Usage(prompt_tokens, before + len(chunk.tokens))
+        if len(counted) == 1:
+            [self.usage] = counted.values()
+        elif counted:
             self.usage = Usage(
-                max(usage.prompt for usage in counted),
-                sum(usage.completion for usage in counted),
-                min(usage.cached for usage in counted),
+                max(usage.prompt for usage in counted.values()),
+                sum(usage.completion for usage in counted.values()),
+                min(usage.cached for usage in counted.values()),
             )
 
     def answered(self) -> dict[str, Any]:
