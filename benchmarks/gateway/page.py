@@ -34,7 +34,8 @@ def page(found: dict[str, Any]) -> str:
         "",
         "`added_*` is a quantile through the gateway less the same quantile of direct calls in the",
         "same round, at an open loop with an upstream that takes 100 ms. A dash: not every request",
-        "was answered within 30 s.",
+        "was answered within 30 s, at this rate or a lower one. Memory is read after as many",
+        "requests as the last row tells; what it has grown by counts from the end of the rounds.",
         "",
     ]
     return "\n".join(lines)
