@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, QueuePool, create_engine, event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
@@ -23,6 +23,7 @@ __all__ = ["Connection", "Database"]
 BUSY_S = 10.0
 _WRITES = "trimtab_writes"
 _DURABLE = "trimtab_durable"
+_PRAGMAS = "trimtab_pragmas"
 
 
 class Database:
@@ -85,7 +86,10 @@ def _checked(url: str | URL) -> URL:
 
 def _engine(url: URL) -> Engine:
     if url.drivername == "sqlite":
-        engine = create_engine(url, connect_args={"timeout": BUSY_S})
+        # The last one used has its pages at hand, and is set for the same kind of work.
+        engine = create_engine(
+            url, connect_args={"timeout": BUSY_S}, poolclass=QueuePool, pool_use_lifo=True
+        )
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
@@ -107,11 +111,13 @@ def _prepare_sqlite(connection: Any, record: Any) -> None:
 
 def _begin_sqlite(connection: Connection) -> None:
     options = connection.get_execution_options()
-    if not options.get(_WRITES, True):
-        run(connection, "PRAGMA query_only=ON")
-        run(connection, "BEGIN")
-        return
-    run(connection, "PRAGMA query_only=OFF")
+    writes = options.get(_WRITES, True)
     level = "FULL" if options.get(_DURABLE, True) else "NORMAL"
-    run(connection, f"PRAGMA synchronous={level}")
-    run(connection, "BEGIN IMMEDIATE")
+    wanted = [f"query_only={'OFF' if writes else 'ON'}"]
+    wanted += [f"synchronous={level}"] if writes else []
+    if connection.info.get(_PRAGMAS) != wanted:
+        connection.info.pop(_PRAGMAS, None)
+        for pragma in wanted:
+            run(connection, f"PRAGMA {pragma}")
+        connection.info[_PRAGMAS] = wanted
+    run(connection, "BEGIN IMMEDIATE" if writes else "BEGIN")
