@@ -8,9 +8,8 @@ transaction was in the way of (a deadlock) is done once more.
 
 import asyncio
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, TypeVar
-
-import anyio.to_thread
 
 from trimtab.errors import StorageFull, StoreClosed, StoreConflict, StoreError, StoreRefused
 from trimtab.store.database import Connection, Database
@@ -35,7 +34,7 @@ class GroupCommit(Generic[Item]):
         self._work = work
         self._waiting: list[tuple[Item, asyncio.Future[Any]]] = []
         self._running: asyncio.Task[None] | None = None
-        self._thread = anyio.CapacityLimiter(1)
+        self._thread = ThreadPoolExecutor(1, "commit")
 
     async def do(self, item: Item) -> Any:
         """The item's result, when it is committed. What leaves meanwhile does not stop it."""
@@ -51,11 +50,12 @@ class GroupCommit(Generic[Item]):
             await asyncio.shield(self._running)
 
     async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
         while self._waiting:
             batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
             items = [item for item, _ in batch]
             try:
-                results = await anyio.to_thread.run_sync(self._commit, items, limiter=self._thread)
+                results = await loop.run_in_executor(self._thread, self._commit, items)
             except Exception as error:  # no thread could be had
                 results = [error] * len(batch)
             for (_, done), result in zip(batch, results, strict=True):

@@ -166,7 +166,8 @@ class ChatBody(Common):
 
     def ours(self) -> Dialogue:
         choice = self.tool_choice or "auto"
-        return Dialogue(
+        # What is in it was checked here.
+        return Dialogue.model_construct(
             **self.sampling(),
             turns=tuple(turn.message() for turn in self.messages),
             max_tokens=self.max_completion_tokens or self.max_tokens,
@@ -190,7 +191,7 @@ class CompletionBody(Common):
 
     def ours(self) -> Continued:
         prompt = self.prompt if isinstance(self.prompt, str) else self.prompt[0]
-        return Continued(
+        return Continued.model_construct(
             **self.sampling(),
             prompt=prompt,
             max_tokens=self.max_tokens or 16,
