@@ -5,6 +5,8 @@ for want of the lock), and `durable` chooses between surviving a loss of power (
 `kill -9` alone (NORMAL, a fraction of the price). PostgreSQL is always durable.
 """
 
+import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -21,6 +23,8 @@ from trimtab.store.prepared import run
 __all__ = ["Connection", "Database"]
 
 BUSY_S = 10.0
+# How long it is between two looks at a lock that another process holds, at first and at last.
+LOOK_S, LONGEST_LOOK_S = 0.0003, 0.01
 _WRITES = "trimtab_writes"
 _DURABLE = "trimtab_durable"
 _PRAGMAS = "trimtab_pragmas"
@@ -113,11 +117,38 @@ def _begin_sqlite(connection: Connection) -> None:
     options = connection.get_execution_options()
     writes = options.get(_WRITES, True)
     level = "FULL" if options.get(_DURABLE, True) else "NORMAL"
-    wanted = [f"query_only={'OFF' if writes else 'ON'}"]
-    wanted += [f"synchronous={level}"] if writes else []
+    if writes:
+        # We wait for the lock, not SQLite: see below.
+        wanted = ["query_only=OFF", f"synchronous={level}", "busy_timeout=0"]
+    else:
+        wanted = ["query_only=ON", f"busy_timeout={round(BUSY_S * 1000)}"]
     if connection.info.get(_PRAGMAS) != wanted:
         connection.info.pop(_PRAGMAS, None)
         for pragma in wanted:
             run(connection, f"PRAGMA {pragma}")
         connection.info[_PRAGMAS] = wanted
-    run(connection, "BEGIN IMMEDIATE" if writes else "BEGIN")
+    if writes:
+        _take_lock(connection)
+    else:
+        run(connection, "BEGIN")
+
+
+def _take_lock(connection: Connection) -> None:
+    """Begin to write, as soon as nobody else does; gives up after BUSY_S.
+
+    SQLite would sleep longer after each look, up to a tenth of a second, though others hold it for
+    a millisecond or two.
+    """
+    driver: Any = connection.connection.dbapi_connection
+    until, wait_s = time.monotonic() + BUSY_S, LOOK_S
+    while time.monotonic() < until:
+        try:
+            driver.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
+                break
+        else:
+            return
+        time.sleep(wait_s)
+        wait_s = min(LONGEST_LOOK_S, wait_s * 1.25)
+    run(connection, "BEGIN IMMEDIATE")
