@@ -22,6 +22,8 @@ DEADLINE_S = 120.0
 VERDICT_S = 0.1
 # How long a client may leave its full buffer unread before the stream is given up.
 PATIENCE_S = 30.0
+# So much may wait to leave with the next write.
+OUTBOX_BYTES = 64 * 1024
 
 Result = TypeVar("Result")
 
@@ -113,8 +115,46 @@ class Ours:
         return b"event: error\ndata: " + told + b"\n\n"
 
 
+class _Outbox:
+    """Events on their way out. Those of one turn of the loop leave in one write; while the client
+    has no room for it, or much is waiting, whoever has more to say waits."""
+
+    def __init__(self, write: Write) -> None:
+        self._write = write
+        self._said: list[bytes] = []
+        self._bytes = 0
+        self._leaving: asyncio.Future[None] | None = None
+
+    async def put(self, event: bytes) -> None:
+        """Raises ClientGone."""
+        if self._leaving is not None and self._leaving.done():
+            self._leaving.result()
+            self._leaving = None
+        self._said.append(event)
+        self._bytes += len(event)
+        if self._leaving is None:
+            self._leaving = asyncio.ensure_future(self._leave())
+        if self._bytes > OUTBOX_BYTES:
+            await self.empty()
+
+    async def empty(self) -> None:
+        """Wait until everything has left. Raises ClientGone."""
+        if self._leaving is not None:
+            await asyncio.shield(self._leaving)
+
+    async def drop(self) -> None:
+        if self._leaving is not None:
+            await _cancelled(self._leaving)
+
+    async def _leave(self) -> None:
+        while self._said:
+            events, self._said = b"".join(self._said), []
+            await self._write(events)
+            self._bytes -= len(events)
+
+
 class EventStream(Response):
-    """Runs `produce` while the client reads. Nothing is queued: a write waits for the client.
+    """Runs `produce` while the client reads, at its pace.
 
     `produce` is handed the way to send an event and the connection's `receive`. What it raises is
     an answer of its own as long as nothing was sent, and an error in the stream from then on.
@@ -149,29 +189,34 @@ class EventStream(Response):
         async def emit(event: str, data: BaseModel | bytes, mark: int | None = None) -> None:
             if not isinstance(data, bytes):
                 data = self._dialect.event(event, data, mark)
-            await write(data)
+            await outbox.put(data)
 
+        outbox = _Outbox(write)
         beating = asyncio.ensure_future(_beat(head, write))
         try:
-            await self._told(head, emit, write, receive)
+            await self._told(head, emit, outbox, receive)
+            await outbox.empty()
             await write(b"", more=False)
         except ClientGone:
             # `produce` has closed its books; there is nobody left to tell.
             return
         finally:
             await _cancelled(beating)
+            await outbox.drop()
 
-    async def _told(self, head: "_Head", emit: Emit, write: Write, receive: Receive) -> None:
+    async def _told(self, head: "_Head", emit: Emit, outbox: _Outbox, receive: Receive) -> None:
         """Errors after the first byte are an event: the status was 200 long ago."""
         try:
             await self._produce(emit, receive)
         except ClientGone:
             raise
         except BaseException as error:
+            await outbox.empty()
             if not head.begun and isinstance(error, Exception):
                 raise
             problem = problems.noted(error, self._trace_id)
-            await write(self._dialect.error(problem, self._trace_id))
+            await outbox.put(self._dialect.error(problem, self._trace_id))
+            await outbox.empty()
             if not isinstance(error, Exception):
                 raise
 
