@@ -1,7 +1,7 @@
 """An engine in another process, spoken to over its Unix socket. Needs no torch.
 
-Calls share one connection. It is opened for the first of them and closed soon after the last, so
-there is nothing to close by hand, and nothing that a restart of the engine leaves stale.
+Calls share one connection. It is opened for the first of them and closed after the last, so there
+is nothing to close by hand, and nothing that a restart of the engine leaves stale.
 """
 
 import asyncio
@@ -43,8 +43,6 @@ from trimtab.inference import (
     VersionFiles,
 )
 
-# How long a connection waits for another call after the last one.
-LINGER_S = 1.0
 READ_BYTES = 2**18
 
 HINT = "it may be starting or restarting; try again in a moment"
@@ -152,7 +150,6 @@ class _Line:
         self._socket = socket
         self._calls: dict[str, _Replies] = {}
         self._ids = itertools.count(1)
-        self._last = ""
         self._opening = asyncio.Lock()
         self._writer: asyncio.StreamWriter | None = None
         self._reading: asyncio.Task[None] | None = None
@@ -162,15 +159,14 @@ class _Line:
         """Send what `make` makes of a new id. A call left before it is over is cancelled."""
         id, replies = str(next(self._ids)), _Replies(self.loop)
         self._calls[id] = replies
-        self._last = id
         try:
             await self._send(make(id))
             yield replies
         finally:
             del self._calls[id]
             if not self._calls:
-                self.loop.call_later(LINGER_S, self._close_where_idle, self._last)
-            if not replies.over and self._writer is not None and not self.gone:
+                self._close()
+            elif not replies.over and self._writer is not None and not self.gone:
                 self._writer.write(encode_call(Cancel(id)))
 
     async def _send(self, call: Call) -> None:
@@ -212,21 +208,16 @@ class _Line:
                     self._calls[reply.id].put(reply)
         except (OSError, RequestRefused) as error:
             reason = self._unavailable(str(error))
-        finally:
-            self.gone = True
-            # Also where the event loop ends before the connection has lingered.
-            if self._writer is not None:
-                self._writer.close()
+        self.gone = True
         for replies in self._calls.values():
             replies.put(reason)
 
-    def _close_where_idle(self, last: str) -> None:
-        """Unless a call came after the `last`."""
-        if self._last != last or self._calls:
-            return
+    def _close(self) -> None:
         self.gone = True
         if self._reading is not None:
             self._reading.cancel()
+        if self._writer is not None:
+            self._writer.close()
 
     def _unavailable(self, why: str) -> EngineUnavailable:
         return EngineUnavailable(f"engine at {self._socket}: {why}", hint=HINT)
