@@ -7,7 +7,7 @@ VLLM ?= .venv-vllm
 # One file of pins for each Python; its header says whether the tests were run with it.
 CONSTRAINTS = constraints/$(shell $(or $(PYTHON),false) -c 'import sys; print("py%d%d" % sys.version_info[:2])' 2>/dev/null).txt
 
-.PHONY: help demo test test-vllm lint lock bench-demo bench-gateway bench-serve bench-train bench-matrix test-crash test-fuzz test-clients test-mutation test-learning clean
+.PHONY: help demo test test-vllm lint lock bench-demo bench-gateway bench-serve bench-train bench-matrix test-crash test-fuzz test-clients test-mutation test-learning test-distributed clean
 .DEFAULT_GOAL := help
 
 ifneq ($(filter-out help clean,$(or $(MAKECMDGOALS),help)),)
@@ -52,6 +52,10 @@ test-mutation: $(VENV)/.dev ## Campaign: small faults planted in ledger, limits 
 
 test-learning: $(VENV)/.dev ## Campaign: does each objective learn, on what was held out? TRIMTAB_DATA names public data
 	@$(BIN)/python -m tests.learning.campaign
+
+test-distributed: $(VENV)/.dev ## Campaign: every launcher and sharding with two ranks, against one process
+	@$(BIN)/python constraints/install.py $(CONSTRAINTS) train,serve,deepspeed,dev
+	@$(BIN)/python -m tests.train.launch_campaign
 
 bench-demo: $(VENV)/.dev ## Measure the demo and write docs/benchmarks/demo.json
 	@$(BIN)/python -m benchmarks.demo

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
-EXTRAS = "train,serve,qlora,ray,postgres,mlflow,otel,dev"
+EXTRAS = "train,serve,qlora,ray,deepspeed,postgres,mlflow,otel,dev"
 PYTHONS = ((3, 11), (3, 12), (3, 13))
 # No local label: 2.13.0 matches the CPU build and a plain one alike.
 TORCH = "torch==2.13.0"

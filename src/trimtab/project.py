@@ -73,11 +73,23 @@ class Data(Section):
 
 
 class Launcher(Section):
-    """One process, or one for each device of this machine; and what lies in shards over them."""
+    """How many processes train, what lies in shards over them, and where state that a device has no
+    room for goes. `auto` lets the plan choose, by devices and memory; `ranks` left out is one for
+    each device.
+    """
 
-    kind: Literal["local", "torchrun"] = "local"
-    ranks: Annotated[int, Field(ge=1)] = 1
-    sharding: Literal["none", "fsdp"] = "none"
+    kind: Literal["auto", "local", "torchrun", "tpu"] = "auto"
+    ranks: Annotated[int, Field(ge=1)] | None = None
+    sharding: Literal["none", "fsdp", "zero2", "zero3"] = "none"
+    offload: Literal["none", "cpu", "nvme"] = "none"
+
+    @model_validator(mode="after")
+    def _auto_chooses_all(self) -> "Launcher":
+        if self.kind == "auto" and (
+            self.ranks is not None or self.sharding != "none" or self.offload != "none"
+        ):
+            raise ValueError("chooses ranks, sharding and offload itself: name a kind to set them")
+        return self
 
 
 class Train(Section):

@@ -4,11 +4,14 @@ The long form, with DeepSpeed and Ray, is `make test-distributed`.
 """
 
 import dataclasses
+import importlib.util
 import json
 import signal
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -18,6 +21,7 @@ from tests.train.conftest import Records, small_settings
 from trimtab.errors import ProjectError, RankLost, UserError
 from trimtab.text.chat import ChatFormat
 from trimtab.train.launchers import Launch
+from trimtab.train.launchers.builds import clear_dead_locks
 from trimtab.train.launchers.job import Desk, Job
 from trimtab.train.objectives import objective_of
 from trimtab.train.pairing import check
@@ -211,14 +215,86 @@ def test_a_job_comes_back_as_it_was(
         (Launch("torchrun", 3), {}, "a batch of 4 is not shared out evenly among 3 ranks"),
         (Launch("local", 2), {}, "one process has nothing to shard"),
         (Launch("torchrun", 0), {}, "0 ranks are none"),
+        (Launch("torchrun", 2, "fsdp", "cpu"), {}, "fsdp offloads nothing to cpu"),
+        (Launch("torchrun", 2, "zero3", "nvme"), {}, "wrong losses in each of four trials"),
+        (Launch("torchrun", 1, "zero2", "nvme"), {}, "zero2 offloads nothing to nvme"),
+        (Launch("tpu"), {}, "this machine has no TPU"),
+        (SHARDED, {"method": "qlora"}, "fsdp cannot cut weights of 4 bits"),
+        (SHARDED, {"method": "bottleneck"}, "a bottleneck hangs beside the model"),
+        (TWO, {"validation": 0.1, "patience": 2}, "records held out are looked at by one"),
         (TWO, {"objective": "kto"}, "kto holds each row against the mean of its whole batch"),
         (TWO, {"objective": "grpo"}, "draws its answers from one stream"),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_reason(
-    launch: Launch, changes: dict[str, Any], reason: str
+    launch: Launch, changes: dict[str, Any], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Whether DeepSpeed is installed is another question.
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: ModuleSpec(name, None))
     with pytest.raises(ProjectError, match=reason) as caught:
         check(settings(launch, **changes), ())
     assert caught.value.message.startswith("train.launcher: ")
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("launch", [Launch("torchrun", 2, "zero2"), Launch("torchrun", 1, "zero3")])
+def test_what_is_not_installed_is_named_with_what_brings_it(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ProjectError, match="is not installed") as caught:
+        check(settings(launch), ())
+    assert "pip install 'trimtab[" in caught.value.hint
+
+
+def test_locks_of_dead_builds_are_cleared_and_those_of_living_ones_are_not(tmp_path: Path) -> None:
+    """torch's own lock of a build: a file that its builder made and holds open."""
+    from torch.utils.file_baton import FileBaton
+
+    for name in ("dead", "alive"):
+        (tmp_path / "py311_cpu" / name).mkdir(parents=True)
+    dead = tmp_path / "py311_cpu" / "dead" / "lock"
+    dead.touch()
+    living = FileBaton(str(tmp_path / "py311_cpu" / "alive" / "lock"))
+    assert living.try_acquire()
+    assert clear_dead_locks(tmp_path) == [dead]
+    assert not dead.exists()
+    assert not living.try_acquire()
+    living.release()
+    assert clear_dead_locks(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("launch", "stage", "places"),
+    [
+        (Launch("torchrun", 2, "zero2"), 2, {}),
+        (Launch("torchrun", 2, "zero2", "cpu"), 2, {"offload_optimizer": "cpu"}),
+        (
+            Launch("torchrun", 2, "zero3", "cpu"),
+            3,
+            {"offload_optimizer": "cpu", "offload_param": "cpu"},
+        ),
+        (Launch("torchrun", 1, "zero3", "nvme"), 3, {"offload_optimizer": "nvme"}),
+    ],
+)
+def test_deepspeed_is_told_what_the_launch_says(
+    launch: Launch, stage: int, places: dict[str, str], tmp_path: Path
+) -> None:
+    from trimtab.train.launchers.zero import Zero
+
+    arguments = SimpleNamespace(
+        output_dir=str(tmp_path / "checkpoints"),
+        per_device_train_batch_size=2,
+        max_grad_norm=1.0,
+        bf16=False,
+    )
+    config = Zero(launch).config(arguments)
+    zero = config["zero_optimization"]
+    assert zero.pop("stage") == stage
+    assert {name: place["device"] for name, place in zero.items()} == places
+    if launch.offload == "nvme":
+        assert zero["offload_optimizer"]["nvme_path"] == str(tmp_path / "offload")
+    assert config["gradient_clipping"] == 1.0
+    # The trainer counts the batches of a step, and its optimizer is the one process's.
+    assert config["gradient_accumulation_steps"] == 1
+    assert config["zero_force_ds_cpu_optimizer"] is False

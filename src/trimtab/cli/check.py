@@ -42,14 +42,20 @@ def _faults_beside(project: "Project") -> "Iterator[UserError]":
     """What is wrong with what a sound project file names."""
     from trimtab.data.layout import record_of
     from trimtab.data.sources import read_file
-    from trimtab.errors import UserError
+    from trimtab.errors import ProjectError, UserError
     from trimtab.flows.bases import locate
+    from trimtab.flows.settings import refused_launch
     from trimtab.project import PathSource
 
     try:
         locate(project.base, project.root)
     except UserError as error:
         yield error
+    # How many devices there are is the plan's to find out: that needs torch.
+    if reason := refused_launch(project, 1, project.train.method):
+        yield ProjectError(
+            f"train.launcher: {reason}", hint="docs/guides/distributed.md says what goes together"
+        )
     for source in project.data.sources:
         if not isinstance(source, PathSource):
             continue

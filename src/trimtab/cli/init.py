@@ -42,10 +42,11 @@ data:
 #   rewards: [exact_match]       # or valid_json, FILE.py:FUNCTION, judge:RUBRIC.txt, run:ID
 #   publish: []                  # tensorboard, mlflow (MLFLOW_TRACKING_URI) or mlflow:URI
 #   extra: {{}}                    # anything else that TRL's configuration of the objective knows
-#   launcher:                    # ranks of this machine share out each batch of batch_size
-#     kind: local                # or torchrun
-#     ranks: 1
-#     sharding: none             # each rank has the whole model (DDP), or fsdp
+#   launcher:                    # ranks share out each batch of batch_size
+#     kind: auto                 # by devices and memory; or local, torchrun, tpu
+#     ranks: 2                   # by default one for each device
+#     sharding: none             # each rank has the whole model (DDP); or fsdp, zero2, zero3
+#     offload: none              # of zero2 and zero3: cpu, or nvme
 
 # sweep:                         # trimtab sweep: which of these learns best
 #   over: {{train.learning_rate: [0.0001, 0.0003, 0.001], train.rank: [8, 16, 32]}}

@@ -1,6 +1,7 @@
 """From a project file to what the room `train` takes."""
 
 from trimtab.project import Project
+from trimtab.train.launchers import Launch, refusals
 from trimtab.train.settings import TrainSettings
 
 # Share of the training records that the loss is watched on, where it may end the run.
@@ -8,7 +9,7 @@ HELD_OUT = 0.05
 
 
 def settings_of(project: Project) -> TrainSettings:
-    """The project's `train` section; hours become seconds."""
+    """The project's `train` section; hours become seconds. The launch is the plan's to choose."""
     section = project.train
     hours = section.deadline_hours
     return TrainSettings(
@@ -32,3 +33,24 @@ def settings_of(project: Project) -> TrainSettings:
         patience=section.patience,
         extra=section.extra,
     )
+
+
+def asked_launch(project: Project, devices: int) -> Launch | None:
+    """The launch that the project asks for, on a machine of so many devices; None where the plan
+    is to choose.
+    """
+    asked = project.train.launcher
+    if asked.kind == "auto":
+        return None
+    ranks = 1 if asked.kind == "local" else devices
+    return Launch(asked.kind, asked.ranks or ranks, asked.sharding, asked.offload)
+
+
+def refused_launch(project: Project, devices: int, method: str) -> str:
+    """Every reason against the launch that is asked for; empty where there is none."""
+    launch = asked_launch(project, devices)
+    if launch is None:
+        return ""
+    section = project.train
+    found = refusals(launch, section.objective, method, section.batch_size)
+    return "; ".join(f"{launch}: {no.reason}" for no in found)

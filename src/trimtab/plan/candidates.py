@@ -1,6 +1,6 @@
 """The plan: candidates in the order one should try them, and why the others were refused."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -10,25 +10,26 @@ from trimtab.plan.cost import Cost, training_cost
 from trimtab.plan.machine import Machine
 from trimtab.plan.memory import METHODS, Memory, training_memory
 from trimtab.plan.shape import ModelShape
+from trimtab.plan.spread import ALONE, USABLE, Spread, held
 from trimtab.plan.work import Work
 
-# A prediction may be wrong by this much before a machine runs out of memory.
-USABLE = 0.9
 OTHER_METHOD = "set train.method to one that fits: trimtab plan shows them"
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One way to train, with what it needs."""
+    """One way to train, with what it needs; `memory` is of one device."""
 
     machine: Machine
     method: str
     memory: Memory
     cost: Cost
+    spread: Spread = ALONE
 
     @property
     def name(self) -> str:
-        return f"{self.method} on {self.machine.name}"
+        where = "" if self.spread.kind == "local" else f", {self.spread}"
+        return f"{self.method} on {self.machine.name}{where}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,23 +96,37 @@ class Plan:
         ]
 
 
+Spreads = Callable[[str, Memory, Machine], Spread]
+
+
+def alone(method: str, memory: Memory, machine: Machine) -> Spread:
+    """One process, whatever it needs."""
+    return ALONE
+
+
 def make_plan(
     shape: ModelShape,
     work: Work,
     machines: Sequence[Machine],
     limits: Limits,
     closed: Mapping[str, str] = MappingProxyType({}),
+    spread_of: Spreads = alone,
 ) -> Plan:
-    """Weigh every method on every machine; `closed` tells why a method is not open at all."""
+    """Weigh every method on every machine; `closed` tells why a method is not open at all, and
+    `spread_of` how what a method needs in one process lies over a machine's devices.
+    """
     fit: list[Candidate] = []
     refused: list[Refused] = []
     for machine in machines:
         for method in METHODS:
+            memory = training_memory(shape, work, method, machine.dtype)
+            spread = spread_of(method, memory, machine)
             candidate = Candidate(
                 machine,
                 method,
-                training_memory(shape, work, method, machine.dtype),
-                training_cost(shape, work, method, machine),
+                held(memory, spread, machine.devices),
+                training_cost(shape, work, method, machine, spread.ranks),
+                spread,
             )
             reasons = _against(candidate, limits)
             if method in closed:
@@ -153,6 +168,7 @@ def _to_json(candidate: Candidate) -> dict[str, Any]:
     return {
         "machine": candidate.machine.name,
         "method": candidate.method,
+        "spread": candidate.spread.to_json(),
         "memory": candidate.memory.to_json(),
         "memory_free": candidate.machine.memory,
         "cost": candidate.cost.to_json(),

@@ -11,7 +11,7 @@ CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What can be trained on. `memory` is in bytes, and of the device that computes.
+    """What can be trained on. `memory` is in bytes, and of each of the `devices` that compute.
 
     `rate` is floating-point operations a second of a matrix product in `dtype`; `usd_hour` is 0 on
     one's own machine.
@@ -24,14 +24,22 @@ class Machine:
     memory: int
     rate: float
     usd_hour: float = 0.0
+    devices: int = 1
 
 
 def this_machine(
-    *, device: str, dtype: str, rate: float, device_memory: int = 0, usd_hour: float = 0.0
+    *,
+    device: str,
+    dtype: str,
+    rate: float,
+    device_memory: int = 0,
+    usd_hour: float = 0.0,
+    devices: int = 1,
 ) -> Machine:
     """This machine, with the memory that is free to use now.
 
-    `device_memory` is an accelerator's own, in bytes; 0 means the host's memory counts.
+    `device_memory` is an accelerator's own, in bytes; 0 means the host's memory counts, which
+    several processes share.
     """
     return Machine(
         name="this machine",
@@ -41,6 +49,7 @@ def this_machine(
         memory=device_memory or _free_memory(),
         rate=rate,
         usd_hour=usd_hour,
+        devices=devices,
     )
 
 

@@ -17,12 +17,13 @@ KEPT = 1 << 30
 class Device:
     """Where training runs: `name` as torch knows it, and the dtype the machine does natively.
 
-    `memory` is the accelerator's own, in bytes; 0 on a CPU.
+    `memory` is the accelerator's own, in bytes, 0 on a CPU; `count` how many such there are.
     """
 
     name: str
     dtype: str
     memory: int = 0
+    count: int = 1
 
 
 def device() -> Device:
@@ -31,7 +32,8 @@ def device() -> Device:
 
     if torch.cuda.is_available():
         dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-        return Device("cuda", dtype, torch.cuda.get_device_properties(0).total_memory)
+        memory = torch.cuda.get_device_properties(0).total_memory
+        return Device("cuda", dtype, memory, torch.cuda.device_count())
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     return Device("cpu", "bfloat16" if native else "float32")
 

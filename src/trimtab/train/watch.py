@@ -5,13 +5,10 @@ A callback of transformers' Trainer. Imports transformers; import it only where 
 
 import math
 import resource
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -21,6 +18,7 @@ from trimtab.train import divergence
 from trimtab.train.limits import Ended, Limits
 from trimtab.train.rows import Row
 from trimtab.train.run import StepProgress
+from trimtab.train.signals import terminated
 from trimtab.train.stall import Stalled, StallGuard, hint
 
 STACKS = "stalled.txt"
@@ -79,7 +77,7 @@ class Watch(TrainerCallback):
 
         Raises RunFailed where a step does not end.
         """
-        with _terminated(self._be_preempted):
+        with terminated(self._be_preempted):
             try:
                 with self._guard.watching():
                     yield
@@ -201,23 +199,6 @@ def peak_memory() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-@contextmanager
-def _terminated(told: Callable[[], None]) -> Iterator[None]:
-    """Call `told` on SIGTERM, where this thread may take signals."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def take(_: int, __: FrameType | None) -> None:
-        told()
-
-    before = signal.signal(signal.SIGTERM, take)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _records(rows: Sequence[Row]) -> list[int]:

@@ -4,12 +4,16 @@ from dataclasses import replace
 from typing import Any
 
 from trimtab.flows.lessons import lessons_of
-from trimtab.flows.settings import settings_of
+from trimtab.flows.settings import asked_launch, refused_launch, settings_of
 from trimtab.flows.work import Outputs, Result, Work
-from trimtab.plan.candidates import Limits, Plan, duration, gigabytes, make_plan
-from trimtab.plan.machine import this_machine
+from trimtab.plan.candidates import Limits, Plan, Spreads, duration, gigabytes, make_plan
+from trimtab.plan.machine import Machine, this_machine
+from trimtab.plan.memory import Memory
 from trimtab.plan.shape import read_shape
+from trimtab.plan.spread import Spread, choose
 from trimtab.plan.work import Work as TrainingWork
+from trimtab.project import Project
+from trimtab.train.launchers import SHARDINGS, Launch, refusals
 from trimtab.train.methods import METHODS
 from trimtab.train.objectives import SFT, objective_of
 from trimtab.train.pairing import why_not
@@ -40,6 +44,8 @@ def work(work: Work, outputs: Outputs) -> Result:
         "plan": plan.to_json(),
         "rows": [list(row) for row in plan.rows()],
         "chosen": chosen.name,
+        "launch": launch_of(chosen.spread).to_json(),
+        "launch_why": chosen.spread.why,
         "seconds": chosen.cost.seconds,
         "usd": chosen.cost.usd,
         "preflight": checked.to_json(),
@@ -60,6 +66,7 @@ def _plan(work: Work, checked: Preflight) -> Plan:
         rate=gemm_rate(where),
         device_memory=where.memory,
         usd_hour=section.usd_hour,
+        devices=where.count,
     )
     training = training_work(checked, settings_of(work.project))
     hours = section.deadline_hours
@@ -68,8 +75,36 @@ def _plan(work: Work, checked: Preflight) -> Plan:
         method: f"{section.objective} by {method}: {reason}"
         for method in METHODS
         if (reason := why_not(section.objective, method))
+        or (reason := refused_launch(work.project, where.count, method))
     }
-    return make_plan(read_shape(work.base.folder), training, [machine], limits, closed)
+    shape = read_shape(work.base.folder)
+    return make_plan(shape, training, [machine], limits, closed, spreads(work.project))
+
+
+def spreads(project: Project) -> Spreads:
+    """How a method lies over devices: as the project asks, else by what it needs."""
+    section = project.train
+
+    def spread(method: str, memory: Memory, machine: Machine) -> Spread:
+        asked = asked_launch(project, machine.devices)
+        if asked is not None:
+            return Spread(**asked.to_json(), why="the project asks for it")
+        batch = section.batch_size
+        shardings = [
+            name
+            for name in SHARDINGS
+            if section.patience is None
+            and not section.packing
+            and not any(refusals(Launch("torchrun", 2, name), section.objective, method, 2 * batch))
+        ]
+        return choose(memory, machine, batch, shardings)
+
+    return spread
+
+
+def launch_of(spread: Spread) -> Launch:
+    """The plan's words as training's."""
+    return Launch(spread.kind, spread.ranks, spread.sharding, spread.offload)
 
 
 def training_work(checked: Preflight, settings: TrainSettings) -> TrainingWork:

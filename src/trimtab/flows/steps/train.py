@@ -2,6 +2,7 @@
 
 import platform
 import shutil
+from dataclasses import replace
 from typing import Any
 
 from trimtab import __version__
@@ -15,8 +16,10 @@ from trimtab.inference import Message
 from trimtab.plan.candidates import duration, gigabytes
 from trimtab.registry.identity import adapter_hash, base_hash
 from trimtab.stats.binomial import clopper_pearson
+from trimtab.train.launchers import Launch
 from trimtab.train.objectives import objective_of
 from trimtab.train.run import RunFolder, RunResult, StepProgress, write_json
+from trimtab.train.settings import TrainSettings
 from trimtab.train.start import train
 
 ENDED = {
@@ -33,7 +36,7 @@ def inputs(work: Work, outputs: Outputs) -> dict[str, Any]:
         "base": work.base.hash,
         "chat_template": work.chat.template.source,
         "system": work.chat.system,
-        "settings": settings_of(work.project).to_json(),
+        "settings": _settings(work, outputs).to_json(),
         "rewards": identities(work) if _learns_from_rewards(work) else [],
     }
 
@@ -46,7 +49,7 @@ def work(work: Work, outputs: Outputs) -> Result:
     run = content_hash(inputs(work, outputs))[:32]
     folder = work.home.runs / run
     _record(work, outputs, RunFolder(folder))
-    settings = settings_of(work.project)
+    settings = _settings(work, outputs)
     with Publication(work, run, settings.to_json()) as publication:
 
         def on_step(step: StepProgress) -> None:
@@ -140,6 +143,12 @@ def _reward_model(work: Work, outputs: Outputs, run: str, result: RunResult) -> 
         f"({interval.low:.0%} to {interval.high:.0%})"
     )
     return Result(output, line)
+
+
+def _settings(work: Work, outputs: Outputs) -> TrainSettings:
+    """The project's, launched as the plan says."""
+    launch = Launch(**outputs["plan"]["launch"])
+    return replace(settings_of(work.project), launch=launch)
 
 
 def _learns_from_rewards(work: Work) -> bool:

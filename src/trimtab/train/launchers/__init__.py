@@ -6,32 +6,40 @@ is what a step sees, and the ranks share it out. Importing the table imports no 
 the plan and the command line ask it before anything is spent.
 """
 
+import importlib.util
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
+from trimtab.train.launchers import tpu
+from trimtab.train.launchers.refusal import Refusal
 from trimtab.train.methods import method_of
 from trimtab.train.objectives import objective_of
 
 
 @dataclass(frozen=True, slots=True)
 class Launcher:
-    """What is true of a launcher."""
+    """What is true of a launcher. `module` is what it needs installed, `extra` what brings it."""
 
     name: str
     about: str
+    module: str = ""
+    extra: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Sharding:
     """What is true of a way to lay one model over ranks.
 
-    `whole`: each rank holds all weights.
+    `whole`: each rank holds all weights. `offloads`: the places that state may be moved to.
     """
 
     name: str
     about: str
     whole: bool = True
+    offloads: tuple[str, ...] = ()
+    module: str = ""
+    extra: str = ""
 
 
 LAUNCHERS = {
@@ -39,6 +47,7 @@ LAUNCHERS = {
     for launcher in (
         Launcher("local", "one process"),
         Launcher("torchrun", "a process for each device of this machine"),
+        Launcher("tpu", "one process over the devices of XLA, in no release yet"),
     )
 }
 SHARDINGS = {
@@ -46,17 +55,35 @@ SHARDINGS = {
     for sharding in (
         Sharding("none", "each rank holds the whole model; gradients are averaged (DDP)"),
         Sharding("fsdp", "weights, gradients and optimizer lie in shards (FSDP2)", whole=False),
+        Sharding(
+            "zero2",
+            "gradients and optimizer lie in shards (DeepSpeed ZeRO-2)",
+            offloads=("cpu",),
+            module="deepspeed",
+            extra="deepspeed",
+        ),
+        Sharding(
+            "zero3",
+            "weights, gradients and optimizer lie in shards (DeepSpeed ZeRO-3)",
+            whole=False,
+            offloads=("cpu", "nvme"),
+            module="deepspeed",
+            extra="deepspeed",
+        ),
     )
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How a run is launched: by whom, in how many ranks, and what lies in shards."""
+    """How a run is launched: by whom, in how many ranks, what lies in shards, and where state that
+    the device has no room for goes (`none`, `cpu`, `nvme`).
+    """
 
     kind: str = "local"
     ranks: int = 1
     sharding: str = "none"
+    offload: str = "none"
 
     @property
     def alone(self) -> bool:
@@ -69,34 +96,58 @@ class Launch:
         if self.alone:
             return "one process"
         shards = {"none": "ddp"}.get(self.sharding, self.sharding)
-        return f"{self.kind}, {self.ranks} x {shards}"
+        where = "" if self.offload == "none" else f", offload to {self.offload}"
+        return f"{self.kind}, {self.ranks} x {shards}{where}"
 
 
 LOCAL = Launch()
 
 
-class Refusal(NamedTuple):
-    """Why something is not open, and what would be."""
-
-    reason: str
-    hint: str
-
-
 def refusals(launch: Launch, objective: str, method: str, batch_size: int) -> Iterator[Refusal]:
     """Every reason against a launch, known before anything is spent; none where it is open."""
     if launch.alone:
-        if launch.ranks != 1 or launch.sharding != "none":
-            yield Refusal("one process has nothing to shard", "set train.launcher.kind to torchrun")
+        if launch != LOCAL:
+            yield Refusal(
+                "one process has nothing to shard or offload", "set train.launcher.kind to torchrun"
+            )
+        return
+    if launch.kind == "tpu":
+        yield tpu.refusal()
         return
     if launch.ranks < 1:
         yield Refusal(f"{launch.ranks} ranks are none", "set train.launcher.ranks to 1 or more")
         return
+    yield from _missing(launch)
+    yield from _misplaced(launch)
     if batch_size % launch.ranks:
         yield Refusal(
             f"a batch of {batch_size} is not shared out evenly among {launch.ranks} ranks",
             "set train.batch_size to a multiple of train.launcher.ranks",
         )
     yield from _alone(launch, objective, method)
+
+
+def _missing(launch: Launch) -> Iterator[Refusal]:
+    """What is not installed here."""
+    for part in (LAUNCHERS[launch.kind], SHARDINGS[launch.sharding]):
+        if part.module and importlib.util.find_spec(part.module) is None:
+            yield Refusal(f"{part.module} is not installed", f"pip install 'trimtab[{part.extra}]'")
+
+
+def _misplaced(launch: Launch) -> Iterator[Refusal]:
+    """Shards and offloads that do not go together."""
+    places = SHARDINGS[launch.sharding].offloads
+    if launch.offload != "none" and launch.offload not in places:
+        other = "zero2 or zero3" if launch.offload == "cpu" else "zero3"
+        yield Refusal(
+            f"{launch.sharding} offloads nothing to {launch.offload}",
+            f"set train.launcher.sharding to {other}",
+        )
+    if launch.offload == "nvme" and launch.ranks > 1:
+        yield Refusal(
+            "offload to nvme on several ranks gave wrong losses in each of four trials",
+            "set train.launcher.ranks to 1, or offload to cpu",
+        )
 
 
 def _alone(launch: Launch, objective: str, method: str) -> Iterator[Refusal]:
@@ -110,6 +161,11 @@ def _alone(launch: Launch, objective: str, method: str) -> Iterator[Refusal]:
         yield Refusal(
             "kto holds each row against the mean of its whole batch, which no rank sees",
             "leave train.launcher out, or set train.objective to dpo",
+        )
+    if not SHARDINGS[launch.sharding].whole and method == "bottleneck":
+        yield Refusal(
+            f"a bottleneck hangs beside the model, where {launch.sharding} does not cut it",
+            "set train.launcher.sharding to none",
         )
     if not SHARDINGS[launch.sharding].whole and method_of(method).quantised:
         yield Refusal(

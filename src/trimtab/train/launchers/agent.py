@@ -15,7 +15,8 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from trimtab.child import leave_with_parent
 from trimtab.train.launchers.job import Desk, Job
 
-GRACE_S = 10
+# How long ranks that are told to end have to save.
+GRACE_S = 60
 
 
 def main(run: Path, parent_fd: int) -> int:

@@ -46,6 +46,10 @@ class Replicas:
         )
         return norm
 
+    def norm(self, before: float) -> float:
+        """The norm of a step's gradients, where `clipped` said that it was `before`."""
+        return before
+
     def weights(self, model: torch.nn.Module) -> dict[str, Tensor] | None:
         """Every weight, whole, in the first rank; None where the model's own are whole."""
         return None

@@ -12,6 +12,7 @@ The folder is gone once the run is done. Knows no torch.
 import json
 import signal
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,12 @@ class Desk:
             whole = file.read().rpartition(b"\n")[0]
         self._read += len(whole) + 1 if whole else 0
         return [StepProgress(**json.loads(line)) for line in whole.splitlines()]
+
+    def tell_on(self, on_step: Callable[[StepProgress], None] | None) -> None:
+        """Tell whoever asked for the run what was told since the last call."""
+        for step in self.told():
+            if on_step is not None:
+                on_step(step)
 
     def fail(self, rank: int, error: BaseException) -> None:
         """Why a rank stops. The trace goes to the rank's log."""

@@ -67,6 +67,10 @@ def sharding_of(launch: Launch) -> Replicas:
         from trimtab.train.launchers.fsdp import Shards
 
         return Shards()
+    if launch.sharding in ("zero2", "zero3"):
+        from trimtab.train.launchers.zero import Zero
+
+        return Zero(launch)
     return Replicas()
 
 

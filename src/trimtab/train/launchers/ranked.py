@@ -134,6 +134,8 @@ class RankedTrainer(SealedTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Means over ranks: of the loss before anybody sees it, of metrics in what is kept."""
+        if "grad_norm" in logs:
+            logs["grad_norm"] = self._sharding.norm(logs["grad_norm"])
         super().log(logs | self.crew.means({k: v for k, v in logs.items() if k == "loss"}))
         entry = self.state.log_history[-1]
         shared = {k: v for k, v in entry.items() if k in self.prepared.objective.watched}

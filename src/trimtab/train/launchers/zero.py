@@ -1,0 +1,141 @@
+"""DeepSpeed: ZeRO-2 and ZeRO-3, with what the device has no room for in host memory or on NVMe.
+
+DeepSpeed steps with the optimizer that one process would use, so the steps are the same; that
+states really lie in shards, and where, is checked on every run. Imports torch and deepspeed.
+"""
+
+import os
+import sys
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from trimtab.errors import TrimtabError, UserError
+from trimtab.train.launchers import Launch
+from trimtab.train.launchers.builds import clear_dead_locks, folder
+from trimtab.train.launchers.ddp import Replicas
+
+if TYPE_CHECKING:
+    from trimtab.train.launchers.ranked import RankedTrainer
+
+
+class Zero(Replicas):
+    """One engine of DeepSpeed around the step."""
+
+    def __init__(self, launch: Launch) -> None:
+        self.name = launch.sharding
+        self._stage = int(launch.sharding[-1])
+        self._offload = launch.offload
+
+    def join(self, trainer: "RankedTrainer", step: torch.nn.Module) -> torch.nn.Module:
+        deepspeed = self._library(trainer)
+        inner = trainer.optimizer.optimizer
+        self._engine, *_ = deepspeed.initialize(
+            model=step, optimizer=inner, config=self.config(trainer.args), dist_init_required=False
+        )
+        trainer.optimizer.step = self._stepped
+        joined: torch.nn.Module = self._engine
+        return joined
+
+    def _library(self, trainer: "RankedTrainer") -> Any:
+        """deepspeed, told of the other ranks, with nothing in the way of what it builds."""
+        os.environ |= {
+            "RANK": str(trainer.crew.rank),
+            "LOCAL_RANK": str(trainer.crew.rank),
+            "WORLD_SIZE": str(trainer.crew.ranks),
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+        }
+        if not torch.cuda.is_available():
+            os.environ["DS_ACCELERATOR"] = "cpu"
+        if trainer.crew.first:
+            clear_dead_locks(folder())
+        trainer.crew.wait()
+        import deepspeed
+
+        return deepspeed
+
+    def config(self, arguments: Any) -> dict[str, Any]:
+        """DeepSpeed's own (deepspeed.ai/docs/config-json), for the arguments of the trainer."""
+        zero: dict[str, Any] = {"stage": self._stage}
+        if self._offload != "none":
+            place: dict[str, Any] = {"device": self._offload}
+            if self._offload == "nvme":
+                place["nvme_path"] = str(Path(arguments.output_dir).parent / "offload")
+            zero["offload_optimizer"] = place
+            if self._stage == 3 and self._offload == "cpu":
+                zero["offload_param"] = {"device": "cpu"}
+        return {
+            "train_micro_batch_size_per_gpu": arguments.per_device_train_batch_size,
+            "gradient_accumulation_steps": 1,
+            "gradient_clipping": arguments.max_grad_norm,
+            "zero_optimization": zero,
+            "zero_allow_untested_optimizer": True,
+            "zero_force_ds_cpu_optimizer": False,
+            "bf16": {"enabled": bool(arguments.bf16)},
+            "steps_per_print": sys.maxsize,
+        }
+
+    def waiting(self, last: bool) -> AbstractContextManager[None]:
+        self._engine.set_gradient_accumulation_boundary(last)
+        return nullcontext()
+
+    def backward(self, loss: Tensor) -> None:
+        self._engine.backward(loss)
+
+    def _stepped(self, *_: Any) -> None:
+        self._engine.step()
+
+    def clipped(self, trainer: "RankedTrainer") -> Tensor:
+        """The engine clips in its step; the norm is known after it."""
+        return torch.zeros(())
+
+    def norm(self, before: float) -> float:
+        return float(self._engine.get_global_grad_norm())
+
+    def weights(self, model: torch.nn.Module) -> dict[str, Tensor] | None:
+        if self._stage < 3:
+            return None
+        import deepspeed
+
+        kept: dict[str, Tensor] = {}
+        for name, value in model.state_dict(keep_vars=True).items():
+            with deepspeed.zero.GatheredParameters([value] if hasattr(value, "ds_id") else []):
+                if dist.get_rank() == 0:
+                    kept[name] = value.detach().cpu().clone()
+        return kept
+
+    def optimizer_state(self, trainer: "RankedTrainer") -> dict[str, Any]:
+        """Nothing: DeepSpeed lays its states out as it likes, and reads back only pickles."""
+        return {}
+
+    def load_optimizer(self, trainer: "RankedTrainer", state: dict[str, Any]) -> None:
+        raise UserError(
+            "a run under DeepSpeed does not go on from a checkpoint",
+            hint="delete the run's folder and run again, or shard by fsdp, which goes on",
+        )
+
+    def proof(self, trainer: "RankedTrainer") -> dict[str, Any]:
+        ranks, engine = trainer.crew.ranks, self._engine
+        if engine.zero_optimization_stage() != self._stage:
+            raise TrimtabError(f"DeepSpeed ran at stage {engine.zero_optimization_stage()}")
+        if self._stage == 3:
+            numbers = sum(p.ds_numel for p in trainer.model.parameters())
+            own = sum(p.ds_tensor.numel() for p in trainer.model.parameters())
+        else:
+            numbers = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
+            own = sum(int(size) for size in engine.optimizer.partition_size)
+        held = trainer.crew.everyone(own)
+        # Shards are padded to one length, so together they may be a little more than the whole.
+        if max(held) * ranks > 1.05 * numbers + 1024 * ranks:
+            raise TrimtabError(f"shards of {held} numbers are not {ranks} parts of {numbers}")
+        found = {"wrapper": type(engine).__name__, "numbers": numbers, "held": held}
+        if self._offload != "none":
+            config = engine.zero_offload_optimizer()
+            if config is None or str(config.device.value) != self._offload:
+                raise TrimtabError(f"nothing was offloaded to {self._offload}")
+            found["offload"] = self._offload
+        return found

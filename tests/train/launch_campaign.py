@@ -1,0 +1,195 @@
+"""The long form of the launchers' tests: every way to share a run out, against one process.
+
+`make test-distributed`. Writes docs/campaigns/distributed.json: of each mode its ranks, its losses
+and those of one process, the largest difference, and what shows that the run really was shared.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+import psutil
+
+from tests.campaigns import FOLDER, record
+from tests.tiny import build_base
+from tests.train.conftest import DIALOGUES, SYSTEM, small_settings
+from trimtab.errors import Preempted, TrimtabError
+from trimtab.text.chat import ChatFormat
+from trimtab.train.launchers import LAUNCHERS, SHARDINGS, Launch
+from trimtab.train.run import StepProgress
+from trimtab.train.settings import TrainSettings
+from trimtab.train.start import train
+
+# Nats: the order of a sum is another, and float32 adds 24 bits.
+TOLERANCE = 1e-4
+LESSONS = DIALOGUES[:23]
+OnStep = Callable[[StepProgress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Mode:
+    """A launch, what is trained under it, and what happens on the way: a worker is killed, or the
+    run is told to end and begun again.
+    """
+
+    launch: Launch
+    objective: str = "sft"
+    method: str = "lora"
+    fate: Literal["", "a worker lost", "told to end"] = ""
+
+    @property
+    def name(self) -> str:
+        fate = f", {self.fate}" if self.fate else ""
+        return f"{self.launch}; {self.objective} by {self.method}{fate}"
+
+    @property
+    def missing(self) -> str:
+        """What would have to be installed; empty where it is."""
+        parts = (LAUNCHERS[self.launch.kind], SHARDINGS[self.launch.sharding])
+        absent = [p.module for p in parts if p.module and not importlib.util.find_spec(p.module)]
+        return f"{absent[0]} is not installed" if absent else ""
+
+
+def torchrun(sharding: str, offload: str = "none", ranks: int = 2) -> Launch:
+    return Launch("torchrun", ranks, sharding, offload)
+
+
+MODES = (
+    Mode(torchrun("none")),
+    Mode(torchrun("none"), method="full"),
+    Mode(torchrun("none"), objective="dpo"),
+    Mode(torchrun("fsdp")),
+    Mode(torchrun("fsdp"), method="full"),
+    Mode(torchrun("fsdp"), objective="dpo"),
+    Mode(torchrun("fsdp"), objective="orpo"),
+    Mode(torchrun("fsdp"), fate="told to end"),
+    Mode(torchrun("zero2")),
+    Mode(torchrun("zero2", "cpu"), method="full"),
+    Mode(torchrun("zero3")),
+    Mode(torchrun("zero3", "cpu"), method="full"),
+    Mode(torchrun("zero3", "nvme", 1), method="full"),
+)
+
+
+def main(*words: str) -> int:
+    """Returns the number of violations; `words` choose the modes whose names hold one of them, and
+    the others stay as they were found last.
+    """
+    rows: dict[str, dict[str, Any]] = found_last() if words else {}
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        base = build_base(folder / "tiny")
+        for number, mode in enumerate(MODES):
+            if words and not any(word in mode.name for word in words):
+                continue
+            row = rows[mode.name] = one(mode, base, folder / str(number))
+            print(f"{mode.name}: {row['violation'] or row['reason'] or 'the same'}", flush=True)
+    ran = [row for row in rows.values() if not row["reason"]]
+    violations = sum(row["violation"] != "" for row in ran)
+    counts = {"modes": len(ran), "modes not run": len(rows) - len(ran)}
+    figures = {"modes": [rows[mode.name] for mode in MODES if mode.name in rows]}
+    print(f"wrote {record('distributed', violations, counts, figures=figures)}")
+    return violations
+
+
+def found_last() -> dict[str, dict[str, Any]]:
+    file = FOLDER / "distributed.json"
+    if not file.is_file():
+        return {}
+    return {row["mode"]: row for row in json.loads(file.read_text())["figures"]["modes"]}
+
+
+def one(mode: Mode, base: Path, folder: Path) -> dict[str, Any]:
+    """One mode beside one process."""
+    row: dict[str, Any] = {
+        "mode": mode.name,
+        "ranks": mode.launch.ranks,
+        "losses": None,
+        "single_process_losses": None,
+        "largest_difference": None,
+        "really_shared": None,
+        "proof": None,
+        "seconds": None,
+        "reason": mode.missing,
+        "violation": "",
+    }
+    if mode.missing:
+        return row
+    asked = dataclasses.replace(
+        small_settings(),
+        objective=mode.objective,
+        method=mode.method,
+        learning_rate=1e-3 if mode.method == "full" else 1e-2,
+        epochs=4 if mode.fate else 1,
+    )
+    single = losses(base, asked, folder / "single", None)
+    began = time.monotonic()
+    blow = Blow(mode.fate) if mode.fate else None
+    shared = dataclasses.replace(asked, launch=mode.launch)
+    try:
+        many = struck(base, shared, folder / "many", blow)
+    except TrimtabError as error:
+        return row | {"violation": error.message}
+    found = json.loads((folder / "many" / "launch.json").read_bytes())
+    apart = max(abs(a - b) for a, b in zip(single, many, strict=True))
+    row |= {
+        "losses": many,
+        "single_process_losses": single,
+        "largest_difference": apart,
+        "really_shared": bool(found["proof"]),
+        "proof": found["proof"],
+        "seconds": round(time.monotonic() - began, 1),
+    }
+    if apart > TOLERANCE:
+        return row | {"violation": f"losses differ by {apart:.2g}"}
+    if blow is not None and not blow.done:
+        return row | {"violation": "nothing happened on the way"}
+    return row
+
+
+def losses(base: Path, asked: TrainSettings, run: Path, on_step: OnStep | None) -> list[float]:
+    chat = ChatFormat.from_folder(base, system=SYSTEM)
+    result = train(base, chat, LESSONS, asked, run, on_step=on_step)
+    return [point["loss"] for point in json.loads(result.files.curve.read_bytes())]
+
+
+def struck(base: Path, asked: TrainSettings, run: Path, blow: "Blow | None") -> list[float]:
+    """The losses of a run; one that was told to end is begun again."""
+    try:
+        return losses(base, asked, run, blow)
+    except Preempted:
+        return losses(base, asked, run, None)
+
+
+class Blow:
+    """What befalls a run behind its fifth step, once."""
+
+    def __init__(self, fate: str) -> None:
+        self._fate = fate
+        self.done = False
+
+    def __call__(self, progress: StepProgress) -> None:
+        if self.done or progress.step < 5:
+            return
+        if self._fate == "told to end":
+            os.kill(os.getpid(), signal.SIGTERM)
+            self.done = True
+            return
+        for process in psutil.process_iter(["cmdline"]):
+            if "RayTrainWorker" in " ".join(process.info["cmdline"] or []):
+                process.kill()
+                self.done = True
+                return
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
