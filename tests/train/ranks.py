@@ -1,6 +1,6 @@
 """Two ranks for each run whose job lies in a folder, one run after the other.
 
-python -m tests.train.ranks RUN...
+python -m tests.train.ranks, and a folder a line on its input: it imports while nobody asks yet.
 
 The libraries are imported once and the ranks are forks, so that a test of ten runs waits for one
 import; how the ranks of a user's run are started is torchrun's, and tested apart.
@@ -15,7 +15,7 @@ from trimtab.train.launchers import rank
 from trimtab.train.launchers.job import Desk, Job
 
 
-def main(runs: list[Path]) -> None:
+def main() -> None:
     import torch
     import trl.trainer.dpo_trainer
     import trl.trainer.sft_trainer  # noqa: F401
@@ -24,8 +24,8 @@ def main(runs: list[Path]) -> None:
     import trimtab.train.launchers.ranked  # noqa: F401
 
     torch.set_num_threads(1)
-    for run in runs:
-        both(run)
+    for line in sys.stdin:
+        both(Path(line.strip()))
 
 
 def both(run: Path) -> None:
@@ -52,4 +52,4 @@ def both(run: Path) -> None:
 
 
 if __name__ == "__main__":
-    main([Path(word) for word in sys.argv[1:]])
+    main()

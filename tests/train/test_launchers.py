@@ -9,6 +9,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import SimpleNamespace
@@ -61,15 +62,23 @@ def curve(run: Path) -> list[dict[str, Any]]:
     return found
 
 
-def in_ranks(*runs: Path) -> None:
-    words = [sys.executable, "-m", "tests.train.ranks", *map(str, runs)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
+@pytest.fixture(scope="module")
+def ranks() -> Iterator[subprocess.Popen[str]]:
+    """What does a run in two ranks, started before there is one: it imports meanwhile."""
+    words = [sys.executable, "-m", "tests.train.ranks"]
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        yield process
 
 
 @pytest.fixture(scope="module")
 def killed(
-    base: Path, chat: ChatFormat, records: Records, tmp_path_factory: pytest.TempPathFactory
+    ranks: subprocess.Popen[str],
+    base: Path,
+    chat: ChatFormat,
+    records: Records,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, RankLost]:
     """A run of torchrun whose second rank is killed behind its third step; how it ended."""
     run = tmp_path_factory.mktemp("killed") / "run"
@@ -80,7 +89,7 @@ def killed(
                 if process.environ().get("RANK") == "1":
                     process.send_signal(signal.SIGKILL)
 
-    asked = settings(TWO, epochs=4)
+    asked = settings(TWO, epochs=2)
     with pytest.raises(RankLost) as caught:
         train(base, chat, records[:RECORDS], asked, run, on_step=kill)
     return run, caught.value
@@ -88,6 +97,7 @@ def killed(
 
 @pytest.fixture(scope="module")
 def together(
+    ranks: subprocess.Popen[str],
     killed: tuple[Path, RankLost],
     base: Path,
     chat: ChatFormat,
@@ -104,7 +114,8 @@ def together(
     runs["taken"] = folder / "taken"
     write_json(runs["taken"] / "settings.json", {"identity": "0" * 64})
     job(base, chat, records, settings(TWO)).save(Desk(runs["taken"]).job)
-    in_ranks(*runs.values())
+    _, said = ranks.communicate("".join(f"{run}\n" for run in runs.values()), timeout=300)
+    assert ranks.returncode == 0, said[-2000:]
     return runs
 
 
@@ -176,7 +187,7 @@ def test_a_rank_that_is_killed_is_named(killed: tuple[Path, RankLost]) -> None:
 def test_what_a_killed_run_left_is_gone_on_with(
     together: dict[str, Path], base: Path, chat: ChatFormat, records: Records, tmp_path: Path
 ) -> None:
-    one = alone(base, chat, records, settings(TWO, epochs=4), tmp_path)
+    one = alone(base, chat, records, settings(TWO, epochs=2), tmp_path)
     losses = [[point["loss"] for point in curve(run)] for run in (one.folder, together["killed"])]
     assert losses[0] == pytest.approx(losses[1], abs=1e-3)
 
