@@ -85,7 +85,7 @@ def test_the_winner_is_what_its_settings_alone_would_train(swept: Swept) -> None
     from trimtab.train.start import train
 
     assert swept.best is not None
-    outputs = run(swept.project, swept.home, until="data").outputs
+    outputs = run(swept.project, swept.home, until="plan").outputs
     database = swept.home.database()
     work = Work(with_fields(swept.project, swept.best.fields), swept.home, database, Silent())
     settings = replace(settings_of(work.project), validation=HELD_OUT)

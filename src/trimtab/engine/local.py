@@ -109,6 +109,7 @@ class LocalEngine:
         self._commands: list[Command] = []
         self._changed = threading.Condition()
         self._closed = False
+        self._stopped: EngineUnavailable | None = None
         self._preparing = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
         self._thread.start()
@@ -242,13 +243,12 @@ class LocalEngine:
             path.fail_all(error)
 
     def _stop_all(self) -> None:
-        stopped = EngineUnavailable("the engine stopped", hint="try again in a moment")
+        """End everything at the next step; the computing thread does it, for what it has just taken
+        in is in no queue yet.
+        """
         with self._changed:
-            for job in self._arrived:
-                job.mailbox.put(stopped)
-            self._arrived = []
-        for path in self._paths:
-            path.stop_all(stopped)
+            self._stopped = EngineUnavailable("the engine stopped", hint="try again in a moment")
+            self._changed.notify()
 
     def _work(self) -> None:
         """The computing thread. What nobody foresaw fails whatever it holds, and ends it: the state
@@ -266,6 +266,12 @@ class LocalEngine:
                 while not (self._arrived or self._commands or self._busy or self._closed):
                     self._changed.wait()
                 arrived, self._arrived = self._arrived, []
+            if self._stopped is not None:
+                for each in arrived:
+                    each.mailbox.put(self._stopped)
+                arrived = []
+                for path in self._paths:
+                    path.stop_all(self._stopped)
             if self._closed and not (arrived or self._commands or self._busy):
                 return
             for each in arrived:

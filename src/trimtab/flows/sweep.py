@@ -114,7 +114,7 @@ def sweep(project: Project, home: Home | None = None, *, watch: Watch | None = N
         )
     home = home or find_home(None, project.root)
     watch = watch or Silent()
-    outputs = run(project, home, until="data", watch=watch).outputs
+    outputs = run(project, home, until="plan", watch=watch).outputs
     with ExitStack() as stack:
         stack.enter_context(home.lock(project.name))
         database = home.database()

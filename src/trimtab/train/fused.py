@@ -15,14 +15,18 @@ from trl.trainer.utils import FusedCausalLMOutput
 
 from trimtab.train.loss import stream_measures
 from trimtab.train.stream import IGNORED, lay_out
-from trimtab.train.walk import Model, bare, drops, walkable
+from trimtab.train.walk import Model, bare, drops, learns_prompt, walkable
 
 # What a call may name: positions, embeddings and caches of their own are not for the stream.
 KNOWN = frozenset({"input_ids", "attention_mask", "use_cache"})
 
 
 def answer_fast(model: Model) -> None:
-    """Let a model that TRL gave its fused head compute it by the stream from now on."""
+    """Let a model that TRL gave its fused head compute it by the stream from now on; one whose
+    adapter puts something before the prompt never does.
+    """
+    if learns_prompt(model):
+        return
     causal: Any = bare(model)
     theirs = causal.forward
 
