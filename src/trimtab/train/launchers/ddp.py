@@ -22,6 +22,9 @@ class Replicas:
     def shard(self, trainer: "RankedTrainer") -> None:
         """Before the optimizer is made: lay the weights over the ranks."""
 
+    def arrange(self, optimizer: torch.optim.Optimizer) -> None:
+        """Before the schedule of its rates is made: the optimizer as the sharding takes it."""
+
     def join(self, trainer: "RankedTrainer", step: torch.nn.Module) -> torch.nn.Module:
         """After the optimizer is made: `step`, whose forward is the loss, as one that the ranks
         compute together.

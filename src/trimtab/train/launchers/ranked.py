@@ -82,6 +82,7 @@ class RankedTrainer(SealedTrainer):
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         self._sharding.shard(self)
         made: torch.optim.Optimizer = super().create_optimizer(model)
+        self._sharding.arrange(made)
         return made
 
     def _prepare_for_training(self, *given: Any, **named: Any) -> Any:

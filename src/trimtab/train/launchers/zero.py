@@ -31,6 +31,10 @@ class Zero(Replicas):
         self._stage = int(launch.sharding[-1])
         self._offload = launch.offload
 
+    def arrange(self, optimizer: torch.optim.Optimizer) -> None:
+        """Without groups that hold nothing: DeepSpeed drops them, and the schedule would not."""
+        optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+
     def join(self, trainer: "RankedTrainer", step: torch.nn.Module) -> torch.nn.Module:
         deepspeed = self._library(trainer)
         inner = trainer.optimizer.optimizer
