@@ -199,6 +199,17 @@ def test_what_a_rank_says_of_itself_is_the_cause(together: dict[str, Path]) -> N
     assert "folder of its own" in cause.hint
 
 
+def test_what_ended_one_rank_is_the_cause_and_not_what_then_ended_the_others(
+    tmp_path: Path,
+) -> None:
+    desk = Desk(tmp_path)
+    desk.lose({0: -signal.SIGTERM, 1: -signal.SIGKILL})
+    assert desk.cause(2).message.startswith("rank 1 of 2 was ended by SIGKILL")
+    desk.lose({0: -signal.SIGTERM, 1: 1})
+    desk.fail(1, UserError("step 3: loss is nan", hint="lower it"))
+    assert desk.cause(2).message == "step 3: loss is nan"
+
+
 def test_shares_together_are_the_batch() -> None:
     batch = [4, 9, 2, 7, 5]
     shares = [Share(rank, 3) for rank in range(3)]

@@ -135,11 +135,12 @@ class Desk:
         """Why the run stopped: a rank that was killed, else what a rank said of itself.
 
         A rank that is killed takes the connections of the others with it, so what those say is a
-        consequence; and what trimtab itself says is more than what a library does.
+        consequence, and so is the SIGTERM that ends them; and what trimtab itself says is more than
+        what a library does.
         """
         codes = json.loads(self._lost.read_bytes()) if self._lost.is_file() else {}
         for rank, code in sorted(codes.items()):
-            if code < 0:
+            if code < 0 and -code != signal.SIGTERM:
                 name = signal.Signals(-code).name
                 memory = ", as where memory runs out" if -code == signal.SIGKILL else ""
                 return _lost(f"rank {rank} of {ranks} was ended by {name}{memory}")
