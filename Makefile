@@ -89,5 +89,5 @@ $(VENV)/.runtime: pyproject.toml $(CONSTRAINTS) | $(VENV)/bin/python
 
 $(VENV)/.dev: $(VENV)/.runtime
 	@echo "3/3 installing what the tests need"
-	@$(BIN)/python constraints/install.py $(CONSTRAINTS) train,serve,qlora,postgres,otel,dev
+	@$(BIN)/python constraints/install.py $(CONSTRAINTS) train,serve,qlora,postgres,otel,mlflow,tensorboard,dev
 	@touch $@
