@@ -15,7 +15,9 @@ def test_an_interruption_is_130_and_says_what_to_do(tmp_path: Path) -> None:
     pipe = tmp_path / "trimtab.yaml"
     os.mkfifo(pipe)
     command = [*TRIMTAB, "check", str(pipe)]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, preexec_fn=_heed_interruptions
+    ) as process:
         # Opens once the other end is opened for reading.
         with pipe.open("w"):
             process.send_signal(signal.SIGINT)
@@ -24,3 +26,8 @@ def test_an_interruption_is_130_and_says_what_to_do(tmp_path: Path) -> None:
         assert process.wait(10) == 130
     # The line on which a terminal shows ^C is ended first.
     assert told == "\ntrimtab: interrupted - run the same command again: it goes on from here\n"
+
+
+def _heed_interruptions() -> None:
+    """What a shell starts in the background ignores SIGINT, and hands that down."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
