@@ -18,7 +18,7 @@ from sqlalchemy.exc import ArgumentError
 from trimtab.errors import UserError
 from trimtab.store.faults import told
 from trimtab.store.migrate import migrate
-from trimtab.store.prepared import run
+from trimtab.store.prepared import close_cursor, run
 
 __all__ = ["Connection", "Database"]
 
@@ -94,6 +94,7 @@ def _engine(url: URL) -> Engine:
         engine = create_engine(
             url, connect_args={"timeout": BUSY_S}, poolclass=QueuePool, pool_use_lifo=True
         )
+        event.listen(engine, "close", close_cursor)
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine

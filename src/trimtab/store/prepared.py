@@ -97,6 +97,12 @@ def _cursor(connection: Connection) -> Any:
     return kept
 
 
+def close_cursor(_: Any, record: Any) -> None:
+    """For SQLAlchemy's event "close": SQLite keeps its file open for as long as a cursor is."""
+    if (kept := record.info.pop(_CURSOR, None)) is not None:
+        kept.close()
+
+
 def _forget_where_lost(connection: Connection, cursor: Any, error: Any) -> None:
     """A connection whose server has gone is not for the pool."""
     driver = connection.connection.dbapi_connection
