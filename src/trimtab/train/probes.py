@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from trimtab.train.walk import Model
 
 PROMPTS, TOKENS, BATCH = 32, 1000, 8
-# Two shapes may agree by luck of the kernels, and another engine need not: hence a floor.
-FLOOR = {"float32": 1e-4, "bfloat16": 1e-2}
+# Both shapes may be summed in one order, as a stream is, and another engine's is its own: hence a
+# floor. A tiny model over a base of 4 bits was seen 0.00013 nat off in float32.
+FLOOR = {"float32": 3e-4, "bfloat16": 1e-2}
 CAP = {"float32": 1e-3, "bfloat16": 1e-1}
 
 
