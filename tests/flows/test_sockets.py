@@ -8,6 +8,7 @@ import pytest
 
 from trimtab.engine.process import claimed
 from trimtab.errors import InUse
+from trimtab.flows import sockets
 from trimtab.flows.sockets import LONGEST, discard_dead, engine_socket, run_socket
 from trimtab.store.home import Home
 
@@ -24,7 +25,11 @@ def test_a_path_that_the_kernel_would_refuse_becomes_a_short_one(tmp_path: Path)
     path.unlink()
 
 
-def test_what_dead_runs_left_goes_and_what_lives_stays(tmp_path: Path) -> None:
+def test_what_dead_runs_left_goes_and_what_lives_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # However long the folder's name is: no socket is opened, all lie in the home.
+    monkeypatch.setattr(sockets, "LONGEST", 4096)
     home = Home(tmp_path)
     alive, dead = run_socket(home, BASE, "1111"), run_socket(home, BASE, "2222")
     served = engine_socket(home, BASE)

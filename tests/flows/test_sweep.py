@@ -102,7 +102,9 @@ def test_the_winner_is_what_its_settings_alone_would_train(swept: Swept) -> None
 
 def test_killed_it_goes_on_and_ends_the_same(swept: Swept, tmp_path: Path) -> None:
     file = write(tmp_path / "killed")
-    died = subprocess.run([sys.executable, __file__, str(file), "2"], timeout=300, check=False)
+    died = subprocess.run(
+        [sys.executable, "-m", "tests.flows.test_sweep", str(file), "2"], timeout=300, check=False
+    )
     assert died.returncode == -signal.SIGKILL
     heard = Heard()
     again = sweep(Project.load(file), watch=heard)
