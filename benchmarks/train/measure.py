@@ -158,22 +158,14 @@ def trl(found: Material, folder: Path, **tuned: Any) -> tuple[Any, float]:
 
 
 def trl_tuned(found: Material, folder: Path) -> tuple[Any, float]:
-    """The best one can set TRL to here: nothing computed twice, and memory kept as ours keeps it.
+    """TRL packing as before, with nothing computed twice, and memory kept as ours keeps it.
 
-    Rows are padded in batches of like length, in as many steps: packing would send one dense mask
-    over all rows of a batch through attention, which on a CPU costs more than padding.
+    Batches padded to one length, in as many steps, were slower: see NOTES.md.
     """
     from trimtab.train.speed import kept_memory
 
-    tuned: dict[str, Any] = {"gradient_checkpointing": False}
-    if found.settings.objective == "sft":
-        tuned |= {
-            "packing": False,
-            "train_sampling_strategy": "group_by_length",
-            "per_device_train_batch_size": -(-len(found.taught) // found.steps),
-        }
     with kept_memory():
-        return trl(found, folder, **tuned)
+        return trl(found, folder, gradient_checkpointing=False)
 
 
 def held_out(model: Any, found: Material) -> float:
