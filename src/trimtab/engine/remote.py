@@ -166,7 +166,7 @@ class _Line:
             del self._calls[id]
             if not self._calls:
                 self._close()
-            elif not replies.over and self._writer is not None and not self.gone:
+            elif not replies.over and self._writer is not None and not self._writer.is_closing():
                 self._writer.write(encode_call(Cancel(id)))
 
     async def _send(self, call: Call) -> None:
@@ -178,6 +178,9 @@ class _Line:
             )
         try:
             writer = await self._open()
+            if writer.is_closing():
+                # It broke a moment ago, and its end has not been read yet.
+                raise ConnectionResetError("the connection broke")
             writer.write(frame)
             await writer.drain()
         except OSError as error:
