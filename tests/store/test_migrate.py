@@ -14,6 +14,7 @@ import trimtab.gateway.tables
 import trimtab.journal.tables
 import trimtab.ledger.tables
 import trimtab.registry.tables
+import trimtab.store.outbox
 from tests.databases import Maker
 from tests.processes import all_running
 from trimtab.errors import StoreError
