@@ -31,6 +31,7 @@ from trimtab.gateway.live import Lives
 from trimtab.gateway.off_loop import OffLoop
 from trimtab.gateway.offline import asking, batches, ending, files, lines, redrive, worker
 from trimtab.gateway.offline.requests import Checked
+from trimtab.gateway.refusals import Refusals
 from trimtab.gateway.upstream import Upstreams
 from trimtab.inference import Chunk, Engine, GenerateRequest
 from trimtab.journal.dead_letters import EVERYTHING
@@ -99,15 +100,17 @@ def work(url: str, content: Path, seed: int, share: float) -> NoReturn:
     async def life() -> None:
         database = Database(url)
         off_loop, drain = OffLoop(database), Drain()
+        books = Books(database)
         desk = Desk(
             off_loop,
             Catalogue(off_loop, ready),
             Encoders(off_loop, None),
-            Books(database),
+            books,
             Upstreams(),
             Lives(drain),
             drain,
             Blobs(content),
+            Refusals(off_loop, books.metrics),
         )
         worker.Worker(desk, database).start()
         await asyncio.Event().wait()

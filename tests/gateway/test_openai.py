@@ -1,6 +1,8 @@
 """OpenAI's own client against the compatible routes, streams and errors included."""
 
+import time
 from collections.abc import Iterator
+from itertools import count
 
 import httpx
 import openai
@@ -164,13 +166,18 @@ def test_the_safe_template_speaks_their_language_too(
     assert answer.usage.total_tokens == 0
 
 
-def test_a_whole_answer_is_replayed(world: World, theirs: OpenAI, echo: Echo) -> None:
+def test_a_whole_answer_is_replayed(
+    world: World, theirs: OpenAI, echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # However late it is told: `created` is when the first was.
+    monkeypatch.setattr(time, "time", count(1_800_000_000.0).__next__)
     named = {"Idempotency-Key": "a"}
     first, again = (
         theirs.chat.completions.create(model="desk", messages=[USER], extra_headers=named)  # type: ignore[list-item]
         for _ in range(2)
     )
     assert first == again
+    assert first.created >= 1_800_000_000
     assert len(echo.asked) == 1
     with pytest.raises(openai.BadRequestError, match="whole answers"):
         theirs.chat.completions.create(

@@ -153,6 +153,29 @@ def test_a_failure_says_its_code(
     assert told["trimtab.cost_nano_dollars"] == 0
 
 
+def test_a_refusal_is_a_span_of_its_callers_trace(
+    traced: httpx.Client, collector: Collector
+) -> None:
+    header = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+    asked = {"model": "desk", "prompt": [PROMPT]}
+    answer = traced.post("/v1/generate", json=asked, headers=header)
+    span, told = collector.span()
+    assert (span.trace_id.hex(), span.parent_span_id.hex()) == (TRACE, PARENT)
+    assert answer.headers["traceparent"] == f"00-{TRACE}-{span.span_id.hex()}-01"
+    assert (span.name, span.status.code) == ("chat", Status.STATUS_CODE_UNSET)
+    assert told == {
+        "gen_ai.provider.name": "trimtab",
+        "gen_ai.operation.name": "chat",
+        "error.type": "invalid_request",
+        "http.response.status_code": 422,
+        "trimtab.trace_id": TRACE,
+    }
+    traced.get("/v1/models", headers={"Authorization": "Bearer x"})
+    span, told = collector.span()
+    assert (span.name, told["error.type"]) == ("models", "wrong_key")
+    assert PROMPT.encode() not in b"".join(collector.raw)
+
+
 def test_the_caller_decides_what_is_kept(traced: httpx.Client, collector: Collector) -> None:
     quiet = {"traceparent": f"00-{'c' * 32}-{PARENT}-00"}
     traced.post("/v1/generate", json=ASK, headers=quiet)

@@ -149,6 +149,7 @@ class Working(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await self._app.state.desk.drain.finish(5)
         await super().shutdown(sockets)
+        await self._app.state.desk.refusals.settled()
         await self._app.state.desk.books.settled()
 
     @property

@@ -40,6 +40,7 @@ from trimtab.gateway.offline import routes as batch_routes
 from trimtab.gateway.offline import uploads
 from trimtab.gateway.offline.worker import Worker
 from trimtab.gateway.problems import Problem
+from trimtab.gateway.refusals import Refusals
 from trimtab.gateway.straight import Straight
 from trimtab.gateway.upstream import Upstreams
 from trimtab.store.blobs import Blobs
@@ -70,7 +71,8 @@ def create_app(
 
     Batches are worked once `app.state.worker` is started in the loop that serves.
     """
-    off_loop = OffLoop(database)
+    off_loop, spans = OffLoop(database), _spans()
+    books = Books(database, spans)
     app = FastAPI(
         title="Trimtab",
         version=trimtab.__version__,
@@ -82,11 +84,12 @@ def create_app(
         off_loop,
         Catalogue(off_loop, ready),
         Encoders(off_loop, encodes),
-        Books(database, _spans()),
+        books,
         Upstreams(),
         Lives(drain := Drain()),
         drain,
         content,
+        refusals := Refusals(off_loop, books.metrics, spans),
     )
     app.state.worker = Worker(desk, database)
     app.include_router(health.router)
@@ -96,7 +99,7 @@ def create_app(
 
     routes = [route for router in _ROUTERS for route in router.routes]
     app.add_middleware(Straight, desk=desk, routes=routes, paths=PAID)
-    app.add_middleware(Door, lock=Doorkeeper(off_loop), drain=drain)
+    app.add_middleware(Door, lock=Doorkeeper(off_loop), drain=drain, refusals=refusals)
     for kind in (TrimtabError, Problem):
         app.add_exception_handler(kind, problems.on_error)
     app.add_exception_handler(RequestValidationError, problems.on_invalid)

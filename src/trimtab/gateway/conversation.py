@@ -97,7 +97,8 @@ class Conversation:
 
     async def _answer(self, frame: str, hearing: "asyncio.Task[None]") -> int | None:
         """Answer one frame; a code where the connection has to end with it."""
-        state = self._state()
+        known = self._known()
+        state = State(known)
         working = asyncio.ensure_future(self._work(frame, state))
         try:
             await asyncio.wait((working, hearing), return_when=asyncio.FIRST_COMPLETED)
@@ -116,6 +117,7 @@ class Conversation:
             return GOING_AWAY
         except Exception as error:
             problem = problems.noted(error, state.trace_id)
+            self._desk.refusals.note(known, "stream", problem)
             with suppress(ClientGone):
                 await self._send("error", problems.body(problem, state.trace_id))
             return POLICY if problem.status in (401, 403) else None
@@ -123,18 +125,16 @@ class Conversation:
             await _cancelled(working)
         return None
 
-    def _state(self) -> State:
+    def _known(self) -> dict[str, Any]:
         """Each frame is a request of its own: its trace, its time, its headers."""
         trace = Trace.of_header(None)
-        return State(
-            {
-                "trace": trace,
-                "trace_id": trace.trace_id,
-                "arrived": time.perf_counter(),
-                "key": self._socket.state.key,
-                "headers": {},
-            }
-        )
+        return {
+            "trace": trace,
+            "trace_id": trace.trace_id,
+            "arrived": time.perf_counter(),
+            "key": self._socket.state.key,
+            "headers": {},
+        }
 
     async def _work(self, frame: str, state: State) -> None:
         try:

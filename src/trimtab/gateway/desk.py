@@ -16,6 +16,7 @@ from trimtab.gateway.encoders import Encoders
 from trimtab.gateway.live import Lives
 from trimtab.gateway.off_loop import OffLoop
 from trimtab.gateway.problems import Problem
+from trimtab.gateway.refusals import Refusals
 from trimtab.gateway.upstream import Upstreams
 from trimtab.gateway.visit import Visit
 from trimtab.inference import Engine, Message
@@ -55,6 +56,7 @@ class Desk:
     live: Lives
     drain: Drain
     content: Blobs
+    refusals: Refusals
     trials: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(TRIALS))
     """Threads that try whether a template fits a schema: each may take a process some seconds."""
 

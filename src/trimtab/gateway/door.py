@@ -16,6 +16,7 @@ from trimtab.gateway.drain import Drain
 from trimtab.gateway.keys import Key
 from trimtab.gateway.offline.files import FILE_BYTES
 from trimtab.gateway.problems import Problem
+from trimtab.gateway.refusals import Refusals
 from trimtab.gateway.tracing import Trace
 
 OPEN = frozenset({"/healthz", "/readyz"})
@@ -31,6 +32,8 @@ SCOPE_OF = {
     "/v1/batches": "batches",
     "/metrics": "metrics",
 }
+# By what the log and the metrics call them, where it is not as the path has it.
+ROUTES = {"/v1/chat/completions": "chat.completions"}
 # Paths below these need what they need.
 PARENTS = ("/v1/models", "/v1/files", "/v1/batches")
 PAID = frozenset(
@@ -61,12 +64,14 @@ class Lock(Protocol):
 
 
 class Door:
-    """ASGI middleware. Leaves `trace`, `trace_id`, `arrived` and `key` in the request's state."""
+    """ASGI middleware. Leaves `trace`, `trace_id`, `arrived` and `key` in the request's state, and
+    finds there what became of it: its `visit`, or the problem by which it was `refused`."""
 
-    def __init__(self, app: ASGIApp, lock: Lock, drain: Drain) -> None:
+    def __init__(self, app: ASGIApp, lock: Lock, drain: Drain, refusals: Refusals) -> None:
         self._app = app
         self._lock = lock
         self._drain = drain
+        self._refusals = refusals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -98,6 +103,8 @@ class Door:
         except (TrimtabError, Problem) as error:
             problem = problems.noted(error, trace.trace_id)
             refusal = problems.response(problem, trace.trace_id, path=scope["path"])
+            state["refused"] = problem
+            self._note(scope)
             # Before a WebSocket is accepted, this is the answer to its handshake.
             await refusal(scope, receive, traced)
             return
@@ -105,10 +112,17 @@ class Door:
             await self._app(scope, _limited(receive, limit), traced)
         except Exception as error:
             # The server's own log would quote the error, and an error may quote a prompt.
-            problem = problems.noted(error, state["trace_id"])
+            problem = state["refused"] = problems.noted(error, state["trace_id"])
             if not started:
                 answer = problems.response(problem, state["trace_id"], path=scope["path"])
                 await answer(scope, receive, traced)
+        finally:
+            self._note(scope)
+
+    def _note(self, scope: Scope) -> None:
+        refused = scope["state"].get("refused")
+        if refused is not None and scope["path"] not in OPEN:
+            self._refusals.note(scope["state"], route_of(scope["path"]), refused)
 
     def _check_open(self) -> None:
         if self._drain.begun.is_set():
@@ -138,6 +152,14 @@ def scope_of(path: str) -> str | None:
     """The scope that a path needs; None for one that does not exist."""
     parent = next((known for known in PARENTS if path.startswith(f"{known}/")), path)
     return SCOPE_OF.get(parent)
+
+
+def route_of(path: str) -> str:
+    """What the log and the metrics call a path: one of few names, whatever was asked for."""
+    parent = next((known for known in PARENTS if path.startswith(f"{known}/")), path)
+    if parent not in SCOPE_OF:
+        return "unknown"
+    return ROUTES.get(parent, parent.rpartition("/")[2])
 
 
 def limit_of(path: str) -> int:

@@ -21,8 +21,15 @@ TOKENS = tuple(4.0**power for power in range(14))
 DURATIONS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 FIRST = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 
-# By route; what is not here goes through a chat template.
-OPERATIONS = {"completions": "text_completion", "embeddings": "embeddings", "score": "score"}
+# By route; they have no word for a score.
+OPERATIONS = {
+    "generate": "chat",
+    "stream": "chat",
+    "chat.completions": "chat",
+    "completions": "text_completion",
+    "embeddings": "embeddings",
+    "score": "score",
+}
 
 Labels = tuple[tuple[str, str], ...]
 
@@ -61,7 +68,7 @@ class Metrics:
         self._counters["trimtab_cost_nano_dollars_total"][who] += visit.cost_nano
         theirs = (
             *who,
-            ("gen_ai_operation_name", operation_of(visit)),
+            ("gen_ai_operation_name", operation_of(visit.route)),
             ("gen_ai_provider_name", PROVIDER),
         )
         usage = visit.usage
@@ -73,6 +80,16 @@ class Metrics:
             self._histogram(self._durations, theirs, DURATIONS).add(visit.latency_ms / 1000)
             if visit.ttft_ms is not None:
                 self._histogram(self._first, theirs, FIRST).add(visit.ttft_ms / 1000)
+
+    def note_refused(self, route: str, status: int, code: str) -> None:
+        """A request ended before it was known who would answer."""
+        labels = (("route", route), ("tier", ""), ("model", ""))
+        ended = (*labels, ("status", str(status)), ("code", code))
+        self._counters["trimtab_requests_total"][ended] += 1
+
+    def note_unlogged(self) -> None:
+        """One of those was left out of the request log."""
+        self._counters["trimtab_refusals_unlogged_total"][()] += 1
 
     def note_refusal(self, *, dry_run: bool) -> None:
         """A rate limit refused a request, or would have."""
@@ -130,6 +147,7 @@ HELP = {
     "trimtab_attempts_total": "How often an engine was asked.",
     "trimtab_cost_nano_dollars_total": "What was settled, in nano-dollars.",
     "trimtab_rate_limited_total": "Requests above a rate limit, refused or (dry run) told.",
+    "trimtab_refusals_unlogged_total": "Refused requests beyond what is logged of them.",
     "trimtab_batch_lines_total": "Tries of lines of batches: answered, or why not.",
     "trimtab_batches": "Batches of the whole home, by status.",
     "trimtab_dead_letters": "Dead letters of the whole home.",
@@ -141,9 +159,9 @@ HELP = {
 }
 
 
-def operation_of(visit: Visit) -> str:
-    """What a request asks for, as the conventions name it; they have no word for a score."""
-    return OPERATIONS.get(visit.route.removeprefix("batch."), "chat")
+def operation_of(route: str) -> str:
+    """What a request asks for, as the conventions name it."""
+    return OPERATIONS[route.removeprefix("batch.")]
 
 
 def _model(visit: Visit) -> str:

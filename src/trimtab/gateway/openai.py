@@ -1,7 +1,6 @@
 """`POST /v1/chat/completions` and `/v1/completions`, for any client of OpenAI's API."""
 
 import json
-import time
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -275,7 +274,7 @@ def _bare(visit: Visit, kind: str) -> dict[str, Any]:
     return {
         "id": visit.id,
         "object": kind,
-        "created": int(time.time()),
+        "created": visit.begun_s,
         "model": visit.model,
         "system_fingerprint": visit.answering_version,
     }

@@ -249,14 +249,14 @@ def trace_id_of(request: Request) -> str:
 async def on_error(request: Request, error: Exception) -> JSONResponse:
     """Problems, and errors of our own tree."""
     trace_id = trace_id_of(request)
-    return response(noted(error, trace_id), trace_id, path=request.url.path)
+    return _refused(request, noted(error, trace_id))
 
 
 async def on_invalid(request: Request, error: Exception) -> JSONResponse:
     """A body that does not fit: the first fault, with the name of its field."""
     assert isinstance(error, RequestValidationError)
     problem = _unfit(error.errors(), _known_fields(request), error.body)
-    return response(problem, trace_id_of(request), path=request.url.path)
+    return _refused(request, problem)
 
 
 def of_body(errors: Sequence[Mapping[str, Any]], model: type[BaseModel]) -> Problem:
@@ -323,7 +323,15 @@ async def on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     code = _HTTP_CODES.get(error.status_code, "invalid_request")
     problem = Problem(error.status_code, code, _unreadable(error) or str(error.detail))
-    return response(problem, trace_id_of(request), error.headers, request.url.path)
+    return _refused(request, problem, error.headers)
+
+
+def _refused(
+    request: Request, problem: Problem, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """The answer; whoever notes what was refused finds the problem in the request's state."""
+    request.state.refused = problem
+    return response(problem, trace_id_of(request), headers, request.url.path)
 
 
 def _unreadable(error: HTTPException) -> str:

@@ -52,6 +52,7 @@ class _Server(uvicorn.Server):
         # Plain requests went on meanwhile: they get what is left of the time, not as much again.
         self.config.timeout_graceful_shutdown = max(0, round(until - time.monotonic()))
         await super().shutdown(sockets)
+        await desk.refusals.settled()
         await desk.books.settled()
 
 

@@ -2,7 +2,7 @@
 (https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-spans/), for any collector that speaks
 OTLP over HTTP.
 
-One for each request that reached the books, from admission to last byte, under the id that its
+One for each request, from admission to last byte (or to its refusal), under the id that its
 `traceparent` header told. Of kind SERVER, since the caller's own span is the client's. Knows no
 words of a prompt or an answer.
 
@@ -11,6 +11,7 @@ The only module that loads OpenTelemetry: import it where spans are wanted.
 
 import threading
 import time
+from collections.abc import Mapping
 
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
@@ -30,7 +31,8 @@ from opentelemetry.trace import (
 from opentelemetry.util.types import AttributeValue
 
 import trimtab
-from trimtab.gateway.metrics import PROVIDER, operation_of
+from trimtab.gateway.metrics import OPERATIONS, PROVIDER, operation_of
+from trimtab.gateway.refusals import Refused
 from trimtab.gateway.tracing import Trace
 from trimtab.gateway.visit import Visit
 
@@ -71,22 +73,50 @@ class Spans:
 
     def note(self, visit: Visit, status: int, error_code: str | None) -> None:
         """A request has ended."""
-        operation = operation_of(visit)
+        operation = operation_of(visit.route)
         # A name that nobody has here may be anything, and a span's name is to be one of few.
         name = f"{operation} {visit.model}" if visit.asked else operation
-        elapsed_ns = int(visit.elapsed_ms() * 1e6)
-        start_ns = time.time_ns() - elapsed_ns
-        self._ids.trace = visit.trace
+        start_ns = time.time_ns() - int(visit.elapsed_ms() * 1e6)
+        attributes = _attributes(visit, operation, status, error_code)
+        self._put(name, visit.trace, attributes, start_ns, visit.latency_ms, status, error_code)
+
+    def note_refused(self, refused: Refused) -> None:
+        """A request was refused this moment, before anything was known of it but its route."""
+        entry = refused.entry
+        operation = OPERATIONS.get(entry.route)
+        attributes: dict[str, AttributeValue] = {
+            "gen_ai.provider.name": PROVIDER,
+            **({"gen_ai.operation.name": operation} if operation else {}),
+            "error.type": entry.error_code or "",
+            "http.response.status_code": entry.status,
+            "trimtab.trace_id": entry.trace_id,
+        }
+        start_ns = time.time_ns() - int(entry.latency_ms * 1e6)
+        status, code = entry.status, entry.error_code
+        name = operation or entry.route
+        self._put(name, refused.trace, attributes, start_ns, entry.latency_ms, status, code)
+
+    def _put(
+        self,
+        name: str,
+        trace: Trace,
+        attributes: Mapping[str, AttributeValue],
+        start_ns: int,
+        latency_ms: float,
+        status: int,
+        error_code: str | None,
+    ) -> None:
+        self._ids.trace = trace
         span = self._tracer.start_span(
             name,
-            context=_parent(visit.trace),
+            context=_parent(trace),
             kind=SpanKind.SERVER,
-            attributes=_attributes(visit, operation, status, error_code),
+            attributes=attributes,
             start_time=start_ns,
         )
         if status >= 500:
             span.set_status(Status(StatusCode.ERROR, error_code))
-        span.end(start_ns + int(visit.latency_ms * 1e6))
+        span.end(start_ns + int(latency_ms * 1e6))
 
     def close(self) -> None:
         """Send what waits, for CLOSE_S at most: a collector that is gone keeps nobody here."""

@@ -47,7 +47,7 @@ class Visit:
     that is still us. `deadline` is when whoever asked has left (by `time.perf_counter`), None where
     nobody waits. `heard` is set once the client has got a part of the answer, `forgiven` where the
     answer was lost by us: nobody pays for it. `knocked` is set once a request that holds no price
-    was counted.
+    was counted. `begun_s` is when it was taken up, in seconds since the epoch.
     """
 
     id: str
@@ -80,6 +80,7 @@ class Visit:
     priority: Priority = "interactive"
     mine: Callable[[Connection], bool] | None = None
     deadline: float | None = None
+    begun_s: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod
     def of(cls, state: State, route: str, body: Asked) -> "Visit":
@@ -87,7 +88,7 @@ class Visit:
         if body.trace_id is not None:
             state.trace_id = body.trace_id
             state.trace = state.trace.renamed(body.trace_id)
-        return cls(
+        state.visit = visit = cls(
             id=f"req_{new_id()}",
             route=route,
             key=state.key,
@@ -99,6 +100,12 @@ class Visit:
             arrived=state.arrived,
             headers=state.headers,
         )
+        return visit
+
+    @property
+    def ended(self) -> bool:
+        """Whether the books were told that it is over."""
+        return self.latency_ms > 0
 
     @property
     def tier(self) -> str | None:
