@@ -1,9 +1,10 @@
 """Money: three figures that agree, limits that hold, and no work given away."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -11,6 +12,7 @@ import pytest
 
 from tests.gateway.echo import Echo
 from tests.gateway.world import PRICE, PROMPT, World, app_with, build_world, listening, until
+from trimtab.inference import Chunk, GenerateRequest, Usage
 from trimtab.ledger.accounts import account, budgets_of, set_budget
 from trimtab.ledger.money import Price
 from trimtab.ledger.prices import set_price
@@ -104,6 +106,29 @@ def test_a_price_of_zero_is_free_and_said_so(world: World, echo: Echo) -> None:
     with limited(world, echo, 0) as (client, _):
         answer = client.post("/v1/generate", json=ASK)
     assert (answer.status_code, answer.json()["cost_usd"]) == (200, 0)
+
+
+class Remembering(Echo):
+    """Has computed all of a prompt but its last token before."""
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        async for chunk in super().generate(request):
+            if (usage := chunk.usage) is not None:
+                usage = Usage(usage.prompt, usage.completion, usage.prompt - 1)
+            yield replace(chunk, usage=usage)
+
+
+def test_what_a_prompt_had_in_the_cache_costs_its_own_price(world: World) -> None:
+    price = Price(prompt_nano=1_000, completion_nano=7_000, cached_nano=250)
+    with world.database.transaction() as connection:
+        set_price(connection, world.adapter.hash, price)
+    # What is held covers a prompt of which nothing is remembered.
+    with limited(world, Remembering(), PRICE.of(world.prompt_tokens, 5)) as (client, _):
+        answer = client.post("/v1/generate", json=ASK)
+    [logged] = world.log()
+    assert logged.cached_tokens == world.prompt_tokens - 1
+    cost = 1_000 + 250 * (world.prompt_tokens - 1) + 7_000 * 5
+    assert nano(answer) == logged.cost_nano == world.spent_for(logged) == cost
 
 
 def test_a_version_without_a_price_is_not_free(world: World, client: httpx.Client) -> None:

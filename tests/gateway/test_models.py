@@ -32,6 +32,7 @@ def test_a_deployment_says_what_is_live_and_what_it_costs(
             "price": {
                 "prompt_usd_per_million_tokens": 1.0,
                 "completion_usd_per_million_tokens": 7.0,
+                "cached_usd_per_million_tokens": 1.0,
             },
             "capabilities": {
                 "generate": True,

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.errors import UserError
-from trimtab.ledger.money import NANO, Price, nano, show, usd
+from trimtab.ledger.money import NANO, Price, nano, price_of_million, show, usd, usd_of_million
 
 
 @pytest.mark.parametrize(
@@ -60,4 +60,16 @@ def test_amounts_for_people() -> None:
 
 
 def test_a_price_is_for_one_token() -> None:
-    assert Price(prompt_nano=10, completion_nano=30).of(100, 48) == 1000 + 1440
+    price = Price(prompt_nano=10, completion_nano=30)
+    assert price.of(100, 48) == price.of(100, 48, cached_tokens=64) == 1000 + 1440
+    cheaper = Price(prompt_nano=10, completion_nano=30, cached_nano=4)
+    assert cheaper.of(100, 48, cached_tokens=64) == 360 + 256 + 1440
+    assert cheaper.of(100, 0, cached_tokens=1000) == cheaper.least(100) == 400
+    assert cheaper.least(100, 48) == 400 + 1440
+
+
+@given(st.integers(min_value=0, max_value=NANO))
+def test_a_price_of_a_million_is_the_price_of_a_token(token: int) -> None:
+    written = str(Decimal(token) / 1000)
+    assert price_of_million(written, "0") == Price(token, 0)
+    assert usd_of_million(token) == float(written)

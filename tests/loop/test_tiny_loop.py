@@ -13,10 +13,12 @@ from tests.tiny_project import write_project, write_records
 from trimtab.cli.app import main
 from trimtab.deploy.promote import rollback
 from trimtab.errors import DataError, InUse
-from trimtab.flows.loop import run
+from trimtab.flows.loop import Outcome, run
 from trimtab.flows.page import write_page
 from trimtab.flows.status import status
 from trimtab.flows.steps import STEPS
+from trimtab.ledger.money import Price
+from trimtab.ledger.prices import price_of, set_price
 from trimtab.project import Project
 from trimtab.registry import deployments, versions
 from trimtab.store.home import Home
@@ -71,6 +73,7 @@ def test_the_page_shows_the_version_and_every_item_is_escaped(
 def test_a_change_of_data_runs_the_loop_anew_against_what_is_live(tmp_path: Path) -> None:
     file = write_project(tmp_path)
     first = run(Project.load(file))
+    _set_price(first, Price(3, 7))
     write_records(tmp_path / "tickets.jsonl", 170)
     watch = Record()
     second = run(Project.load(file), watch=watch)
@@ -86,8 +89,17 @@ def test_a_change_of_data_runs_the_loop_anew_against_what_is_live(tmp_path: Path
     database = second.home.database()
     with database.read() as connection:
         live = deployments.get(connection, "tiny").live
+        cost = price_of(connection, second.outputs["register"]["version"])
     database.close()
+    # What was set by hand for the version before goes on.
+    assert cost == Price(3, 7)
     assert live == (second if second.promoted else first).outputs["register"]["version"]
+
+
+def _set_price(outcome: Outcome, price: Price) -> None:
+    version = outcome.outputs["register"]["version"]
+    with closing(outcome.home.database()) as database, database.transaction() as connection:
+        set_price(connection, version, price)
 
 
 def test_two_runs_of_one_project_are_refused(looped: Looped) -> None:

@@ -26,6 +26,7 @@ VERBS = {
     "trace": "Follow a hash, a run or an answer through the loop, both ways.",
     "rollback": "Put the previous version back.",
     "keys": "Create, list, rotate and revoke API keys; set budgets.",
+    "prices": "List and set what tokens cost.",
     "dead-letters": "List, show, replay and delete work that failed for good.",
     "purge": "Delete content whose time is over, or all of it.",
     "serve": "Serve the deployments of a home over HTTP.",

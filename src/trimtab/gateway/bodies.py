@@ -233,6 +233,7 @@ class ScoreAnswer(Answered):
 class PriceBody(BaseModel):
     prompt_usd_per_million_tokens: float
     completion_usd_per_million_tokens: float
+    cached_usd_per_million_tokens: float
 
 
 class CapabilitiesBody(BaseModel):

@@ -338,7 +338,7 @@ class Books:
             request_id=visit.id,
             accounts=item.accounts,
             fixed=price.of(item.prompt, 0),
-            floor=price.of(item.prompt, 0),
+            floor=price.least(item.prompt),
             # The hold of a batch's line belongs to the line, and outlives who works it.
             expires_us=NEVER_US if visit.mine else till.now_us + LIFE_US,
             owner=self.owner,
@@ -368,9 +368,10 @@ class Books:
             meters.give_back(visit.key, reserved.metered)
             return 0
         usage = visit.usage
-        used = 0 if visit.forgiven else reserved.price.of(usage.prompt, usage.completion)
+        price = reserved.price
+        used = price.of(usage.prompt, usage.completion, usage.cached)
         # Whatever an engine counts, nobody pays more than was held, or is paid.
-        amount = max(0, min(used, reserved.hold.amount_nano))
+        amount = 0 if visit.forgiven else max(0, min(used, reserved.hold.amount_nano))
         hold = till.settle(reserved.hold.id, amount, "batch" if visit.mine else "request")
         meters.give_back(visit.key, reserved.metered - usage.prompt - usage.completion)
         # The answer that is kept for a replay names it.

@@ -48,7 +48,7 @@ class Heartbeat:
             await asyncio.sleep(BEAT_S)
             owing = await self._owed()
             floors = {
-                reserved.hold.id: reserved.price.of(visit.usage.prompt, visit.usage.completion)
+                reserved.hold.id: reserved.price.least(visit.usage.prompt, visit.usage.completion)
                 for visit in self.visits.values()
                 if (reserved := visit.reserved) is not None and visit.mine is None
             }

@@ -19,6 +19,7 @@ from trimtab.gateway.desk import AtDesk, Desk
 from trimtab.gateway.encoders import Encoding
 from trimtab.gateway.health import READY_S
 from trimtab.inference import Capabilities
+from trimtab.ledger.money import usd_of_million
 from trimtab.ledger.prices import price_of
 from trimtab.registry import versions
 from trimtab.registry.deployments import Deployment
@@ -119,10 +120,10 @@ def _price(connection: Connection, version: str) -> PriceBody | None:
         price = price_of(connection, version)
     except PriceMissing:
         return None
-    # A nano-dollar a token is a thousandth of a dollar a million.
     return PriceBody(
-        prompt_usd_per_million_tokens=price.prompt_nano / 1000,
-        completion_usd_per_million_tokens=price.completion_nano / 1000,
+        prompt_usd_per_million_tokens=usd_of_million(price.prompt_nano),
+        completion_usd_per_million_tokens=usd_of_million(price.completion_nano),
+        cached_usd_per_million_tokens=usd_of_million(price.cached),
     )
 
 

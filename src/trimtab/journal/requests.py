@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 
 from trimtab.errors import NotFound
-from trimtab.journal.tables import COUNT_ANSWERS, RECORD, requests
+from trimtab.journal.tables import COUNT_ANSWERS, COUNT_CHARGED, RECORD, requests
 from trimtab.store.clock import now_us
 from trimtab.store.database import Connection
 from trimtab.store.rows import insert_once
@@ -101,6 +101,12 @@ def outcomes(
         query = query.where(columns.model_version == version)
     rows = connection.execute(query.order_by(columns.created_us, columns.id))
     return tuple(Outcome(**row._mapping) for row in rows)
+
+
+def charged_since(connection: Connection, version: str, since_us: int) -> int:
+    """How many requests have paid for a version's tokens, whatever they cost, since a time."""
+    asked = {"version": version, "since_us": since_us}
+    return int(connection.execute(COUNT_CHARGED, asked).scalar_one())
 
 
 def answers_of(connection: Connection, version: str) -> int:

@@ -59,6 +59,12 @@ COUNT_ANSWERS = (
     .select_from(requests)
     .where((requests.c.model_version == bindparam("version")) & (requests.c.status < 400))
 )
+COUNT_CHARGED = (
+    select(func.count())
+    .select_from(requests)
+    .where(requests.c.model_version == bindparam("version"))
+    .where((requests.c.created_us >= bindparam("since_us")) & (requests.c.prompt_tokens > 0))
+)
 
 # Work that was accepted for later and failed for good. `source` says what kind of work, `group` and
 # `place` which of it (a batch and its line); under `request_id` it is billed once.

@@ -99,6 +99,11 @@ def suspects(connection: Connection, now: int, back_us: int = 2**61) -> Sequence
     return tuple(of_row(row) for row in connection.execute(query))
 
 
+def any_open(connection: Connection) -> bool:
+    """Whether money is held for anybody."""
+    return connection.execute(holds.select().where(holds.c.state == "open")).first() is not None
+
+
 def beat(connection: Connection, floors: Mapping[str, int], expires_us: int) -> None:
     """A living gateway keeps its holds (by id) open, and journals what each has cost so far: what
     it settles to after a crash. A hold that it does not name is not kept: nobody works for it."""

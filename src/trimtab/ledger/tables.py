@@ -28,6 +28,9 @@ prices = Table(
     Column("from_us", BigInteger, primary_key=True, autoincrement=False),
     Column("prompt_nano", BigInteger, nullable=False),
     Column("completion_nano", BigInteger, nullable=False),
+    # Of a token of the prompt that was computed before; as another of the prompt where it is null.
+    Column("cached_nano", BigInteger),
+    CheckConstraint("cached_nano >= 0 AND cached_nano <= prompt_nano", name="cached"),
     CheckConstraint("prompt_nano >= 0 AND completion_nano >= 0", name="not_negative"),
 )
 

@@ -19,7 +19,7 @@ from trimtab.deploy.probes import with_messages
 from trimtab.errors import NotFound
 from trimtab.flows.backends import price_of_tokens
 from trimtab.flows.work import Outputs, Result, Work
-from trimtab.ledger.prices import prices_of, set_price
+from trimtab.ledger.prices import carry, prices_of, set_price
 from trimtab.registry import bases, deployments, versions
 from trimtab.registry.bases import Base
 from trimtab.registry.identity import VersionSpec, parameter_count, tokenizer_hash
@@ -62,11 +62,16 @@ def work(work: Work, outputs: Outputs) -> Result:
         "incumbent": incumbent,
     }
     line = f"version {short(candidate.hash)}, to be judged against {short(incumbent)}"
-    return Result(output, line, partial(_write, work, trained_base, base, candidate))
+    return Result(output, line, partial(_write, work, trained_base, base, candidate, incumbent))
 
 
 def _write(
-    work: Work, trained: Base | None, base: ModelVersion, candidate: ModelVersion, to: Connection
+    work: Work,
+    trained: Base | None,
+    base: ModelVersion,
+    candidate: ModelVersion,
+    incumbent: str,
+    to: Connection,
 ) -> None:
     for each in (work.base, trained):
         if each is not None:
@@ -76,6 +81,9 @@ def _write(
         versions.add(to, version)
         if version.hash not in priced:
             set_price(to, version.hash, price_of_tokens(work.project))
+            # What was set by hand for the version before it goes on, where the file names none.
+            if work.project.serve.price is None and incumbent != version.hash:
+                carry(to, incumbent, version.hash)
     why = "the base itself, until a candidate proves to be better"
     deployments.create(to, work.project.deployment, work.project.name, base.hash, why)
 
