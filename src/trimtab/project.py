@@ -148,13 +148,16 @@ class Shadow(Section):
 
 
 class Deploy(Section):
-    """`safe_template` answers when no model can; its `$variables` are those of `TEMPLATE`."""
+    """`safe_template` answers when no model can; its `$variables` are those of `TEMPLATE`.
+    `log_prompts` keeps what is asked and answered, which is kept nowhere else.
+    """
 
     name: Name | None = None
     slo: Slo = Slo()
     shadow: Shadow = Shadow()
     deadline_s: Annotated[float, Field(gt=0, le=600, allow_inf_nan=False)] = 120.0
     safe_template: Annotated[str, Field(min_length=1, max_length=4000)] | None = None
+    log_prompts: bool = False
 
     @field_validator("safe_template")
     @classmethod

@@ -118,6 +118,7 @@ def test_what_is_over_is_deleted_and_what_is_not_stays(world: World, client: htt
         "dead_letters": 0,
         "lines": 0,
         "orphans": 0,
+        "words": 0,
         "kept_for_batches": 0,
     }
     with world.database.transaction() as connection:

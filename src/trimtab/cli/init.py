@@ -66,6 +66,7 @@ data:
 #   name: {name}
 #   slo: {{p95_ms: 1200, availability: 0.995}}
 #   shadow: {{requests: 20}}
+#   log_prompts: false           # true keeps what is asked and answered, for 30 days
 
 # serve:                         # the built-in engine answers, unless vLLM is named
 #   vllm_env: ../vllm            # an environment with vLLM, to start a server from

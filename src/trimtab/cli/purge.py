@@ -21,6 +21,7 @@ NAMES = {
     "dead_letters": "dead letters",
     "lines": "lines of batches",
     "orphans": "leftovers of crashes",
+    "words": "prompts and answers that were logged",
     "kept_for_batches": "files left, since batches work on them",
 }
 
@@ -41,9 +42,11 @@ def command(
     home: Path | None,
     as_json: bool,
 ) -> None:
-    """Delete stored answers, files, outputs of batches and dead letters that have expired.
+    """Delete stored answers, files, outputs of batches, dead letters and logged words that have
+    expired.
 
-    Keys, the ledger and the log stay: they hold no words. The server does the same every minute.
+    Keys, the ledger and the log of requests stay: they hold no words. The server does the same
+    every minute.
     """
     opened = open_home(home, path)
     if everything and not yes:

@@ -20,17 +20,21 @@ from trimtab.cli.options import (
 @click.argument("name")
 @project_argument
 @home_option
+@click.option("--words", is_flag=True, help="Of an answer: what was asked and said, if logged.")
 @json_option
 @verbose_option
-def command(name: str, path: Path | None, home: Path | None, as_json: bool) -> None:
+def command(name: str, path: Path | None, words: bool, home: Path | None, as_json: bool) -> None:
     """Follow NAME: an answer's id, a run, or a version's, dataset's or record's hash."""
-    from trimtab.flows.lineage import lineage
+    from trimtab.flows.lineage import lineage, spoken
 
     with open_database(home, path) as database, database.read() as connection:
         chains = lineage(connection, name)
+        said = spoken(connection, name) if words else None
     if as_json:
-        print_json({"chains": chains})
+        print_json({"chains": chains} if said is None else {"chains": chains, "words": said})
         return
+    if said is not None:
+        print_facts(f"request {name}", said.items())
     for chain in chains:
         print_facts(f"version {chain['version'][:12]}", _rows(chain))
 

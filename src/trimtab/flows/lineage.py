@@ -3,7 +3,7 @@
 from typing import Any
 
 from trimtab.errors import NotFound
-from trimtab.journal import requests
+from trimtab.journal import requests, words
 from trimtab.registry.lineage import Lineage, trace
 from trimtab.store.database import Connection
 
@@ -20,6 +20,17 @@ def lineage(connection: Connection, name: str) -> list[dict[str, Any]]:
     if answered is not None and answered.model_version is not None:
         name = answered.model_version
     return [_chain(connection, found) for found in trace(connection, name)]
+
+
+def spoken(connection: Connection, request_id: str) -> dict[str, str]:
+    """What was asked and answered. Raises NotFound where no words of it are kept."""
+    found = words.get(connection, request_id)
+    if found is None:
+        raise NotFound(
+            f"no words of '{request_id[:80]}' are kept",
+            hint="a project keeps them from then on that its file says deploy.log_prompts: true",
+        )
+    return {"asked": found.prompt, "answered": found.answer}
 
 
 def _chain(connection: Connection, found: Lineage) -> dict[str, Any]:

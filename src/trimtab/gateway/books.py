@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from trimtab.errors import StoreRefused, TrimtabError
-from trimtab.gateway import keys, problems, replays
+from trimtab.gateway import keys, problems, replays, spoken
 from trimtab.gateway.group import STORE, GroupCommit
 from trimtab.gateway.heartbeat import LIFE_US, Heartbeat
 from trimtab.gateway.keys import Key
@@ -23,7 +23,7 @@ from trimtab.gateway.metrics import Metrics
 from trimtab.gateway.problems import ClientGone, LeaseLost, Problem
 from trimtab.gateway.replays import Claim, Replay
 from trimtab.gateway.visit import Reserved, Visit
-from trimtab.journal import requests
+from trimtab.journal import requests, words
 from trimtab.ledger.accounts import account_of
 from trimtab.ledger.money import Price
 from trimtab.ledger.prices import no_price, prices_of
@@ -319,6 +319,8 @@ class Books:
         meters.write()
         entries = [_entry(item, done[id(item)]) for item in closings if not item.void]
         requests.record_all(connection, entries)
+        logged = [item.visit for item in closings if item.visit.words and not item.void]
+        words.record_all(connection, [spoken.kept(visit, till.now_us) for visit in logged])
         kept = [closing.kept for closing in closings if closing.kept is not None]
         for each in sorted(kept, key=lambda each: each.locks):
             each.keep(connection)

@@ -68,16 +68,18 @@ class Served:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """Who may answer, best first, and what the deployment's policy says beside that."""
+    """Who may answer, best first, and what the deployment's policy says beside that: `logged` where
+    words are to be kept."""
 
     tiers: tuple[Served, ...]
     template: str | None = None
     deadline_s: float | None = None
+    logged: bool = False
 
     @property
     def best_alone(self) -> "Resolved":
         """Without anybody to fall back to."""
-        return Resolved(self.tiers[:1], None, self.deadline_s)
+        return Resolved(self.tiers[:1], None, self.deadline_s, self.logged)
 
 
 class Catalogue:
@@ -174,7 +176,7 @@ class Catalogue:
         policy = self._policies.get(deployment.name)
         if policy is None:
             return Resolved(tiers)
-        return Resolved(tiers, policy.safe_template, policy.deadline_s)
+        return Resolved(tiers, policy.safe_template, policy.deadline_s, policy.log_prompts)
 
     def _look_up(self, connection: Connection, model: str) -> Resolved:
         # What is read here is what this look-up goes by: another may read anew meanwhile.

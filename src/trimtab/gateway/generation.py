@@ -14,6 +14,7 @@ from trimtab.gateway.answering import Answering
 from trimtab.gateway.bodies import Alternative, Choice, GenerateBody, TokenLogprob
 from trimtab.gateway.catalogue import Served
 from trimtab.gateway.desk import Desk, Prepared, check_fit
+from trimtab.gateway.spoken import prompt_of
 from trimtab.gateway.visit import Visit
 from trimtab.inference import Chunk, FinishReason, GenerateRequest, Sampling
 from trimtab.text.schema import satisfies
@@ -187,6 +188,8 @@ async def admitted(
 ) -> Answering[None]:
     """A request that somebody will answer, its price held."""
     resolved = await desk.resolve(visit, body)
+    if resolved.logged:
+        visit.words = lambda: (prompt_of(body), [choice.text for choice in work.choices])
     if not body.fallback:
         resolved = resolved.best_alone
     answering = Answering(desk, visit, body, resolved, work, streaming=streaming)

@@ -15,11 +15,13 @@ from trimtab.store.rows import insert_or_update
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """`deadline_s` is for a whole request, over all tiers."""
+    """`deadline_s` is for a whole request, over all tiers. `log_prompts` keeps what is asked by the
+    deployment's name, and what is answered."""
 
     deployment: str
     safe_template: str | None = None
     deadline_s: float = 120.0
+    log_prompts: bool = False
 
 
 def filled(template: str, values: Mapping[str, str | None]) -> str:
@@ -30,7 +32,7 @@ def filled(template: str, values: Mapping[str, str | None]) -> str:
 def declare(connection: Connection, project: Project) -> None:
     """Write down what a project's file says now."""
     deploy = project.deploy
-    policy = Policy(project.deployment, deploy.safe_template, deploy.deadline_s)
+    policy = Policy(project.deployment, deploy.safe_template, deploy.deadline_s, deploy.log_prompts)
     insert_or_update(connection, policies, asdict(policy), key=["deployment"])
 
 

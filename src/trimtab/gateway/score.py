@@ -14,6 +14,7 @@ from trimtab.gateway.bodies import CompletionScore, ScoreAnswer, ScoreBody
 from trimtab.gateway.catalogue import Served
 from trimtab.gateway.desk import AtDesk, Prepared, check_fit
 from trimtab.gateway.problems import Problem
+from trimtab.gateway.spoken import prompt_of
 from trimtab.gateway.stream import unless_gone
 from trimtab.gateway.visit import Visit
 from trimtab.inference import Score, ScoreRequest, Usage
@@ -73,6 +74,8 @@ async def score(
     scores: Sequence[Score] | None = None
     async with replaying.released(desk, claim), desk.books.accounted(visit):
         resolved = (await desk.resolve(visit, body)).best_alone
+        if resolved.logged:
+            visit.words = lambda: (prompt_of(body), ())
         chat = resolved.tiers[0].chat
         completions = await anyio.to_thread.run_sync(tokens, chat, body.completions)
         answering = Answering(desk, visit, body, resolved, Scoring(completions))

@@ -16,6 +16,7 @@ from sqlalchemy import (
     bindparam,
     case,
     exists,
+    false,
     func,
     or_,
     select,
@@ -78,6 +79,7 @@ policies = Table(
     Column("deployment", String(64), primary_key=True),
     Column("safe_template", Text),
     Column("deadline_s", Float, nullable=False),
+    Column("log_prompts", Boolean, nullable=False, server_default=false()),
 )
 
 # What was uploaded for batches and what they made. The words lie in the home, in the blob.

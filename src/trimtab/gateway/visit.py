@@ -5,7 +5,7 @@ Only a value that fills as the request goes on; what the ledger and the journal 
 """
 
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,7 +47,8 @@ class Visit:
     that is still us. `deadline` is when whoever asked has left (by `time.perf_counter`), None where
     nobody waits. `heard` is set once the client has got a part of the answer, `forgiven` where the
     answer was lost by us: nobody pays for it. `knocked` is set once a request that holds no price
-    was counted. `begun_s` is when it was taken up, in seconds since the epoch.
+    was counted. `begun_s` is when it was taken up, in seconds since the epoch. `words`
+    tells what was asked and what was answered, where the project wants that kept.
     """
 
     id: str
@@ -80,6 +81,7 @@ class Visit:
     priority: Priority = "interactive"
     mine: Callable[[Connection], bool] | None = None
     deadline: float | None = None
+    words: Callable[[], tuple[str, Sequence[str]]] | None = None
     begun_s: int = field(default_factory=lambda: int(time.time()))
 
     @classmethod

@@ -66,6 +66,31 @@ COUNT_CHARGED = (
     .where((requests.c.created_us >= bindparam("since_us")) & (requests.c.prompt_tokens > 0))
 )
 
+# What was asked and answered, where a project wants it kept: content.
+words = Table(
+    "words",
+    metadata,
+    Column("request_id", String(64), primary_key=True),
+    Column("key_id", String(64), nullable=False),
+    Column("owner", Text, nullable=False),
+    Column("prompt", Text, nullable=False),
+    Column("answer", Text, nullable=False),
+    Column("cut", Boolean, nullable=False),
+    Column("created_us", BigInteger, nullable=False),
+    Column("expires_us", BigInteger, nullable=False),
+    Index(None, "owner"),
+    Index(None, "created_us"),
+    Index(None, "expires_us"),
+)
+WRITE_WORDS = Change(words.insert())
+# All but the newest. No database has an OFFSET without a LIMIT in common with the other.
+OLD_WORDS = (
+    select(words.c.request_id)
+    .order_by(words.c.created_us.desc(), words.c.request_id)
+    .limit(2**62)
+    .offset(bindparam("most"))
+)
+
 # Work that was accepted for later and failed for good. `source` says what kind of work, `group` and
 # `place` which of it (a batch and its line); under `request_id` it is billed once.
 dead_letters = Table(

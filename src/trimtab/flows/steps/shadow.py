@@ -14,7 +14,7 @@ def inputs(work: Work, outputs: Outputs) -> dict[str, Any]:
     return {
         "gate": outputs["gate"]["gate"],
         "dataset": outputs["data"]["dataset"],
-        "deploy": work.project.deploy.model_dump(),
+        "deploy": work.project.deploy.model_dump(exclude={"log_prompts"}),
     }
 
 

@@ -1,4 +1,5 @@
-"""How long content is kept, and its end: answers for replays a day, files and dead letters 30 days.
+"""How long content is kept, and its end: answers for replays a day; files, dead letters and the
+words that a project logs 30 days.
 
 Deleting goes in small transactions, and may be interrupted anywhere and done again. What a batch
 under way needs is left, and told.
@@ -11,7 +12,7 @@ from trimtab.gateway import keys, replays
 from trimtab.gateway.offline import ending, files
 from trimtab.gateway.offline.batches import ENDED
 from trimtab.gateway.tables import HOLDS_CONTENT, batches, lines
-from trimtab.journal import dead_letters
+from trimtab.journal import dead_letters, words
 from trimtab.journal.dead_letters import Choice
 from trimtab.ledger.tables import database_now
 from trimtab.store.blobs import Blobs
@@ -29,6 +30,7 @@ class Purged:
     dead_letters: int
     lines: int
     orphans: int
+    words: int
     kept_for_batches: int
 
 
@@ -42,6 +44,7 @@ def purge(
     with database.transaction() as connection:
         now = database_now(connection)
         named = None if not everything else _keys(connection, owner)
+        spoken = words.purge(connection, now, everything=everything, owner=owner)
         answers = replays.purge(connection, all_of=named) + replays.shorten(connection)
         gone = files.forget(connection, now, everything=everything, owner=owner)
     for file in gone:
@@ -54,7 +57,7 @@ def purge(
         left = len(files.used(connection, owner)) if everything else 0
     for blob in lost:
         content.delete(blob)
-    return Purged(answers, len(gone), letters, dropped, len(lost), left)
+    return Purged(answers, len(gone), letters, dropped, len(lost), spoken, left)
 
 
 def _keys(connection: Connection, owner: str | None) -> Iterable[str]:
