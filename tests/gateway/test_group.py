@@ -27,7 +27,7 @@ def insert(connection: Connection, items: Sequence[int]) -> Sequence[Any]:
 
 async def all_at_once(database: Database, items: Sequence[int]) -> list[Any]:
     group = GroupCommit(database, insert)
-    done = await asyncio.gather(*(group.do(item) for item in items), return_exceptions=True)
+    done = await asyncio.gather(*(group.ask(item) for item in items), return_exceptions=True)
     await group.settled()
     return done
 
@@ -78,7 +78,7 @@ def test_what_another_transaction_was_in_the_way_of_is_done_once_more(world: Wor
             return done
 
         group = GroupCommit(world.database, met)
-        [done] = await asyncio.gather(group.do(conflicts), return_exceptions=True)
+        [done] = await asyncio.gather(group.ask(conflicts), return_exceptions=True)
         return done
 
     assert asyncio.run(tried(1)) == 2

@@ -7,7 +7,7 @@ from sqlalchemy import Boolean, Column, Integer, MetaData, String, Table, bindpa
 
 from trimtab.errors import StoreRefused
 from trimtab.store.database import Database
-from trimtab.store.prepared import Change, Query
+from trimtab.store.prepared import Change, Put, Query
 
 birds = Table(
     "birds",
@@ -58,6 +58,38 @@ def test_a_change_changes_every_row_and_none_without_one(full: Database) -> None
     with full.read() as connection:
         rows = connection.execute(birds.select().order_by(birds.c.name)).all()
         assert [tuple(row) for row in rows] == [("rook", None, False), ("wren", 10, False)]
+
+
+def test_rows_are_put_whatever_their_number(full: Database) -> None:
+    counted = Put(birds)
+    lighter = Put(birds, key=["name"], keep=["rare"])
+    flock = [{"name": f"tern {i:02}", "weight": i, "rare": bool(i % 2)} for i in range(77)]
+    flock[3]["weight"] = None
+    with full.transaction() as connection:
+        counted.run(connection, [])
+        counted.run(connection, flock)
+        # Those that stand keep what they keep, and those that do not are made.
+        again = [{**bird, "weight": 10**6, "rare": True} for bird in flock[40:]]
+        lighter.run(connection, [*again, {"name": "emu", "weight": 1, "rare": True}])
+    expected = flock[:40] + [{**bird, "weight": 10**6} for bird in flock[40:]]
+    expected += [{"name": "emu", "weight": 1, "rare": True}, *ROWS]
+    with full.read() as connection:
+        rows = connection.execute(birds.select().order_by(birds.c.name)).all()
+    assert [row._asdict() for row in rows] == sorted(expected, key=lambda bird: bird["name"])
+
+
+def test_many_rows_are_one_step(database: Database) -> None:
+    if database.url.drivername != "sqlite":
+        pytest.skip("a step is SQLite's")
+    told: list[str] = []
+    with database.transaction() as connection:
+        birds.metadata.create_all(connection)
+        driver = connection.connection.dbapi_connection
+        assert driver is not None
+        driver.set_trace_callback(told.append)
+        Put(birds).run(connection, [{**ROWS[0], "name": str(i)} for i in range(13)])
+        driver.set_trace_callback(None)
+    assert [one.count("(") - 1 for one in told] == [8, 4, 1]
 
 
 def test_what_the_database_refuses_is_refused_by_its_name(full: Database) -> None:

@@ -36,13 +36,14 @@ class GroupCommit(Generic[Item]):
         self._running: asyncio.Task[None] | None = None
         self._thread = ThreadPoolExecutor(1, "commit")
 
-    async def do(self, item: Item) -> Any:
-        """The item's result, when it is committed. What leaves meanwhile does not stop it."""
+    def ask(self, item: Item) -> asyncio.Future[Any]:
+        """The item's result, once it is committed: it is done though nobody waits. Whoever waits
+        shields it."""
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, done))
         if self._running is None or self._running.done():
             self._running = asyncio.create_task(self._run())
-        return await asyncio.shield(done)
+        return done
 
     async def settled(self) -> None:
         """Wait until nothing is under way."""

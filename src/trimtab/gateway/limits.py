@@ -11,7 +11,7 @@ from typing import Literal
 from trimtab.gateway import gcra
 from trimtab.gateway.gcra import Meter, Reading
 from trimtab.gateway.keys import Key
-from trimtab.gateway.tables import LOCK_METERS, MAKE_METERS, WRITE_METERS
+from trimtab.gateway.tables import LOCK_METERS, PUT_METERS
 from trimtab.store.database import Connection
 
 Kind = Literal["requests", "tokens"]
@@ -63,12 +63,10 @@ class Meters:
         self._connection = connection
         self._now_us = now_us
         self._meters: dict[tuple[str, Kind], Meter] = {}
-        self._known: set[tuple[str, Kind]] = set()
         self._changed: set[tuple[str, Kind]] = set()
         ids = sorted({key.id for key in keys if quotas(key)})
         for row in LOCK_METERS.rows(connection, ids=ids):
             self._meters[row.key_id, row.kind] = Meter(row.level, row.updated_us)
-            self._known.add((row.key_id, row.kind))
 
     def ask(self, key: Key, tokens: int) -> Verdict:
         """Whether one request of so many tokens may be served; takes nothing."""
@@ -103,20 +101,12 @@ class Meters:
             self._put(key, "tokens", gcra.give_back(meter, quota, tokens, self._now_us))
 
     def write(self) -> None:
-        new = [(*place, self._meters[place]) for place in self._changed - self._known]
-        old = [(*place, self._meters[place]) for place in self._changed & self._known]
-        MAKE_METERS.run(
+        changed = [(*place, self._meters[place]) for place in sorted(self._changed)]
+        PUT_METERS.run(
             self._connection,
             [
                 {"key_id": key, "kind": kind, "level": at.level, "updated_us": at.at_us}
-                for key, kind, at in new
-            ],
-        )
-        WRITE_METERS.run(
-            self._connection,
-            [
-                {"at_key": key, "at_kind": kind, "level": at.level, "updated_us": at.at_us}
-                for key, kind, at in old
+                for key, kind, at in changed
             ],
         )
 

@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 
 from trimtab.store.metadata import metadata
-from trimtab.store.prepared import Change, Query
+from trimtab.store.prepared import Put, Query
 
 keys = Table(
     "keys",
@@ -175,12 +175,7 @@ LOCK_METERS = Query(
     .with_for_update(),
     over="ids",
 )
-MAKE_METERS = Change(meters.insert())
-WRITE_METERS = Change(
-    meters.update().where(
-        (meters.c.key_id == bindparam("at_key")) & (meters.c.kind == bindparam("at_kind"))
-    )
-)
+PUT_METERS = Put(meters, key=["key_id", "kind"])
 
 
 def _lines_of(*states: str) -> Any:

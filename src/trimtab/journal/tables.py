@@ -17,7 +17,7 @@ from sqlalchemy import (
 )
 
 from trimtab.store.metadata import metadata
-from trimtab.store.prepared import Change
+from trimtab.store.prepared import Put
 
 requests = Table(
     "requests",
@@ -53,7 +53,7 @@ requests = Table(
 )
 
 # The statement of every request, put into words once.
-RECORD = Change(requests.insert())
+RECORD = Put(requests)
 COUNT_ANSWERS = (
     select(func.count())
     .select_from(requests)
@@ -82,7 +82,7 @@ words = Table(
     Index(None, "created_us"),
     Index(None, "expires_us"),
 )
-WRITE_WORDS = Change(words.insert())
+WRITE_WORDS = Put(words)
 # All but the newest. No database has an OFFSET without a LIMIT in common with the other.
 OLD_WORDS = (
     select(words.c.request_id)

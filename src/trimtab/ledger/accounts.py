@@ -14,8 +14,8 @@ from trimtab.errors import LedgerError, UserError
 from trimtab.ledger.money import show
 from trimtab.ledger.tables import (
     LOCK_BUDGETS,
+    PUT_BUDGETS,
     READ_BUDGETS,
-    WRITE_BUDGETS,
     budgets,
     database_now,
 )
@@ -141,18 +141,7 @@ def budgets_of(
 
 def write_budgets(connection: Connection, changed: Sequence[Budget]) -> None:
     """Write what is spent and held in budgets that were locked."""
-    values = [
-        {
-            "spent_nano": budget.spent_nano,
-            "held_nano": budget.held_nano,
-            "period_window": budget.period_window,
-            "warned": budget.warned,
-            "at_account": budget.account,
-            "at_period": budget.period,
-        }
-        for budget in changed
-    ]
-    WRITE_BUDGETS.run(connection, values)
+    PUT_BUDGETS.run(connection, [asdict(budget) for budget in changed])
 
 
 def no_account(key_id: str) -> LedgerError:

@@ -18,7 +18,7 @@ from sqlalchemy import (
 from trimtab.store.clock import now_us
 from trimtab.store.database import Connection
 from trimtab.store.metadata import metadata
-from trimtab.store.prepared import Change, Query
+from trimtab.store.prepared import Change, Put, Query
 
 # A version's price counts from its date until the next one's.
 prices = Table(
@@ -98,8 +98,13 @@ LOCK_BUDGETS = Query(_BUDGETS.with_for_update(), over="accounts")
 _HOLDS = holds.select().where(holds.c.id.in_(bindparam("ids", expanding=True))).order_by(holds.c.id)
 READ_HOLDS = Query(_HOLDS, over="ids")
 LOCK_HOLDS = Query(_HOLDS.with_for_update(), over="ids")
-MAKE_HOLDS = Change(holds.insert())
-SPEND = Change(spends.insert())
+# Of a hold that stands, what was wanted and for how long stays.
+PUT_HOLDS = Put(
+    holds,
+    key=["id"],
+    keep=["key_id", "request_id", "created_us", "expires_us", "owner", "charged"],
+)
+SPEND = Put(spends)
 KEEP_HOLDS = (
     holds.update()
     .where(holds.c.id.in_(bindparam("ids", expanding=True)) & (holds.c.state == "open"))
@@ -112,13 +117,7 @@ READ_PRICES = Query(
     .order_by(prices.c.from_us),
     over="versions",
 )
-WRITE_BUDGETS = Change(
-    budgets.update().where(
-        (budgets.c.account == bindparam("at_account"))
-        & (budgets.c.period == bindparam("at_period"))
-    )
-)
-WRITE_HOLDS = Change(holds.update().where(holds.c.id == bindparam("at_id")))
+PUT_BUDGETS = Put(budgets, key=["account", "period"], keep=["limit_nano"])
 DELETE_HOLDS = Change(holds.delete().where(holds.c.id == bindparam("at_id")))
 NOTE_HOLD = (
     holds.update()

@@ -13,7 +13,7 @@ from trimtab.ledger import reservation
 from trimtab.ledger.accounts import Budget, budgets_of, no_account, write_budgets
 from trimtab.ledger.money import show
 from trimtab.ledger.reservation import Hold, Wanted
-from trimtab.ledger.tables import DELETE_HOLDS, MAKE_HOLDS, SPEND, WRITE_HOLDS, database_now
+from trimtab.ledger.tables import DELETE_HOLDS, PUT_HOLDS, SPEND, database_now
 from trimtab.store.database import Connection
 from trimtab.store.ids import new_id
 
@@ -132,27 +132,13 @@ class Till:
         return hold is not None and hold.state == "open" and hold.expires_us == seen.expires_us
 
     def write(self) -> None:
-        """Everything above, in five statements at most."""
-        touched = [b for found in self._budgets.values() for b in found]
-        write_budgets(self._connection, touched)
+        """Everything above, in a statement for each table."""
+        budgets = [budget for found in self._budgets.values() for budget in found]
+        write_budgets(self._connection, budgets)
         DELETE_HOLDS.run(self._connection, [{"at_id": hold} for hold in self._voided])
-        made = [reservation.to_row(hold) for hold in self._new.values()]
-        MAKE_HOLDS.run(self._connection, made)
-        changed = [self._holds[hold_id] for hold_id in self._changed - self._new.keys()]
-        WRITE_HOLDS.run(
-            self._connection,
-            [
-                {
-                    "at_id": hold.id,
-                    "amount_nano": hold.amount_nano,
-                    "floor_nano": hold.floor_nano,
-                    "state": hold.state,
-                    "settled_nano": hold.settled_nano,
-                    "estimated": hold.estimated,
-                }
-                for hold in changed
-            ],
-        )
+        touched = sorted(self._changed | self._new.keys())
+        rows = [reservation.to_row(self._holds[hold_id]) for hold_id in touched]
+        PUT_HOLDS.run(self._connection, rows)
         SPEND.run(self._connection, self._spends)
         self._new, self._changed, self._voided, self._spends = {}, set(), [], []
 

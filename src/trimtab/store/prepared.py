@@ -10,12 +10,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, Delete, Insert, Select, Update
+from sqlalchemy import Connection, Delete, Insert, Select, Table, Update, bindparam
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.engine import Dialect
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.sql.compiler import SQLCompiler
 
 Reader = Callable[[Any], Any]
+# Rows that one statement takes: the powers of two below, so that few statements are prepared.
+_MOST_ROWS = 32
 _CURSOR = "trimtab_cursor"
 
 
@@ -33,9 +37,13 @@ class Query:
     def rows(self, connection: Connection, **values: Any) -> Sequence[Any]:
         """What is found: named tuples, in the order of the columns."""
         dialect = connection.dialect
-        many = () if self._over is None else values.pop(self._over)
+        many: list[Any] = [] if self._over is None else list(values.pop(self._over))
         if self._over is not None and not many:
             return ()
+        if many:
+            # The last one stands for those that are missing to the next power of two, so that few
+            # statements are prepared.
+            many += many[-1:] * ((1 << (len(many) - 1).bit_length()) - len(many))
         place = (dialect.name, len(many))
         if place not in self._texts:
             self._texts[place] = _text(self._statement, dialect, self._over, len(many))
@@ -48,6 +56,62 @@ class Query:
         for at, read in self._readers[dialect.name]:
             found = [(*row[:at], read(row[at]), *row[at + 1 :]) for row in found]
         return [self._row._make(row) for row in found]
+
+
+class Put:
+    """An INSERT of whole rows. With a `key`, a row whose key stands has its other columns replaced,
+    but for those in `keep`.
+
+    Many rows are one step of the driver: it lets go of the interpreter for each step, and under
+    load waits for its turn after it, while other processes wait for the database.
+    """
+
+    def __init__(self, table: Table, key: Sequence[str] = (), keep: Sequence[str] = ()) -> None:
+        self._table = table
+        self._key = list(key)
+        names = [column.name for column in table.columns]
+        self._names = names
+        self._replaced = [name for name in names if name not in (*key, *keep)]
+        self._texts: dict[tuple[str, int], tuple[str, Sequence[tuple[int, str]] | None]] = {}
+
+    def run(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        """`rows` have a value for each column."""
+        at = 0
+        while at < len(rows):
+            count = min(_MOST_ROWS, 1 << (len(rows) - at).bit_length() - 1)
+            self._run(connection, rows[at : at + count])
+            at += count
+
+    def _run(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+        place = (connection.dialect.name, len(rows))
+        if place not in self._texts:
+            self._texts[place] = self._text(connection.dialect, len(rows))
+        sql, order = self._texts[place]
+        if order is not None:
+            run(connection, sql, [rows[number][name] for number, name in order])
+            return
+        numbered = enumerate(rows)
+        run(connection, sql, {_of(n, name): row[name] for n, row in numbered for name in row})
+
+    def _text(self, dialect: Dialect, count: int) -> tuple[str, Sequence[tuple[int, str]] | None]:
+        """A statement for so many rows, and the order in which its values are counted, where they
+        are not named."""
+        insert = sqlite_insert if dialect.name == "sqlite" else postgresql_insert
+        places = {_of(n, name): (n, name) for n in range(count) for name in self._names}
+        statement: Any = insert(self._table).values(
+            [{name: bindparam(_of(n, name)) for name in self._names} for n in range(count)]
+        )
+        if self._key:
+            replaced = {name: statement.excluded[name] for name in self._replaced}
+            statement = statement.on_conflict_do_update(index_elements=self._key, set_=replaced)
+        compiled = statement.compile(dialect=dialect)
+        assert isinstance(compiled, SQLCompiler)
+        order = _order(dialect, compiled.positiontup)
+        return compiled.string, None if order is None else [places[each] for each in order]
+
+
+def _of(number: int, name: str) -> str:
+    return f"{name}__{number}"
 
 
 class Change:
