@@ -32,7 +32,7 @@ class Part:
 class Batch:
     """`tokens`, `positions` and `places` (where in the cache) are (tokens,). `spans` are the rows
     of each sequence, `tables` (sequences, blocks) its blocks, `lengths` (sequences,) what it
-    remembers with this step's tokens. `wanted` are the rows whose logits are.
+    remembers with this step's tokens. `wanted` are the rows whose logits are, in their order.
     """
 
     tokens: torch.Tensor

@@ -4,6 +4,7 @@ import torch
 
 from trimtab.engine.blocks import BLOCK
 from trimtab.engine.family import Shape
+from trimtab.engine.pages import Pages
 
 
 class Cache:
@@ -15,17 +16,15 @@ class Cache:
 
     def __init__(self, shape: Shape, blocks: int, dtype: torch.dtype, device: torch.device) -> None:
         self.shape = shape
-        # Pages that were never written cost nothing yet.
-        self.keys = torch.empty(
-            (shape.layers, blocks, shape.kv_heads, shape.head_dim, BLOCK),
-            dtype=dtype,
-            device=device,
-        )
-        self.values = torch.empty(
-            (shape.layers, blocks, shape.kv_heads, BLOCK, shape.head_dim),
-            dtype=dtype,
-            device=device,
-        )
+        keys = (shape.layers, blocks, shape.kv_heads, shape.head_dim, BLOCK)
+        values = (shape.layers, blocks, shape.kv_heads, BLOCK, shape.head_dim)
+        # What was never written takes no memory yet.
+        if device.type == "cpu":
+            pages = Pages()
+            self.keys, self.values = pages.empty(keys, dtype), pages.empty(values, dtype)
+        else:
+            self.keys = torch.empty(keys, dtype=dtype, device=device)
+            self.values = torch.empty(values, dtype=dtype, device=device)
 
     def store(
         self, layer: int, places: torch.Tensor, keys: torch.Tensor, values: torch.Tensor

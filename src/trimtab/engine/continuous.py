@@ -20,7 +20,7 @@ from trimtab.engine.cache import Cache, block_bytes
 from trimtab.engine.drawn import Drawn
 from trimtab.engine.family import Shape
 from trimtab.engine.faults import unexpected
-from trimtab.engine.jobs import GenerateJob, Job, stop
+from trimtab.engine.jobs import GenerateJob, Job, stop, together
 from trimtab.engine.llama import Llama
 from trimtab.engine.lora import read_config
 from trimtab.engine.ops import TorchOps, pick_ops
@@ -118,6 +118,10 @@ class ContinuousPath:
 
     def step(self) -> None:
         """Compute the next tokens of everything that runs."""
+        with together():
+            self._step()
+
+    def _step(self) -> None:
         self._schedule.leave(self._is_unwanted)
         shares = self._with_adapters(self._schedule.next(self._beside_streams()))
         apart = [share for share in shares if share[0].sequence.apart]

@@ -1,8 +1,10 @@
 """What is asked of the computing thread, and where its results go. No tensors."""
 
 import asyncio
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,17 +15,58 @@ PRIORITIES: tuple[Priority, ...] = ("interactive", "batch", "shadow")
 """Who goes first when not all can."""
 
 
+class _Held(threading.local):
+    letters: "list[tuple[Mailbox, Any]] | None" = None
+
+
+_held = _Held()
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """What this thread puts into mailboxes meanwhile arrives at the end, in its order: each time
+    that an event loop is woken it takes the interpreter from the thread that computes.
+    """
+    _held.letters = letters = []
+    try:
+        yield
+    finally:
+        _held.letters = None
+        loops: dict[asyncio.AbstractEventLoop, list[tuple[Mailbox, Any]]] = {}
+        for letter in letters:
+            loops.setdefault(letter[0].loop, []).append(letter)
+        for loop, its in loops.items():
+            _send(loop, its)
+
+
+def _send(loop: asyncio.AbstractEventLoop, letters: "Sequence[tuple[Mailbox, Any]]") -> None:
+    """An event loop that ended takes nothing more."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(_arrive, letters)
+
+
+def _arrive(letters: "Sequence[tuple[Mailbox, Any]]") -> None:
+    for mailbox, item in letters:
+        mailbox.arrive(item)
+
+
 class Mailbox:
     """Carries results from the computing thread to the event loop that waits for them."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
         self._items: asyncio.Queue[Any] = asyncio.Queue()
 
     def put(self, item: Any) -> None:
-        """From any thread. An event loop that ended takes nothing more."""
-        if not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._items.put_nowait, item)
+        """From any thread; see `together`."""
+        if _held.letters is None:
+            _send(self.loop, [(self, item)])
+        else:
+            _held.letters.append((self, item))
+
+    def arrive(self, item: Any) -> None:
+        """In the event loop that waits."""
+        self._items.put_nowait(item)
 
     async def get(self) -> Any:
         """The next item; an exception among them is raised."""

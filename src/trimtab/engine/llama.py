@@ -26,5 +26,5 @@ class Llama:
         ops, weights = self.ops, self.weights
         x = functional.embedding(batch.tokens, weights.embedding).to(weights.norm.dtype)
         x = ops.through(x, weights.layers, self.shape, batch, cache)
-        normed = ops.norm(x[batch.wanted], weights.norm, self.shape.epsilon, None)
+        normed = ops.norm(x, weights.norm, self.shape.epsilon, None)
         return ops.linear(normed, weights.head)

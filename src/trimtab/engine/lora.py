@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from trimtab.engine.family import Shape
+from trimtab.engine.pages import Pages
 from trimtab.engine.weights import PARTS, Weights, widths
 from trimtab.errors import IdentityError
 
@@ -130,12 +131,12 @@ def load_adapter(folder: Path, config: dict[str, Any], shape: Shape, weights: We
     _check(folder, found, config, shape)
     root = math.sqrt(config["r"]) if config.get("use_rslora") else config["r"]
     scale = config["lora_alpha"] / root
-    pairs = {}
+    pairs, pages = {}, Pages()
     for layer in range(shape.layers):
         for group, names in PARTS.items():
             places = [found.get((layer, name)) for name in names]
             if any(places):
-                pairs[layer, group] = _fuse(layer, group, places, scale, shape, weights)
+                pairs[layer, group] = _fuse(layer, group, places, scale, shape, weights, pages)
     return Adapter(pairs)
 
 
@@ -199,6 +200,7 @@ def _fuse(
     scale: float,
     shape: Shape,
     weights: Weights,
+    pages: Pages,
 ) -> Pair:
     """One pair for the projections of a fused matrix."""
     linear = getattr(weights.layers[layer], group)
@@ -212,11 +214,11 @@ def _fuse(
     for place, width in zip(places, outputs, strict=True):
         if place is not None:
             delta = place["lora_B"] * scale
-            ups.append(Up(delta.T.to(like).contiguous(), row, column))
+            ups.append(Up(pages.copy(delta.T.to(like)), row, column))
             row += delta.shape[1]
             if "lora_magnitude_vector" in place:
                 norm = (rows[column : column + width] + delta @ place["lora_A"]).norm(dim=1)
                 lengthen[column : column + width] = place["lora_magnitude_vector"] / norm
         column += width
     down = torch.cat([place["lora_A"] for place in places if place is not None])
-    return Pair(down.to(like).contiguous(), tuple(ups), lengthen.to(like) if dora else None)
+    return Pair(pages.copy(down.to(like)), tuple(ups), lengthen.to(like) if dora else None)

@@ -46,6 +46,7 @@ class Connection:
         self._reader = reader
         self._writer = writer
         self._calls: dict[str, asyncio.Task[None]] = {}
+        self._frames: list[bytes] = []
 
     async def serve(self) -> None:
         """Until the client is gone, or has sent what cannot be told apart from noise."""
@@ -134,14 +135,23 @@ class Connection:
                 f"the answer is {len(frame)} bytes long, a frame holds {MAX_FRAME}",
                 hint="ask for it in parts",
             )
-        self._writer.write(frame)
+        if not self._frames:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._frames.append(frame)
         await self._writer.drain()
+
+    def _flush(self) -> None:
+        """What the answers of one step have to say goes together: the reader wakes once."""
+        frames, self._frames = self._frames, []
+        if frames and not self._writer.is_closing():
+            self._writer.write(b"".join(frames))
 
     async def _end(self) -> None:
         calls = list(self._calls.values())
         for call in calls:
             call.cancel()
         await asyncio.gather(*calls, return_exceptions=True)
+        self._flush()
         self._writer.close()
 
 

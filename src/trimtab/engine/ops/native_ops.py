@@ -14,6 +14,7 @@ from trimtab.engine.linear import PANEL, Linear, multiply, packed
 from trimtab.engine.lora import Pair
 from trimtab.engine.ops.network import Network, told_pair
 from trimtab.engine.ops.torch_ops import TorchOps
+from trimtab.engine.pages import Pages
 from trimtab.engine.weights import Layer
 
 # Head dimensions that the kernels' registers divide.
@@ -27,6 +28,7 @@ class NativeOps(TorchOps):
 
     def __init__(self, library: Path, dtype: torch.dtype) -> None:
         super().__init__(dtype, torch.device("cpu"))
+        self._pages = Pages()
         loaded = ctypes.CDLL(str(library))
         suffix = str(dtype).removeprefix("torch.")
         self._norm = _function(loaded, f"norm_{suffix}", "ppppiif")
@@ -43,7 +45,7 @@ class NativeOps(TorchOps):
             torch.float32: _function(loaded, "panel_float32", "ppii"),
             torch.bfloat16: _function(loaded, "panel_bfloat16", "ppii"),
         }
-        self._network = Network(_function(loaded, "through", "pppppp"))
+        self._network = Network(_function(loaded, "through", "ppppppp"))
 
     def arrange(self, weight: torch.Tensor) -> Linear:
         """Computed in float32, numbers that were stored in bfloat16 stay in it: half the bytes to
@@ -54,7 +56,7 @@ class NativeOps(TorchOps):
         narrow = weight.dtype == torch.bfloat16
         rows = (weight if narrow else weight.to(torch.float32)).contiguous()
         outputs, inputs = rows.shape
-        panels = rows.new_empty(-(-outputs // PANEL), inputs, PANEL)
+        panels = self._pages.empty((-(-outputs // PANEL), inputs, PANEL), rows.dtype)
         self._panel[rows.dtype](rows.data_ptr(), panels.data_ptr(), outputs, inputs)
         return Linear((outputs, inputs), panels=panels)
 

@@ -29,7 +29,7 @@ _PAIR = struct.Struct(f"={2 + PROJECTIONS}Q{4 * PROJECTIONS + 2}q")
 _PROJECTION = struct.Struct("=2Q3q")
 _NORMS = struct.Struct("=4Q")
 _NETWORK = struct.Struct("=6qd")
-_STEP = struct.Struct("=8Q5q")
+_STEP = struct.Struct("=9Q6q")
 _ABSENT = bytes(_PAIR.size)
 
 _pairs: WeakKeyDictionary[Pair, bytes] = WeakKeyDictionary()
@@ -62,7 +62,8 @@ class Network:
         batch: Batch,
         cache: Cache,
     ) -> torch.Tensor:
-        """See TorchOps. `x` is float32 and changes in place."""
+        """See TorchOps. `x` is float32."""
+        out = x.new_empty(len(batch.wanted), shape.hidden)
         cached = cache.keys[0].numel()
         network = _NETWORK.pack(
             len(layers),
@@ -90,21 +91,24 @@ class Network:
             batch.lengths.data_ptr(),
             spans.buffer_info()[0],
             where.buffer_info()[0],
+            batch.wanted.data_ptr(),
             len(x),
             len(batch.spans),
             batch.tables.shape[1],
             len(batch.adapted),
             len(adapters),
+            len(out),
         )
         self._function(
             x.data_ptr(),
+            out.data_ptr(),
             self._told,
             network,
             step,
             cache.keys.data_ptr(),
             cache.values.data_ptr(),
         )
-        return x
+        return out
 
 
 def told_pair(pair: Pair) -> bytes:

@@ -38,8 +38,8 @@ class TorchOps:
         batch: Batch,
         cache: Cache,
     ) -> torch.Tensor:
-        """Hidden states (tokens, hidden) after all layers; `x` is not kept. Keys and values go into
-        the cache.
+        """`x`, (tokens, hidden), through all layers; of the wanted tokens comes what they are then,
+        (wanted, hidden). `x` is not kept. Keys and values go into the cache.
         """
         delta = None
         for i, layer in enumerate(layers):
@@ -51,7 +51,7 @@ class TorchOps:
             normed = self.norm(x, layer.before_mlp, shape.epsilon, delta)
             gated = self.gate(self._project(normed, layer.gate_up, batch, i, "gate_up"))
             delta = self._project(gated, layer.down, batch, i, "down")
-        return x if delta is None else x + delta
+        return (x if delta is None else x + delta)[batch.wanted]
 
     def _project(
         self, x: torch.Tensor, linear: Linear, batch: Batch, layer: int, group: str

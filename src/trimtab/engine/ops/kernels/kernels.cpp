@@ -40,9 +40,9 @@ extern "C" {
 BOTH(float, float32)
 BOTH(bf16, bfloat16)
 
-void through(float* x, const Layer* layers, const Network* network, const Step* step, float* keys,
-             float* values) {
-    through(x, layers, *network, *step, keys, values);
+void through(float* x, float* out, const Layer* layers, const Network* network, const Step* step,
+             float* keys, float* values) {
+    through(x, out, layers, *network, *step, keys, values);
 }
 void best_float32(const float* logits, int64_t* tokens, float* normalisers, int rows, int width) {
     best(logits, tokens, normalisers, rows, width);

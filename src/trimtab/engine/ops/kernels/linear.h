@@ -168,14 +168,17 @@ struct Linear {
             default: many_tokens(x, w, y, tokens, inputs, outputs, first, last);
         }
     }
+
+    void all() const {
+        int count = pieces();
+#pragma omp parallel for schedule(dynamic, 1)
+        for (int i = 0; i < count; i++) piece(i);
+    }
 };
 
 template <class W>
 void linear(const float* x, const W* w, float* y, int tokens, int inputs, int outputs) {
-    Linear<W> job{x, w, y, tokens, inputs, outputs};
-    int pieces = job.pieces();
-#pragma omp parallel for schedule(dynamic, 1)
-    for (int i = 0; i < pieces; i++) job.piece(i);
+    Linear<W>{x, w, y, tokens, inputs, outputs}.all();
 }
 
 }  // namespace

@@ -86,6 +86,11 @@ void gate(const T* gate_up, T* out, int tokens, int width) {
         for (; k + LANES <= end; k += LANES) {
             Floats v = load_lanes(g + k);
             v /= 1.0f + exponential(-v);
+            if constexpr (std::is_same_v<T, float>) {
+                v *= load_lanes(u + k);
+                std::memcpy(to + k, &v, sizeof v);
+                continue;
+            }
             for (int lane = 0; lane < LANES; lane++) {
                 T rounded;
                 store(&rounded, v[lane]);
