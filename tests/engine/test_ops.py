@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -199,6 +200,77 @@ def test_adapters_of_unequal_rank_in_one_step(
     TorchOps(torch.float32, CPU).adapt(theirs, x, segments)
     assert close(mine, theirs)
     assert torch.equal(mine[4:10], y[4:10])
+
+
+def narrow_network(ops: TorchOps, sizes: Shape, depth: int) -> list[Layer]:
+    """Layers of the same random weights, as `ops` wants them."""
+    torch.manual_seed(5)
+
+    def linear(outputs: int, inputs: int) -> Linear:
+        return ops.arrange(torch.randn(outputs, inputs) / inputs**0.5)
+
+    def norm(width: int) -> torch.Tensor:
+        return 1 + torch.randn(width) / 8
+
+    def layer() -> Layer:
+        hidden, between, width = sizes.hidden, sizes.intermediate, sizes.q_width
+        linears = [linear(sizes.qkv_width, hidden), linear(hidden, width)]
+        linears += [linear(2 * between, hidden), linear(hidden, between)]
+        norms = [norm(hidden), norm(hidden), norm(sizes.head_dim), norm(sizes.head_dim)]
+        return Layer(*linears, *norms)  # type: ignore[arg-type]
+
+    return [layer() for _ in range(depth)]
+
+
+def mixed_step(sizes: Shape, depth: int) -> list[Part]:
+    """A long chunk, one that ends nowhere yet, tokens of answers, a completion that is scored."""
+    places = iter(range(100))
+    adapters: list[Adapter | None] = [
+        Adapter(
+            {
+                (layer, "o"): Pair(
+                    rand(rank, sizes.q_width) / 8, (Up(rand(rank, sizes.hidden) / 8),)
+                )
+                for layer in range(depth)
+            }
+        )
+        for rank in (3, 4)
+    ]
+    told = [(30, 70, 1, 0), (0, 9, 0, 1), *[(40, 1, 1, None)] * 4, (17, 20, 7, 1)]
+    parts = []
+    for held, count, wanted, adapter in told:
+        blocks = [next(places) for _ in range(-(-(held + count) // BLOCK))]
+        chosen = None if adapter is None else adapters[adapter]
+        parts.append(Part(range(count), held, blocks, wanted, chosen))
+    return parts
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_a_step_through_all_layers_by_any_number_of_threads(compiled: Path, threads: int) -> None:
+    """Each has tokens of its own, and all of them the same results as one thread alone."""
+    sizes, depth = shape(4, 2, 16), 3
+    batch = lay_out(mixed_step(sizes, depth), frequencies(sizes.rope, 16), CPU)
+    x = torch.randn(len(batch.tokens), sizes.hidden, generator=torch.Generator().manual_seed(1))
+    found = []
+    before = torch.get_num_threads()
+    for ops, count in (
+        (TorchOps(torch.float32, CPU), before),
+        (NativeOps(compiled, torch.float32), 1),
+        (NativeOps(compiled, torch.float32), threads),
+    ):
+        layers = narrow_network(ops, sizes, depth)
+        cache = Cache(replace(sizes, layers=depth), 100, torch.float32, CPU)
+        torch.manual_seed(7)
+        cache.keys.normal_()
+        cache.values.normal_()
+        torch.set_num_threads(count)
+        try:
+            found.append(ops.through(x.clone(), layers, sizes, batch, cache))
+        finally:
+            torch.set_num_threads(before)
+    assert found[0].shape == (len(batch.wanted), sizes.hidden)
+    assert torch.allclose(found[1], found[0], atol=1e-4)
+    assert torch.equal(found[2], found[1])
 
 
 def test_a_batch_joins_neighbours_with_the_same_adapter() -> None:
