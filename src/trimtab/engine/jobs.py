@@ -27,7 +27,8 @@ def together() -> Iterator[None]:
     """What this thread puts into mailboxes meanwhile arrives at the end, in its order: each time
     that an event loop is woken it takes the interpreter from the thread that computes.
     """
-    _held.letters = letters = []
+    letters: list[tuple[Mailbox, Any]] = []
+    _held.letters = letters
     try:
         yield
     finally:

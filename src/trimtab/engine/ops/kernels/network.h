@@ -6,6 +6,7 @@
 #include <thread>
 
 #include <omp.h>
+#include <time.h>
 
 #include "adapt.h"
 #include "attention.h"
@@ -218,13 +219,53 @@ std::vector<std::unique_ptr<Part>> divide(const Step& step, const Layer& like, c
     return parts;
 }
 
+// Whether threads that share every matrix help. They wait for each other at every kernel, so where
+// somebody else has a core for himself, all wait for him and one alone is many times as fast. Time that
+// passed without computing tells.
+class Company {
+  public:
+    Company() : threads(omp_get_max_threads()) {
+        if (alone > 0) omp_set_num_threads(1);
+        if (alone == 0) began = {clock_s(CLOCK_MONOTONIC), clock_s(CLOCK_THREAD_CPUTIME_ID)};
+    }
+    ~Company() {
+        omp_set_num_threads(threads);
+        if (alone > 0) {
+            alone--;
+            return;
+        }
+        double passed = clock_s(CLOCK_MONOTONIC) - began.passed;
+        double computed = clock_s(CLOCK_THREAD_CPUTIME_ID) - began.computed;
+        bool waited = threads > 1 && computed < passed / 2;
+        pause = waited ? std::min(2 * pause, LONGEST) : SHORTEST;
+        alone = waited ? pause : 0;
+    }
+
+  private:
+    static constexpr int SHORTEST = 16, LONGEST = 1024;  // steps until the next try
+    struct Times {
+        double passed, computed;
+    };
+    static double clock_s(clockid_t clock) {
+        timespec time;
+        clock_gettime(clock, &time);
+        return double(time.tv_sec) + 1e-9 * double(time.tv_nsec);
+    }
+    inline static thread_local int alone = 0, pause = SHORTEST;
+    int threads;
+    Times began{};
+};
+
 // x (tokens, hidden) on its way through all layers, into `out` (wanted tokens, hidden).
 void through(float* x, float* out, const Layer* layers, const Network& network, const Step& step,
              float* keys, float* values) {
     auto parts = divide(step, layers[0], network);
     int count = int(parts.size());
     auto walk = [&](int p) { parts[p]->walk(x, out, layers, network, keys, values, parts); };
-    if (count == 1) return walk(0);
+    if (count == 1) {
+        Company company;
+        return walk(0);
+    }
     // In their order: a part waits for those before it alone.
 #pragma omp parallel for schedule(dynamic, 1)
     for (int p = 0; p < count; p++) walk(p);
