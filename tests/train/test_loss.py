@@ -4,10 +4,12 @@ The measure is ||ours - theirs|| / ||theirs||, tensor by tensor, in float32; 1e-
 hundred times the rounding of one product.
 """
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from bitsandbytes.nn import Linear4bit
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import (
@@ -23,6 +25,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from trimtab.train.fused import answer_fast
 from trimtab.train.loss import label_logprobs, parts, stream_of
+from trimtab.train.methods.qlora import quantisation
 from trimtab.train.stream import IGNORED
 from trimtab.train.walk import Model, walkable
 
@@ -119,6 +122,25 @@ def test_adapters_learn_what_peft_makes_them_learn(method: str, beginning: int) 
     computed = len(stream_of(model, tokens, labels).tokens)
     assert computed < int(mask.sum()) - 4 * beginning
     same(model, tokens, labels, mask)
+
+
+@pytest.mark.parametrize("more", [{}, {"target_modules": QUICKSTART}], ids=["all", "quickstart"])
+def test_a_base_in_four_bits_is_multiplied_as_bitsandbytes_would(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]
+) -> None:
+    based().save_pretrained(tmp_path)
+    narrow: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        tmp_path, quantization_config=quantisation(torch.float32), device_map="cpu"
+    )
+    model = adapted(narrow, **more)
+    tokens, labels, mask = batch()
+    assert walkable(model)
+    theirs = model(input_ids=tokens, attention_mask=mask, labels=labels, use_cache=False).loss
+    expected = gradients(model, theirs)
+    # Neither a matrix nor its pair is computed by its own module.
+    monkeypatch.setattr(Linear4bit, "forward", None)
+    ours = -label_logprobs(model, tokens, labels).mean()
+    close(ours, theirs, gradients(model, ours), expected)
 
 
 @pytest.mark.parametrize("kind", [LlamaConfig, Qwen2Config, Qwen3Config])

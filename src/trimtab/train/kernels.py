@@ -1,7 +1,8 @@
 """The parts of a layer with gradients written by hand: fewer passes over memory, less kept.
 
 A frozen weight gets no gradient, a low-rank pair is added into the product beside it, and what is
-cheap to compute again is not kept. Float32. Imports torch.
+cheap to compute again is not kept: neither is a matrix that lies in 4 bits at its full width.
+Float32. Imports torch, and bitsandbytes where such a matrix is met.
 """
 
 from collections.abc import Sequence
@@ -24,8 +25,9 @@ class Pair:
 class Projections(torch.autograd.Function):
     """Linear maps of one input, each with its pair where it has one (Hu et al. 2021).
 
-    `x` is [rows, inputs]; `weights` are, map by map, W [outputs, inputs], bias [outputs] or None,
-    A [rank, inputs] or None, B [outputs, rank] or None. Returns one [rows, outputs] a map.
+    `x` is [rows, inputs]; `weights` are, map by map, W [outputs, inputs], maybe in 4 bits, bias
+    [outputs] or None, A [rank, inputs] or None, B [outputs, rank] or None. Returns one
+    [rows, outputs] a map.
     """
 
     @staticmethod
@@ -40,7 +42,7 @@ class Projections(torch.autograd.Function):
         lows = _narrowed(x, pairs, maps, masks)
         outputs = []
         for pair, (weight, bias, _, b), low in zip(pairs, maps, lows, strict=True):
-            y = functional.linear(x, weight, bias)
+            y = functional.linear(x, widened(weight), bias)
             outputs.append(y if low is None else y.addmm_(low, b.t(), alpha=pair.scaling))
         # What is frozen and has no pair asks for no input back.
         kept = x if any(ctx.needs_input_grad[2:]) else None
@@ -59,7 +61,8 @@ class Projections(torch.autograd.Function):
         found: list[Tensor | None] = [None] * (4 * count)
         for i, (dy, (weight, _, _, b)) in enumerate(zip(grads, maps, strict=True)):
             if needs[0]:
-                dx = dy @ weight if dx is None else dx.addmm_(dy, weight)
+                wide = widened(weight)
+                dx = dy @ wide if dx is None else dx.addmm_(dy, wide)
             if needs[2 + 4 * i]:
                 found[4 * i] = dy.t() @ x
             if needs[3 + 4 * i]:
@@ -86,6 +89,17 @@ class Projections(torch.autograd.Function):
                     back = low @ maps[i][2]
                     dx.add_(back if mask is None else back.mul_(mask), alpha=1 / (1 - rate))
         return dx, None, *found
+
+
+def widened(weight: Tensor) -> Tensor:
+    """A matrix as it is multiplied: one of bitsandbytes in 4 bits at its full width."""
+    packing: Any = getattr(weight, "quant_state", None)
+    if packing is None:
+        return weight
+    from bitsandbytes.functional import dequantize_4bit
+
+    wide: Tensor = dequantize_4bit(weight.data, packing)
+    return wide
 
 
 def _narrowed(

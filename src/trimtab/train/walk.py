@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from peft.tuners.lora.layer import Linear as LoraLinear
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -22,6 +21,9 @@ Model = PeftModel | PreTrainedModel
 
 # Layers of one shape, plain causal attention in each and a bare linear head.
 ARCHITECTURES = frozenset({"llama", "qwen2", "qwen3"})
+# By name, for bitsandbytes and what PEFT has for it are imported where a base lies in 4 bits.
+FOUR_BITS = "bitsandbytes.nn.modules.Linear4bit"
+PAIRED = frozenset({"peft.tuners.lora.layer.Linear", "peft.tuners.lora.bnb.Linear4bit"})
 # Set on a model that several processes train: what wraps its layers must see each of them called,
 # to know when to gather weights and when to average gradients.
 IN_RANKS = "in_ranks"
@@ -149,9 +151,9 @@ def project(x: Tensor, *modules: nn.Module) -> tuple[Tensor, ...]:
 
 def _map(module: Any) -> tuple[Pair, tuple[Tensor | None, ...]] | None:
     """Scaling and dropout, and W, bias, A, B; None where the module computes something else."""
-    if type(module) is nn.Linear:
+    if _plain(module):
         return Pair(1.0, 0.0), (module.weight, module.bias, None, None)
-    if type(module) is not LoraLinear or type(module.base_layer) is not nn.Linear:
+    if _named(module) not in PAIRED or not _plain(module.base_layer):
         return None
     base = module.base_layer
     if module.disable_adapters:
@@ -160,7 +162,23 @@ def _map(module: Any) -> tuple[Pair, tuple[Tensor | None, ...]] | None:
         return None
     (name,) = module.active_adapters
     a, b, dropout = module.lora_A[name], module.lora_B[name], module.lora_dropout[name]
-    if b.bias is not None or a.weight.dtype != base.weight.dtype:
+    if b.bias is not None or a.weight.dtype != torch.float32:
         return None
     rate = dropout.p if isinstance(dropout, nn.Dropout) and dropout.training else 0.0
     return Pair(module.scaling[name], rate), (base.weight, base.bias, a.weight, b.weight)
+
+
+def _plain(module: Any) -> bool:
+    """Whether it is a matrix in float32, or one in 4 bits that is multiplied in float32."""
+    if type(module) is nn.Linear:
+        return bool(module.weight.dtype == torch.float32)
+    if _named(module) != FOUR_BITS:
+        return False
+    packing = module.weight.quant_state
+    # Where a processor has a kernel for it, what does not learn may lie in an order of its own.
+    reordered = getattr(packing, "packing_format_for_cpu", False)
+    return not reordered and packing.dtype == module.compute_dtype == torch.float32
+
+
+def _named(module: Any) -> str:
+    return f"{type(module).__module__}.{type(module).__qualname__}"
