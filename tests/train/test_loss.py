@@ -14,6 +14,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     LlamaConfig,
     MistralConfig,
     PreTrainedConfig,
@@ -26,6 +27,7 @@ from trl.trainer.utils import add_fused_lm_head
 from trimtab.train.fused import answer_fast
 from trimtab.train.loss import label_logprobs, parts, stream_of
 from trimtab.train.methods.qlora import quantisation
+from trimtab.train.scoring import score_fast, scores
 from trimtab.train.stream import IGNORED
 from trimtab.train.walk import Model, walkable
 
@@ -245,3 +247,27 @@ def test_trl_is_given_what_its_own_head_gives(side: str) -> None:
 
 def test_an_unknown_architecture_is_scored_through_its_own_head() -> None:
     same(adapted(based(MistralConfig)), *batch())
+
+
+@pytest.mark.parametrize("kind", [LlamaConfig, Qwen3Config])
+def test_scores_are_those_of_transformers(kind: type[PreTrainedConfig]) -> None:
+    torch.manual_seed(3)
+    base: PreTrainedModel = AutoModelForSequenceClassification.from_config(
+        kind(**SIZES, num_labels=1, pad_token_id=0)
+    )
+    model = adapted(base, task_type="SEQ_CLS")
+    tokens, _, mask = batch()
+    # One that ends in what pads, as an end of turn does where it is both.
+    tokens[0, int(mask[0].sum()) - 1] = 0
+    asked = {"input_ids": tokens, "attention_mask": mask, "use_cache": False}
+    theirs = model(**asked).logits
+    expected = gradients(model, theirs.pow(2).sum())
+    assert walkable(model)
+    score_fast(model)
+    ours = model(**asked).logits
+    rows = [row[: int(seen.sum())].tolist() for row, seen in zip(tokens, mask, strict=True)]
+    assert torch.equal(ours, scores(model, rows))
+    torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    found = gradients(model, ours.pow(2).sum())
+    assert any("score" in name for name in found)
+    close(ours.sum(), theirs.sum(), found, expected)

@@ -14,7 +14,7 @@ from torch import Tensor
 from trl.trainer.utils import FusedCausalLMOutput
 
 from trimtab.train.loss import stream_measures
-from trimtab.train.stream import IGNORED, lay_out
+from trimtab.train.stream import IGNORED, Stream, lay_out
 from trimtab.train.walk import Model, bare, drops, learns_prompt, walkable
 
 # What a call may name: positions, embeddings and caches of their own are not for the stream.
@@ -40,16 +40,21 @@ def answer_fast(model: Model) -> None:
     causal.forward = MethodType(forward, causal)
 
 
+def as_stream(model: Model, tokens: Tensor, seen: Tensor, labels: Tensor) -> Stream:
+    """The stream of a batch [rows, length], padded where `seen` is 0."""
+    rows = [row[kept].tolist() for row, kept in zip(tokens, seen.bool(), strict=True)]
+    taught = [row[kept].tolist() for row, kept in zip(labels, seen.bool(), strict=True)]
+    return lay_out(rows, taught, share=not drops(model))
+
+
 def _fused(model: Model, tokens: Tensor, seen: Tensor | None, labels: Tensor) -> Any:
     """TRL's output for a batch [rows, length], padded on either side; its fields leave out the
     first column, as TRL's do.
     """
     if seen is None:
         seen = torch.ones_like(tokens)
-    rows = [row[kept].tolist() for row, kept in zip(tokens, seen.bool(), strict=True)]
-    taught = [row[kept].tolist() for row, kept in zip(labels, seen.bool(), strict=True)]
     mask = labels[:, 1:] != IGNORED
-    found = stream_measures(model, lay_out(rows, taught, share=not drops(model)))
+    found = stream_measures(model, as_stream(model, tokens, seen, labels))
     logprobs, entropy, top1, mean = (
         part.new_zeros(mask.shape).masked_scatter(mask, part) for part in found
     )

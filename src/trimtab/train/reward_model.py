@@ -9,10 +9,13 @@ from peft import PeftModel
 
 from trimtab.inference import Message
 from trimtab.text.chat import ChatFormat
+from trimtab.train.loss import parts
 from trimtab.train.methods import METHODS
 from trimtab.train.model import load, quiet
 from trimtab.train.rewards import Reward, Rollout
+from trimtab.train.scoring import scores
 from trimtab.train.speed import device
+from trimtab.train.walk import walkable
 
 
 class RewardModel:
@@ -27,23 +30,33 @@ class RewardModel:
         tokenizer = chat.tokenizer
         self._padding = tokenizer.id_of(tokenizer.pad_token or tokenizer.eos_token or "")
 
+    @torch.inference_mode()
     def scores(self, dialogues: Sequence[Sequence[Message]]) -> list[float]:
-        """One score a dialogue that ends in an answer; higher is better.
+        """One score a dialogue that ends in an answer; higher is better."""
+        rows = [self._tokens(dialogue) for dialogue in dialogues]
+        walked = walkable(self._model)
+        # Elsewhere than in the stream one at a time: nothing is padded.
+        found = [0.0] * len(rows)
+        for part in parts(rows) if walked else [[place] for place in range(len(rows))]:
+            asked = [rows[place] for place in part]
+            told = scores(self._model, asked) if walked else self._plain(asked)
+            for place, score in zip(part, told[:, 0].tolist(), strict=True):
+                found[place] = score
+        return found
 
-        One at a time: nothing is padded.
-        """
-        return [self._score(dialogue) for dialogue in dialogues]
+    def _plain(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        tokens = torch.tensor(rows, device=self._model.device)
+        logits: torch.Tensor = self._model(input_ids=tokens).logits
+        return logits
 
-    def _score(self, dialogue: Sequence[Message]) -> float:
+    def _tokens(self, dialogue: Sequence[Message]) -> list[int]:
         rendered = self._chat.supervised(self._chat.messages_of(dialogue))
         end = len(rendered.mask) - rendered.mask[::-1].index(True)
         # Training reads the score at the last token that is not padding; where the end of a turn is
         # what pads, that is the token before it.
         while end > 1 and rendered.tokens[end - 1] == self._padding:
             end -= 1
-        tokens = torch.tensor([rendered.tokens[:end]], device=self._model.device)
-        with torch.inference_mode():
-            return float(self._model(input_ids=tokens).logits[0, 0])
+        return list(rendered.tokens[:end])
 
     def reward(self, name: str, identity: str) -> Reward:
         """As a reward for training."""

@@ -19,7 +19,7 @@ from trimtab.train.stream import Stream
 
 Model = PeftModel | PreTrainedModel
 
-# Layers of one shape, plain causal attention in each and a bare linear head.
+# Layers of one shape, plain causal attention in each and a bare linear head, of words or of scores.
 ARCHITECTURES = frozenset({"llama", "qwen2", "qwen3"})
 # By name, for bitsandbytes and what PEFT has for it are imported where a base lies in 4 bits.
 FOUR_BITS = "bitsandbytes.nn.modules.Linear4bit"
@@ -30,7 +30,7 @@ IN_RANKS = "in_ranks"
 
 
 def bare(model: Model) -> PreTrainedModel:
-    """The causal language model itself, with whatever an adapter put into its layers."""
+    """The language model itself, or the scorer, with whatever an adapter put into its layers."""
     causal: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     found: PreTrainedModel = causal
     return found
@@ -59,9 +59,10 @@ def walkable(model: Model) -> bool:
     windows = set(getattr(config, "layer_types", None) or ["full_attention"])
     plain = windows == {"full_attention"} and getattr(config, "attention_dropout", 0.0) == 0
     gated = config.hidden_act == "silu" and not causal.is_activation_checkpointing
-    head = causal.get_output_embeddings()
+    # A scalar head is called as the module it is.
+    bare_head = hasattr(causal, "score") or type(causal.get_output_embeddings()) is nn.Linear
     at_home = causal.device.type == "cpu" and causal.dtype == torch.float32
-    return plain and gated and at_home and type(head) is nn.Linear and _untouched(causal)
+    return plain and gated and at_home and bare_head and _untouched(causal)
 
 
 def _untouched(causal: Any) -> bool:

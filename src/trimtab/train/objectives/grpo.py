@@ -6,6 +6,7 @@ from pathlib import Path
 
 from trl.trainer.grpo_trainer import GRPOTrainer
 
+from trimtab.train.fused import answer_fast
 from trimtab.train.prepare import Prepared
 from trimtab.train.reference import forget_copy
 from trimtab.train.rollouts import RolloutTrainer
@@ -27,4 +28,7 @@ def build(prepared: Prepared, checkpoints: Path, watch: Watch) -> SealedTrainer:
         processing_class=tokenizer_of(prepared),
     )
     forget_copy(prepared.attached.model)
+    answer_fast(prepared.attached.model)
+    if trainer.ref_model is not None:
+        answer_fast(trainer.ref_model)
     return trainer

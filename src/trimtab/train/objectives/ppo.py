@@ -13,11 +13,13 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from trimtab.train import advantage as ppo
+from trimtab.train.fused import answer_fast, as_stream
 from trimtab.train.prepare import Prepared
 from trimtab.train.reference import forget_copy
 from trimtab.train.rollouts import RolloutTrainer
+from trimtab.train.stream import IGNORED
 from trimtab.train.trainer import SealedTrainer, arguments, tokenizer_of
-from trimtab.train.walk import bare
+from trimtab.train.walk import bare, hidden_states, walkable
 from trimtab.train.watch import Watch
 
 HEAD = "value_head"
@@ -106,9 +108,19 @@ class SealedPPO(RolloutTrainer, GRPOTrainer):
         return logps, entropy
 
     def _values(self, made: dict[str, Any]) -> Tensor:
-        """What is expected before each token of the answer: [answers, tokens]."""
+        """What is expected before each token of the answer: [answers, tokens], 0 behind its end
+        where the stream computes it.
+        """
         tokens, seen, kept = _joined(made)
-        backbone: Any = bare(self.accelerator.unwrap_model(self.model)).base_model
+        model: Any = self.accelerator.unwrap_model(self.model)
+        if walkable(model):
+            labels = tokens.masked_fill(seen == 0, IGNORED)
+            labels[:, :-kept] = IGNORED
+            asked = hidden_states(model, as_stream(model, tokens, seen, labels))
+            found: Tensor = self._head(asked).squeeze(-1)
+            mask = seen[:, -kept:].bool()
+            return found.new_zeros(mask.shape).masked_scatter(mask, found)
+        backbone: Any = bare(model).base_model
         with self.accelerator.autocast():
             hidden = backbone(input_ids=tokens, attention_mask=seen, use_cache=False)
         states = hidden.last_hidden_state[:, -kept - 1 : -1].float()
@@ -147,4 +159,7 @@ def build(prepared: Prepared, checkpoints: Path, watch: Watch) -> SealedTrainer:
         processing_class=tokenizer_of(prepared),
     )
     forget_copy(prepared.attached.model)
+    answer_fast(prepared.attached.model)
+    if trainer.ref_model is not None:
+        answer_fast(trainer.ref_model)
     return trainer

@@ -11,6 +11,7 @@ from trl.trainer.reward_trainer import RewardTrainer
 
 from trimtab.train.objectives.dpo import pairs
 from trimtab.train.prepare import Prepared
+from trimtab.train.scoring import score_fast
 from trimtab.train.trainer import SealedTrainer, arguments, tokenizer_of
 from trimtab.train.watch import Watch
 
@@ -21,13 +22,15 @@ class SealedReward(SealedTrainer, RewardTrainer):
 
 def build(prepared: Prepared, checkpoints: Path, watch: Watch) -> SealedTrainer:
     """A trainer over the pairs in their final order."""
-    return SealedReward(
+    trainer = SealedReward(
         model=prepared.attached.model,
         watch=watch,
         args=arguments(prepared, checkpoints),
         train_dataset=rows(prepared),
         processing_class=tokenizer_of(prepared),
     )
+    score_fast(prepared.attached.model)
+    return trainer
 
 
 def rows(prepared: Prepared) -> Dataset:
