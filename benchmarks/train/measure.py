@@ -19,7 +19,8 @@ from typing import Any
 from benchmarks.serve.material import base_folder
 from benchmarks.train.material import Material, material
 
-Run = Callable[[Material, Path], "tuple[Any, float]"]
+# Trains, and gives what loads the result, and the seconds.
+Run = Callable[[Material, Path], "tuple[Callable[[], Any], float]"]
 
 
 def main() -> None:
@@ -32,10 +33,13 @@ def cell(system: str, case: str, *, whole: bool) -> dict[str, float]:
     """
     found = material(case)
     with tempfile.TemporaryDirectory() as folder:
-        model, seconds = SYSTEMS[system](found, Path(folder))
+        result, seconds = SYSTEMS[system](found, Path(folder))
+        # A second copy of the base would count as memory of the training.
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         tokens = sum(row.size for row in found.rows(found.taught))
-        told = {"tokens": tokens, "tok_s": tokens / seconds, "peak_mb": PEAK[0]}
+        told = {"tokens": tokens, "tok_s": tokens / seconds, "peak_mb": peak}
         if whole:
+            model = result()
             told["final_loss"] = held_out(model, found)
         if whole and system == "trimtab":
             from benchmarks.train.limit import share
@@ -51,15 +55,7 @@ def product_rate() -> float:
     return gemm_rate(device())
 
 
-# Of the training, in megabytes; what is measured of the result comes later.
-PEAK: list[float] = []
-
-
-def note_peak() -> None:
-    PEAK.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-
-
-def trimtab(found: Material, folder: Path) -> tuple[Any, float]:
+def trimtab(found: Material, folder: Path) -> tuple[Callable[[], Any], float]:
     """The room `train` as a project calls it, saved behind its last step."""
     from peft import PeftModel
 
@@ -75,10 +71,8 @@ def trimtab(found: Material, folder: Path) -> tuple[Any, float]:
         folder / "run",
         on_step=lambda step: clock.append(step.seconds),
     )
-    # A second copy of the base would count as memory of the training.
-    note_peak()
     adapter = str(result.files.adapter)
-    return PeftModel.from_pretrained(loaded(found), adapter, is_trainable=True), clock[-1]
+    return lambda: PeftModel.from_pretrained(loaded(found), adapter, is_trainable=True), clock[-1]
 
 
 def loaded(found: Material) -> Any:
@@ -97,7 +91,7 @@ def loaded(found: Material) -> Any:
     return AutoModelForCausalLM.from_pretrained(base_folder(), dtype=torch.float32, **more)
 
 
-def trl(found: Material, folder: Path, **tuned: Any) -> tuple[Any, float]:
+def trl(found: Material, folder: Path, **tuned: Any) -> tuple[Callable[[], Any], float]:
     """TRL with the quickstart's settings; `tuned` is what is set otherwise."""
     import torch
     from datasets import Dataset
@@ -172,11 +166,10 @@ def trl(found: Material, folder: Path, **tuned: Any) -> tuple[Any, float]:
             callbacks=[clock],
         )
     trainer.train()
-    note_peak()
-    return trainer.accelerator.unwrap_model(trainer.model), clock.ended - clock.started
+    return lambda: trainer.accelerator.unwrap_model(trainer.model), clock.ended - clock.started
 
 
-def trl_tuned(found: Material, folder: Path) -> tuple[Any, float]:
+def trl_tuned(found: Material, folder: Path) -> tuple[Callable[[], Any], float]:
     """TRL at its fastest here: a record at a time, as many as make up the same step, nothing
     padded, masked or computed twice, and memory kept as ours keeps it.
 
