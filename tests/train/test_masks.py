@@ -166,6 +166,43 @@ WITH_TOOLS = {
         "<|start|>system<|end|>\n" + json.dumps(WEATHER) + "<|eot_id|>"
         "<|start|>user<|end|>\nWhy?<|eot_id|><|start|>assistant<|end|>\n",
     ),
+    # Tools are offered before the last question, and calls are a list with their ids.
+    "mistral": Family(
+        (
+            *("<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABLE_TOOLS]"),
+            *("[TOOL_CALLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]"),
+        ),
+        "</s>",
+        "{{ '<s>' }}{% set asked = messages | selectattr('role', 'equalto', 'user') | list %}"
+        "{% for m in messages %}{% if m.role == 'user' %}{% if tools and m == asked[-1] %}"
+        "{{ '[AVAILABLE_TOOLS] ' }}{{ tools | tojson }}{{ '[/AVAILABLE_TOOLS]' }}{% endif %}"
+        "{{ '[INST] ' + m.content + '[/INST]' }}{% elif m.tool_calls %}{{ '[TOOL_CALLS] [' }}"
+        "{% for call in m.tool_calls %}"
+        '{{ \'{"name": "\' + call.function.name + \'", "arguments": \' }}'
+        "{{ call.function.arguments | tojson }}{{ ', \"id\": \"' + call.id + '\"}' }}"
+        "{% if not loop.last %}{{ ', ' }}{% endif %}{% endfor %}{{ ']</s>' }}"
+        "{% elif m.role == 'tool' %}"
+        "{{ '[TOOL_RESULTS] {\"content\": ' }}{{ m.content | tojson }}"
+        "{{ ', \"call_id\": \"' + m.tool_call_id + '\"}[/TOOL_RESULTS]' }}"
+        "{% else %}{{ ' ' + m.content + '</s>' }}{% endif %}{% endfor %}",
+        "<s>[AVAILABLE_TOOLS] [" + json.dumps(WEATHER) + "][/AVAILABLE_TOOLS][INST] Why?[/INST]",
+    ),
+    # Behind what a tool says the answer begins at once, without a marker of whose turn it is.
+    "deepseek": Family(
+        ("<begin>", "<end>", "<User>", "<Assistant>", "<calls>", "</calls>", "<sep>", "<out>"),
+        "<end>",
+        "{{ '<begin>' }}{% for tool in tools or [] %}{{ tool | tojson }}{% endfor %}"
+        "{% for m in messages %}{% if m.role == 'user' %}{{ '<User>' + m.content }}"
+        "{% elif m.role == 'tool' %}{{ '<out>' + m.content + '<out>' }}{% else %}"
+        "{% if loop.previtem.role == 'user' %}{{ '<Assistant>' }}{% endif %}"
+        "{% if m.tool_calls %}{{ '<calls>' }}{% for call in m.tool_calls %}"
+        "{{ 'function<sep>' + call.function.name + '\n```json\n' }}"
+        "{{ call.function.arguments | tojson }}{{ '\n```' }}{% endfor %}{{ '</calls>' }}"
+        "{% else %}{{ m.content }}{% endif %}{{ '<end>' }}{% endif %}{% endfor %}"
+        "{% if add_generation_prompt and messages[-1].role == 'user' %}{{ '<Assistant>' }}"
+        "{% endif %}",
+        "<begin>" + json.dumps(WEATHER) + "<User>Why?<Assistant>",
+    ),
 }
 LEARNT = {
     "hermes": (
@@ -178,6 +215,16 @@ LEARNT = {
         '{"name": "weather", "parameters": {"city": "Rome"}}<|eot_id|>',
         "<|eot_id|><|start|>ipython<|end|>\nsun<|eot_id|><|start|>assistant<|end|>\n",
         "It is sunny.<|eot_id|>",
+    ),
+    "mistral": (
+        '[TOOL_CALLS] [{"name": "weather", "arguments": {"city": "Rome"}, "id": "c1"}]</s>',
+        '</s>[TOOL_RESULTS] {"content": "sun", "call_id": "c1"}[/TOOL_RESULTS]',
+        " It is sunny.</s>",
+    ),
+    "deepseek": (
+        '<calls>function<sep>weather\n```json\n{"city": "Rome"}\n```</calls><end>',
+        "<end><out>sun<out>",
+        "It is sunny.<end>",
     ),
 }
 
@@ -196,8 +243,7 @@ def test_a_call_is_learnt_and_what_a_tool_says_is_not(name: str, tmp_path: Path)
     assert text(calls.prompt) == text(tells.prompt)[: len(family.golden)] == family.golden
     assert text(calls.completion) == call
     assert text(tells.completion) == answer
-    stop = between.partition("\n")[0] if name == "hermes" else "<|eot_id|>"
-    whole = family.golden + call.removesuffix(stop) + between
+    whole = family.golden + call.removesuffix(family.eos) + between
     assert text(tells.prompt) == whole
 
 
