@@ -1,7 +1,7 @@
 """Held-out pairs of HH-RLHF: DPO raises their margin, and a reward model ranks them.
 
-On the first layers of SmolLM2, whose embeddings have read enough to tell words apart. The data are
-read where they lie and never copied; they contain offensive text.
+On the first layers of SmolLM2: a few tell words apart, a judgement needs more. The data are read
+where they lie and never copied; they contain offensive text.
 """
 
 import gzip
@@ -22,9 +22,8 @@ from trimtab.train.settings import TrainSettings
 from trimtab.train.start import train
 
 BASE = "smollm2-135m-instruct-q4"
-LAYERS = 2
-# Characters of a question and of an answer: what is longer is left out.
-QUESTION, ANSWER = 160, 280
+# Of its thirty.
+LAYERS, SCORER_LAYERS = 2, 8
 HUMAN, ASSISTANT = "\n\nHuman: ", "\n\nAssistant: "
 
 
@@ -35,8 +34,8 @@ def folder() -> Path | None:
     return found if found is not None and found.is_dir() else None
 
 
-def pairs() -> list[Lesson]:
-    """The last turn of each dialogue, with both answers."""
+def pairs(question: int = 160, answer: int = 280) -> list[Lesson]:
+    """The last turn of each dialogue, with both answers; what has more characters is left out."""
     where = folder()
     assert where is not None
     found = []
@@ -48,43 +47,59 @@ def pairs() -> list[Lesson]:
             asked = before.rpartition(HUMAN)[2]
             if not (asked.strip() and better.strip() and worse.strip()) or better == worse:
                 continue
-            if len(asked) <= QUESTION and max(len(better), len(worse)) <= ANSWER:
+            if len(asked) <= question and max(len(better), len(worse)) <= answer:
                 turns = (Message("user", asked), Message("assistant", better))
                 found.append(Lesson(turns, worse))
     return found
 
 
-def cut(into: Path) -> Path:
+def cut(into: Path, layers: int = LAYERS) -> Path:
     """A base of the first layers of SmolLM2."""
     import torch
     from transformers import AutoModelForCausalLM
 
     whole = resolve(BASE, Path.cwd(), Silent()).folder
     model: Any = AutoModelForCausalLM.from_pretrained(whole, dtype=torch.float32)
-    model.model.layers = model.model.layers[:LAYERS]
-    model.config.num_hidden_layers = LAYERS
+    model.model.layers = model.model.layers[:layers]
+    model.config.num_hidden_layers = layers
     model.save_pretrained(into)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
         shutil.copyfile(whole / name, into / name)
     return into
 
 
+def apart(rows: list[Lesson], held_out: int) -> tuple[list[Lesson], list[Lesson]]:
+    """Pairs to learn from, and pairs whose questions are in none of them."""
+    kept = rows[-held_out:]
+    asked = {row.prompt for row in kept}
+    return [row for row in rows[:-held_out] if row.prompt not in asked], kept
+
+
 def reward(into: Path) -> dict[str, Any]:
+    """The settings are the first that were thought of for this size; none was chosen by what is
+    held out. Two layers and 700 pairs, a campaign before, ranked 217 of 400.
+    """
     from trimtab.train.reward_model import RewardModel
 
-    base = cut(into / "base")
+    base = cut(into / "base", SCORER_LAYERS)
     chat = ChatFormat.from_folder(base, system="Answer.")
-    rows = pairs()
-    learnt, held_out = rows[:700], rows[700:1100]
-    settings = TrainSettings(objective="reward", learning_rate=1e-3, batch_size=8)
+    learnt, held_out = apart(pairs(question=200, answer=400), 700)
+    learnt = learnt[:1000]
+    settings = TrainSettings(objective="reward", learning_rate=5e-4, batch_size=8)
     result = train(base, chat, learnt, settings, into / "run")
     model = RewardModel(base, result.files.adapter, chat)
-    better = model.scores([row.messages for row in held_out])
-    worse = model.scores([(*row.prompt, Message("assistant", row.rejected)) for row in held_out])
-    right = sum(a > b for a, b in zip(better, worse, strict=True))
+    # Both answers in one call: what they stand behind is computed once.
+    sides = [row.messages for row in held_out]
+    sides += [(*row.prompt, Message("assistant", row.rejected)) for row in held_out]
+    found = model.scores(sides)
+    right = sum(a > b for a, b in zip(found, found[len(held_out) :], strict=False))
     interval = clopper_pearson(right, len(held_out))
+    told = json.loads(result.files.curve.read_bytes())
+    late = [point["metrics"]["accuracy"] for point in told[-40:]]
     return {
+        "layers": SCORER_LAYERS,
         "pairs": len(learnt),
+        "ranked_right_in_training": round(statistics.mean(late), 4),
         "held_out": len(held_out),
         "ranked_right": right,
         "interval": [round(interval.low, 4), round(interval.high, 4)],
@@ -99,8 +114,8 @@ def dpo(into: Path) -> dict[str, Any]:
 
     base = cut(into / "base")
     chat = ChatFormat.from_folder(base, system="Answer.")
-    rows = pairs()
-    learnt, held_out = rows[:240], rows[700:850]
+    learnt, held_out = apart(pairs(), 150)
+    learnt = learnt[:240]
     settings = TrainSettings(objective="dpo", learning_rate=5e-4, batch_size=8, extra={"beta": 0.1})
     result = train(base, chat, learnt, settings, into / "run")
     sampler = Sampler(base, chat)
