@@ -54,7 +54,7 @@ test-learning: $(VENV)/.dev ## Campaign: does each objective learn, on what was 
 	@$(BIN)/python -m tests.learning.campaign
 
 test-distributed: $(VENV)/.dev ## Campaign: every launcher and sharding with two ranks, against one process
-	@$(BIN)/python constraints/install.py $(CONSTRAINTS) train,serve,deepspeed,dev
+	@$(BIN)/python constraints/install.py $(CONSTRAINTS) train,serve,ray,deepspeed,dev
 	@$(BIN)/python -m tests.train.launch_campaign
 
 bench-demo: $(VENV)/.dev ## Measure the demo and write docs/benchmarks/demo.json

@@ -78,7 +78,7 @@ class Launcher(Section):
     each device.
     """
 
-    kind: Literal["auto", "local", "torchrun", "tpu"] = "auto"
+    kind: Literal["auto", "local", "torchrun", "ray", "tpu"] = "auto"
     ranks: Annotated[int, Field(ge=1)] | None = None
     sharding: Literal["none", "fsdp", "zero2", "zero3"] = "none"
     offload: Literal["none", "cpu", "nvme"] = "none"

@@ -81,6 +81,13 @@ def test_the_plan_counts_what_a_device_holds_and_how_many_compute(
     assert two.name == "full on this machine, torchrun, 2 x fsdp"
 
 
+def test_workers_of_ray_have_a_gpu_each_and_share_the_cpu() -> None:
+    workers = Spread("ray", 4)
+    assert workers.devices(cards(1)) == 4
+    assert workers.devices(dataclasses.replace(cards(1), device="cpu")) == 1
+    assert Spread("torchrun", 4).devices(cards(2)) == 2
+
+
 def test_more_ranks_than_devices_share_a_device() -> None:
     alone = dataclasses.replace(CARDS, devices=1)
     crowd = held(LORA_8B, Spread("torchrun", 2), alone.devices)

@@ -77,6 +77,9 @@ MODES = (
     Mode(torchrun("zero3")),
     Mode(torchrun("zero3", "cpu"), method="full"),
     Mode(torchrun("zero3", "nvme", 1), method="full"),
+    Mode(Launch("ray", 2)),
+    Mode(Launch("ray", 2, "fsdp")),
+    Mode(Launch("ray", 2), fate="a worker lost"),
 )
 
 

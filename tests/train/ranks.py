@@ -1,12 +1,15 @@
 """Two ranks for each run whose job lies in a folder, one run after the other.
 
-python -m tests.train.ranks, and a folder a line on its input: it imports while nobody asks yet.
+python -m tests.train.ranks, and a folder a line on its input, behind a tab the bytes that a file
+may have: it imports while nobody asks yet.
 
 The libraries are imported once and the ranks are forks, so that a test of ten runs waits for one
 import; how the ranks of a user's run are started is torchrun's, and tested apart.
 """
 
 import os
+import resource
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -25,10 +28,11 @@ def main() -> None:
 
     torch.set_num_threads(1)
     for line in sys.stdin:
-        both(Path(line.strip()))
+        run, _, room = line.strip().partition("\t")
+        both(Path(run), int(room or resource.RLIM_INFINITY))
 
 
-def both(run: Path) -> None:
+def both(run: Path, room: int) -> None:
     """Start the ranks of a run and wait for them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -38,6 +42,9 @@ def both(run: Path) -> None:
     for number in range(ranks):
         child = os.fork()
         if not child:
+            # Past this limit a write fails with EFBIG instead of killing the process.
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
             os.environ |= {
                 "RANK": str(number),
                 "LOCAL_RANK": str(number),

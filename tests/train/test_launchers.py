@@ -6,6 +6,7 @@ The long form, with DeepSpeed and Ray, is `make test-distributed`.
 import dataclasses
 import importlib.util
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,12 +18,15 @@ from typing import Any
 
 import psutil
 import pytest
+from filelock import FileLock
 
 from tests.train.conftest import Records, small_settings
-from trimtab.errors import ProjectError, RankLost, UserError
+from trimtab.errors import InUse, ProjectError, RankLost, StorageFull, UserError
 from trimtab.text.chat import ChatFormat
+from trimtab.train.checkpoint import newest
 from trimtab.train.launchers import Launch
 from trimtab.train.launchers.builds import clear_dead_locks
+from trimtab.train.launchers.crew import own_device
 from trimtab.train.launchers.job import Desk, Job
 from trimtab.train.objectives import objective_of
 from trimtab.train.pairing import check
@@ -46,6 +50,10 @@ def settings(launch: Launch, **changes: Any) -> TrainSettings:
 
 CASES = {
     "ddp, lora": settings(TWO, accumulation=2),
+    "ddp, packed": settings(TWO, packing=True, batch_size=2, max_length=160),
+    "ddp, early": settings(
+        TWO, learning_rate=0.1, epochs=4, validation=0.2, patience=1, extra={"save_steps": 1}
+    ),
     "fsdp, lora": settings(SHARDED),
     "fsdp, full": settings(SHARDED, method="full", learning_rate=1e-3, epochs=0.35),
     "fsdp, dpo": settings(SHARDED, objective="dpo", epochs=0.45),
@@ -109,12 +117,18 @@ def together(
     runs = {name: folder / str(number) for number, name in enumerate(CASES)}
     for name, run in runs.items():
         job(base, chat, records[:RECORDS], CASES[name]).save(Desk(run).job)
+    # The killed run with a device that is full when it goes on.
+    runs["full"] = folder / "full"
+    shutil.copytree(killed[0], runs["full"], ignore=shutil.ignore_patterns("ranks"))
+    job(base, chat, records[:RECORDS], settings(TWO, epochs=2)).save(Desk(runs["full"]).job)
     runs["killed"] = killed[0]
     # A folder of another run, which its ranks find out.
     runs["taken"] = folder / "taken"
     write_json(runs["taken"] / "settings.json", {"identity": "0" * 64})
     job(base, chat, records, settings(TWO)).save(Desk(runs["taken"]).job)
-    _, said = ranks.communicate("".join(f"{run}\n" for run in runs.values()), timeout=300)
+    room = {"full": 8000}
+    asked = [f"{run}\t{room.get(name, '')}\n" for name, run in runs.items()]
+    _, said = ranks.communicate("".join(asked), timeout=300)
     assert ranks.returncode == 0, said[-2000:]
     return runs
 
@@ -144,6 +158,8 @@ def test_ranks_take_the_steps_of_one_process(
         assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=1e-4)
         assert a["learning_rate"] == b["learning_rate"]
         assert a["metrics"] == pytest.approx(b["metrics"], abs=1e-3)
+        assert a["held_out"] == pytest.approx(b["held_out"], abs=TOLERANCE)
+    assert (many.stopped, many.best_step) == (one.stopped, one.best_step)
     assert weights_apart(one, many) < 1e-3
 
 
@@ -175,6 +191,13 @@ def test_ddp_ends_with_equal_replicas(together: dict[str, Path]) -> None:
     assert found["ranks"] == 2
 
 
+def test_ranks_end_together_where_held_out_loss_no_longer_falls(together: dict[str, Path]) -> None:
+    result = RunResult.load(together["ddp, early"])
+    assert result is not None
+    assert result.stopped == "early"
+    assert result.best_step == result.steps - 1 < result.planned_steps
+
+
 def test_a_rank_that_is_killed_is_named(killed: tuple[Path, RankLost]) -> None:
     run, error = killed
     assert error.message == "rank 1 of 2 was ended by SIGKILL, as where memory runs out"
@@ -190,6 +213,23 @@ def test_what_a_killed_run_left_is_gone_on_with(
     one = alone(base, chat, records, settings(TWO, epochs=2), tmp_path)
     losses = [[point["loss"] for point in curve(run)] for run in (one.folder, together["killed"])]
     assert losses[0] == pytest.approx(losses[1], abs=1e-3)
+
+
+def test_where_the_device_is_full_the_last_checkpoint_stands(together: dict[str, Path]) -> None:
+    cause = Desk(together["full"]).cause(2)
+    assert isinstance(cause, StorageFull)
+    assert "the device is full; step 2 is safe" in cause.message
+    last = newest(RunFolder(together["full"]).checkpoints)
+    assert last is not None
+    assert last.step == 2
+
+
+def test_two_trainings_in_one_folder_are_refused(
+    base: Path, chat: ChatFormat, records: Records, tmp_path: Path
+) -> None:
+    with FileLock(tmp_path / ".lock"), pytest.raises(InUse, match="another process is training"):
+        train(base, chat, records, settings(TWO), tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == [".lock"]
 
 
 def test_what_a_rank_says_of_itself_is_the_cause(together: dict[str, Path]) -> None:
@@ -220,6 +260,13 @@ def test_shares_together_are_the_batch() -> None:
     assert Share().of(batch) == batch
 
 
+def test_each_rank_sees_one_device_its_own() -> None:
+    assert [own_device(None, local) for local in range(3)] == ["0", "1", "2"]
+    assert [own_device("4,GPU-7", local) for local in range(2)] == ["4", "GPU-7"]
+    # No device rather than that of another rank.
+    assert (own_device("", 0), own_device("4", 1)) == ("", "")
+
+
 def test_a_job_comes_back_as_it_was(
     base: Path, chat: ChatFormat, records: Records, tmp_path: Path
 ) -> None:
@@ -243,7 +290,7 @@ def test_a_job_comes_back_as_it_was(
         (Launch("tpu"), {}, "this machine has no TPU"),
         (SHARDED, {"method": "qlora"}, "fsdp cannot cut weights of 4 bits"),
         (SHARDED, {"method": "bottleneck"}, "a bottleneck hangs beside the model"),
-        (TWO, {"validation": 0.1, "patience": 2}, "records held out are looked at by one"),
+        (SHARDED, {"validation": 0.1, "patience": 2}, "best checkpoint is not read back into"),
         (TWO, {"objective": "kto"}, "kto holds each row against the mean of its whole batch"),
         (TWO, {"objective": "grpo"}, "draws its answers from one stream"),
     ],
@@ -259,7 +306,7 @@ def test_what_cannot_be_is_refused_with_the_reason(
     assert caught.value.hint
 
 
-@pytest.mark.parametrize("launch", [Launch("torchrun", 2, "zero2"), Launch("torchrun", 1, "zero3")])
+@pytest.mark.parametrize("launch", [Launch("torchrun", 2, "zero2"), Launch("ray", 2)])
 def test_what_is_not_installed_is_named_with_what_brings_it(
     launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,7 +43,7 @@ data:
 #   publish: []                  # tensorboard, mlflow (MLFLOW_TRACKING_URI) or mlflow:URI
 #   extra: {{}}                    # anything else that TRL's configuration of the objective knows
 #   launcher:                    # ranks share out each batch of batch_size
-#     kind: auto                 # by devices and memory; or local, torchrun, tpu
+#     kind: auto                 # by devices and memory; or local, torchrun, ray, tpu
 #     ranks: 2                   # by default one for each device
 #     sharding: none             # each rank has the whole model (DDP); or fsdp, zero2, zero3
 #     offload: none              # of zero2 and zero3: cpu, or nvme

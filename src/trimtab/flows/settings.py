@@ -52,5 +52,6 @@ def refused_launch(project: Project, devices: int, method: str) -> str:
     if launch is None:
         return ""
     section = project.train
-    found = refusals(launch, section.objective, method, section.batch_size)
+    early = section.patience is not None
+    found = refusals(launch, section.objective, method, section.batch_size, early)
     return "; ".join(f"{launch}: {no.reason}" for no in found)

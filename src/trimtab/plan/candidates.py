@@ -121,11 +121,12 @@ def make_plan(
         for method in METHODS:
             memory = training_memory(shape, work, method, machine.dtype)
             spread = spread_of(method, memory, machine)
+            devices = spread.devices(machine)
             candidate = Candidate(
                 machine,
                 method,
-                held(memory, spread, machine.devices),
-                training_cost(shape, work, method, machine, spread.ranks),
+                held(memory, spread, devices),
+                training_cost(shape, work, method, machine, min(spread.ranks, devices)),
                 spread,
             )
             reasons = _against(candidate, limits)

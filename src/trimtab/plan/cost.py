@@ -36,14 +36,14 @@ class Cost:
 
 
 def training_cost(
-    shape: ModelShape, work: Work, method: str, machine: Machine, ranks: int = 1
+    shape: ModelShape, work: Work, method: str, machine: Machine, devices: int = 1
 ) -> Cost:
-    """Time at the machine's measured rate, of as many devices as there are ranks; price at its
-    price an hour. What ranks send each other is not counted."""
+    """Time at the machine's measured rate, of `devices` like its own; price at its price an hour.
+    What ranks send each other is not counted."""
     operations = training_operations(shape, work, method)
     training = operations / (machine.rate * EFFICIENCY)
     training += writing_operations(shape, work) / (machine.rate * WRITING)
-    training /= min(ranks, machine.devices)
+    training /= devices
     start = START_S + shape.parameters * WEIGHT_BYTES[machine.dtype] / READ_RATE
     probed = 2 * min(PROBE_PROMPTS, work.records) * work.tokens / work.records
     probes = probed * 2 * shape.linear_parameters / (machine.rate * EFFICIENCY)

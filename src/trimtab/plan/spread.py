@@ -38,6 +38,10 @@ class Spread:
         where = "" if self.offload == "none" else f", offload to {self.offload}"
         return f"{self.kind}, {self.ranks} x {shards}{where}"
 
+    def devices(self, machine: Machine) -> int:
+        """The devices that the ranks lie on: of a cluster of GPUs Ray gives each worker its own."""
+        return self.ranks if self.kind == "ray" and machine.device != "cpu" else machine.devices
+
 
 ALONE = Spread()
 

@@ -63,18 +63,9 @@ def check(settings: TrainSettings, rewards: Sequence[Reward]) -> None:
             hint="leave train.patience out",
         )
     launch = settings.launch
-    for no in refusals(launch, objective.name, settings.method, settings.batch_size):
+    early = bool(settings.validation)
+    for no in refusals(launch, objective.name, settings.method, settings.batch_size, early):
         raise ProjectError(f"train.launcher: {launch}: {no.reason}", hint=no.hint)
-    if settings.validation and launch.ranks > 1:
-        raise ProjectError(
-            f"train.launcher: {launch}: records held out are looked at by one process",
-            hint="leave train.patience or train.launcher out",
-        )
-    if settings.packing and launch.ranks > 1:
-        raise ProjectError(
-            f"train.launcher: {launch}: packed rows are not shared out over processes",
-            hint="leave train.packing or train.launcher out",
-        )
     if settings.packing and objective.name != "sft":
         raise ProjectError(
             f"train.packing: {objective.name} compares answers, and a row holds one",

@@ -31,9 +31,9 @@ QUANTISER = "bitsandbytes"
 class Prepared:
     """A run before its first step.
 
-    `order` holds places in `checked.examples`, batch by batch, and `rows` the same places row by
-    row: a packed row holds several. `held` are the rows that are held out of it, `share` says which
-    of the others this process computes.
+    `layout` holds places in `checked.examples`: batches of rows, and a row is one record, or packed
+    several. `held` are the rows that are held out of it, `share` says which rows of a batch this
+    process computes.
     """
 
     base: Path
@@ -42,8 +42,7 @@ class Prepared:
     checked: Preflight
     attached: "Attached"
     base_fingerprint: str
-    order: list[list[int]]
-    rows: list[list[int]]
+    layout: list[list[list[int]]]
     lessons: Sequence[Lesson] = ()
     rewards: Sequence[Reward] = ()
     held: tuple[Row, ...] = ()
@@ -52,41 +51,46 @@ class Prepared:
     @property
     def validation(self) -> "Prepared":
         """The same, over the rows held out: batches of them in their own order."""
-        size = self.settings.batch_size
-        places = list(range(len(self.held)))
-        order = [places[start : start + size] for start in range(0, len(places), size)]
-        rows = [[place] for place in places]
+        rows = [[place] for place in range(len(self.held))]
         checked = replace(self.checked, examples=self.held)
-        return replace(self, checked=checked, order=order, rows=rows)
+        return replace(self, checked=checked, layout=_cut(rows, self.settings.batch_size))
 
     @property
     def objective(self) -> Objective:
         return objective_of(self.settings.objective)
 
     @property
-    def laid_out(self) -> list[Row]:
-        """The rows that this process computes, in the order in which they are trained on.
+    def order(self) -> list[list[int]]:
+        """The places of each batch, whoever computes them."""
+        return [[place for row in batch for place in row] for batch in self.layout]
+
+    @property
+    def shared(self) -> list[list[list[Row]]]:
+        """What this process computes: batches of rows of records.
 
         Where a batch leaves a rank without a row, it computes one that counts for nothing: ranks
         wait for each other in every step.
         """
-        rows = self.checked.examples
+        examples = self.checked.examples
         return [
-            row
-            for batch in self.order
-            for row in [rows[place] for place in self.share.of(batch)] or [idle(rows[batch[0]])]
+            [[examples[place] for place in row] for row in self.share.of(batch)]
+            or [[idle(examples[batch[0][0]])]]
+            for batch in self.layout
         ]
 
     @property
     def packed(self) -> list[list[Row]]:
-        """The same by the rows of the batches: one record each, or with packing several."""
-        if not self.settings.packing:
-            return [[row] for row in self.laid_out]
-        return [[self.checked.examples[place] for place in row] for row in self.rows]
+        """The same row by row, in the order in which they are trained on."""
+        return [row for batch in self.shared for row in batch]
+
+    @property
+    def laid_out(self) -> list[Row]:
+        """The same record by record."""
+        return [record for row in self.packed for record in row]
 
     @property
     def steps(self) -> int:
-        return -(-len(self.order) // self.settings.accumulation) * self.settings.iterations
+        return -(-len(self.layout) // self.settings.accumulation) * self.settings.iterations
 
     @property
     def step_batches(self) -> list[list[list[Row]]]:
@@ -161,13 +165,12 @@ def prepare(
         rows = packed_rows(
             lengths, examples=examples, max_length=settings.max_length, seed=settings.seed
         )
-        cut = [rows[i : i + width] for i in range(0, len(rows), width)]
-        order = [[place for row in batch for place in row] for batch in cut]
+        layout = _cut(rows, width)
     else:
         order = batch_order(lengths, examples=examples, batch_size=width, seed=settings.seed)
         if objective.rollouts:
             order = _whole(order, width, settings.accumulation)
-        rows = [[place] for batch in order for place in batch]
+        layout = [[[place] for place in batch] for batch in order]
     fingerprint = attached.base_fingerprint
     return Prepared(
         base,
@@ -176,13 +179,16 @@ def prepare(
         checked,
         attached,
         fingerprint,
-        order,
-        rows,
+        layout,
         lessons,
         rewards,
         held,
         share,
     )
+
+
+def _cut(rows: list[list[int]], width: int) -> list[list[list[int]]]:
+    return [rows[start : start + width] for start in range(0, len(rows), width)]
 
 
 def _whole(order: list[list[int]], width: int, accumulation: int) -> list[list[int]]:

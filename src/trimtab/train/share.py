@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,11 +17,11 @@ class Share:
     rank: int = 0
     ranks: int = 1
 
-    def of(self, batch: Sequence[int]) -> list[int]:
-        """The rank's own places; empty where a last batch has fewer rows than there are ranks."""
+    def of(self, batch: Sequence[T]) -> list[T]:
+        """The rank's own rows; empty where a last batch has fewer rows than there are ranks."""
         return list(batch[self.rank :: self.ranks])
 
-    def weight(self, batch: Sequence[int]) -> float:
+    def weight(self, batch: Sequence[object]) -> float:
         """What the mean over the rank's own rows counts in the mean over ranks, so that this is
         the mean over the batch: 1, but for a last batch that is not shared out evenly.
         """

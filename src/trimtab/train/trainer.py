@@ -80,20 +80,23 @@ class SealedTrainer(Trainer):
         with self._watch.between_steps():
             if self.validation is not None:
                 self._look_at_what_is_held_out()
-            super()._save_checkpoint(model, trial)
-            path = self._checkpoint(self.state.global_step)
-            # Pickled and never read back: the run's settings are kept as JSON.
-            (path / "training_args.bin").unlink(missing_ok=True)
-            made = checkpoint.Checkpoint(
-                path=path,
-                step=self.state.global_step,
-                seconds=self._watch.seconds,
-                identity=self.prepared.identity,
-                ended=self._watch.ended,
-            )
-            checkpoint.seal(made, keep=self.best_step)
-            for told in self.told_of_saves:
-                told(made)
+            self._write_checkpoint(model, trial)
+
+    def _write_checkpoint(self, model: Any, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        path = self._checkpoint(self.state.global_step)
+        # Pickled and never read back: the run's settings are kept as JSON.
+        (path / "training_args.bin").unlink(missing_ok=True)
+        made = checkpoint.Checkpoint(
+            path=path,
+            step=self.state.global_step,
+            seconds=self._watch.seconds,
+            identity=self.prepared.identity,
+            ended=self._watch.ended,
+        )
+        checkpoint.seal(made, keep=self.best_step)
+        for told in self.told_of_saves:
+            told(made)
 
     def _checkpoint(self, step: int) -> Path:
         return Path(str(self.args.output_dir)) / f"checkpoint-{step}"
@@ -124,20 +127,30 @@ class SealedTrainer(Trainer):
 
     def held_out_loss(self) -> float:
         """The objective's loss on the records held out: of SFT a token's, of others a row's."""
+        total, weight = self._held_out_sums()
+        return total / weight
+
+    def _held_out_sums(self) -> tuple[float, float]:
+        """The losses of what is held out and this process computes, each by its weight, and the
+        weights together.
+        """
         assert self.validation is not None
         model: Any = self.model
         total = weight = 0.0
         start = 0
         with aside(model), self.compute_loss_context_manager():
-            for batch in self.prepared.validation.batches:
+            held = self.prepared.validation
+            for whole, batch in zip(held.layout, held.shared, strict=True):
                 rows = [self.validation[start + place] for place in range(len(batch))]
+                start += len(batch)
+                if not held.share.of(whole):
+                    continue
                 inputs = self._prepare_inputs(self.data_collator(rows))
-                share = float(sum(map(self.weight, batch)))
+                share = float(sum(self.weight(record) for row in batch for record in row))
                 loss: Any = self.compute_loss(model, inputs)
                 total += share * loss.item()
                 weight += share
-                start += len(batch)
-        return total / weight
+        return total, weight
 
     def weight(self, row: Row) -> float:
         """What a row counts in a mean loss."""

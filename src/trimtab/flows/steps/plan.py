@@ -89,13 +89,13 @@ def spreads(project: Project) -> Spreads:
         asked = asked_launch(project, machine.devices)
         if asked is not None:
             return Spread(**asked.to_json(), why="the project asks for it")
-        batch = section.batch_size
+        batch, early = section.batch_size, section.patience is not None
         shardings = [
             name
             for name in SHARDINGS
-            if section.patience is None
-            and not section.packing
-            and not any(refusals(Launch("torchrun", 2, name), section.objective, method, 2 * batch))
+            if not any(
+                refusals(Launch("torchrun", 2, name), section.objective, method, 2 * batch, early)
+            )
         ]
         return choose(memory, machine, batch, shardings)
 

@@ -47,6 +47,7 @@ LAUNCHERS = {
     for launcher in (
         Launcher("local", "one process"),
         Launcher("torchrun", "a process for each device of this machine"),
+        Launcher("ray", "workers of a Ray cluster; lost ones are replaced", "ray", "ray"),
         Launcher("tpu", "one process over the devices of XLA, in no release yet"),
     )
 }
@@ -103,8 +104,13 @@ class Launch:
 LOCAL = Launch()
 
 
-def refusals(launch: Launch, objective: str, method: str, batch_size: int) -> Iterator[Refusal]:
-    """Every reason against a launch, known before anything is spent; none where it is open."""
+def refusals(
+    launch: Launch, objective: str, method: str, batch_size: int, early: bool
+) -> Iterator[Refusal]:
+    """Every reason against a launch, known before anything is spent; none where it is open.
+
+    `early`: whether the run may end at its best checkpoint.
+    """
     if launch.alone:
         if launch != LOCAL:
             yield Refusal(
@@ -123,6 +129,11 @@ def refusals(launch: Launch, objective: str, method: str, batch_size: int) -> It
         yield Refusal(
             f"a batch of {batch_size} is not shared out evenly among {launch.ranks} ranks",
             "set train.batch_size to a multiple of train.launcher.ranks",
+        )
+    if early and launch.sharding != "none":
+        yield Refusal(
+            "the best checkpoint is not read back into shards",
+            "leave train.patience out, or set train.launcher.sharding to none",
         )
     yield from _alone(launch, objective, method)
 

@@ -18,6 +18,16 @@ from trimtab.train.share import Share
 # What tells accelerate, DeepSpeed and transformers that they are not alone.
 TOLD = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+def own_device(visible: str | None, local: int) -> str:
+    """The device of a machine's rank `local`, of those that are `visible`: all where None."""
+    if visible is None:
+        return str(local)
+    devices = visible.split(",")
+    return devices[local] if local < len(devices) else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Crew:
@@ -32,8 +42,10 @@ class Crew:
         has met them already; each rank sees one CUDA device, its own.
         """
         if not dist.is_initialized():
-            if torch.cuda.is_available():
-                torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+            # Told of no other ranks, transformers takes the first device that it sees, and all that
+            # it sees for a batch. CUDA reads this when it is first asked for anything.
+            local = int(os.environ["LOCAL_RANK"])
+            os.environ[VISIBLE] = own_device(os.environ.get(VISIBLE), local)
             dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         for name in TOLD:
             os.environ.pop(name, None)

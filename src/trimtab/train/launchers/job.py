@@ -4,6 +4,7 @@
     progress.jsonl   a line a step, by the first rank
     error-N.json     why rank N stopped, where it could say so
     lost.json        which ranks ended and how, by what had started them
+    end              that the ranks are to save and end, where no signal reaches them
     log/             what the libraries said
 
 The folder is gone once the run is done. Knows no torch.
@@ -11,6 +12,7 @@ The folder is gone once the run is done. Knows no torch.
 
 import json
 import signal
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -88,7 +90,9 @@ class Desk:
         self.log = self.path / "log"
         self._progress = self.path / "progress.jsonl"
         self._lost = self.path / "lost.json"
+        self._end = self.path / "end"
         self._read = 0
+        self._asked: float | None = None
 
     @property
     def run(self) -> Path:
@@ -114,6 +118,26 @@ class Desk:
             if on_step is not None:
                 on_step(step)
 
+    def ask_to_end(self) -> None:
+        """Tell the ranks to save and end."""
+        self._end.touch()
+        self._asked = self._asked or time.monotonic()
+
+    @property
+    def asked_s(self) -> float:
+        """How many seconds ago this process has told the ranks to end; 0 where it has not."""
+        return 0.0 if self._asked is None else time.monotonic() - self._asked
+
+    @property
+    def to_end(self) -> bool:
+        """Whether the ranks are to save and end."""
+        return self._end.exists()
+
+    @property
+    def final(self) -> bool:
+        """Whether a rank stopped for a reason that would stop it again."""
+        return any(error["kind"] for _, error in self._said())
+
     def fail(self, rank: int, error: BaseException) -> None:
         """Why a rank stops. The trace goes to the rank's log."""
         traceback.print_exception(error)
@@ -122,7 +146,7 @@ class Desk:
             self.path / f"error-{rank}.json",
             {
                 "kind": type(error).__name__ if ours else "",
-                "message": error.message if isinstance(error, TrimtabError) else _line(error),
+                "message": error.message if isinstance(error, TrimtabError) else first_line(error),
                 "hint": error.hint if isinstance(error, TrimtabError) else "",
             },
         )
@@ -144,11 +168,7 @@ class Desk:
                 name = signal.Signals(-code).name
                 memory = ", as where memory runs out" if -code == signal.SIGKILL else ""
                 return _lost(f"rank {rank} of {ranks} was ended by {name}{memory}")
-        said = [
-            (rank, json.loads(file.read_bytes()))
-            for rank in range(ranks)
-            if (file := self.path / f"error-{rank}.json").is_file()
-        ]
+        said = self._said()
         said.sort(key=lambda each: (not each[1]["kind"], str(each[0]) not in codes, each[0]))
         for rank, error in said:
             if error["kind"]:
@@ -158,6 +178,13 @@ class Desk:
                 return made
             return _lost(f"rank {rank} of {ranks} failed: {error['message']}")
         return _lost(f"the ranks did not start: {self._last_words()}")
+
+    def _said(self) -> list[tuple[int, dict[str, str]]]:
+        """What ranks said of why they stopped."""
+        return [
+            (int(file.stem.removeprefix("error-")), json.loads(file.read_bytes()))
+            for file in self.path.glob("error-*.json")
+        ]
 
     def _last_words(self) -> str:
         logs = sorted(self.log.rglob("*.log"), key=lambda file: file.stat().st_mtime)
@@ -174,6 +201,7 @@ def _lost(message: str) -> RankLost:
     return RankLost(message, hint="run again: the run goes on from its last checkpoint")
 
 
-def _line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error that is not trimtab's says, in one line."""
     words = str(error).strip()
     return f"{type(error).__name__}: {words.splitlines()[0] if words else 'no words'}"

@@ -48,7 +48,7 @@ def work(run: Path, crew: Crew) -> None:
             files,
             None,
             desk.tell if crew.first else None,
-            lambda built: join(built, crew, sharding),
+            lambda built: join(built, crew, sharding, lambda: desk.to_end),
         )
         trainer = attempt.trainer
         assert isinstance(trainer, RankedTrainer)

@@ -6,6 +6,7 @@ leave gradients of each rank to itself without a word.
 """
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,21 +42,24 @@ class Agree(TrainerCallback):
     """What one rank wants, all do: save, and stop, and for the same reason. The last callback, so
     that it hears the others.
 
-    Ranks wait for each other in every step, so none may stop or save alone.
+    Ranks wait for each other in every step, so none may stop or save alone. `to_end` tells the
+    first of them whether all are to save and end.
     """
 
-    def __init__(self, crew: Crew, watch: Watch) -> None:
+    def __init__(self, crew: Crew, watch: Watch, to_end: Callable[[], bool]) -> None:
         self._crew = crew
         self._watch = watch
+        self._to_end = to_end
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         watch = self._watch
+        told = self._crew.first and self._to_end()
         wanted = (
-            control.should_save,
-            control.should_training_stop,
-            watch.preempted,
+            control.should_save or told,
+            control.should_training_stop or told,
+            watch.preempted or told,
             watch.ended,
         )
         saves, stops, preempted, ended = zip(*self._crew.everyone(wanted), strict=True)
@@ -116,7 +120,7 @@ class RankedTrainer(SealedTrainer):
 
     def _weight(self, batch: int) -> float:
         """What this rank's rows of a batch count in the mean over ranks."""
-        return self.prepared.share.weight(self.prepared.order[batch])
+        return self.prepared.share.weight(self.prepared.layout[batch])
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Labels in the batches of a step, over all ranks."""
@@ -142,13 +146,18 @@ class RankedTrainer(SealedTrainer):
         shared = {k: v for k, v in entry.items() if k in self.prepared.objective.watched}
         entry.update(self.crew.means(shared, self._weight(self._batch - 1)))
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+    def held_out_loss(self) -> float:
+        """Over what all ranks have looked at: the same number in each, so that all end alike."""
+        said: list[tuple[float, float]] = self.crew.everyone(self._held_out_sums())
+        return sum(total for total, _ in said) / sum(weight for _, weight in said)
+
+    def _write_checkpoint(self, model: Any, trial: Any) -> None:
         """Gathered by all, written by the first, and waited for by the others."""
         self._weights = self._sharding.weights(self.model)
         self._optimizer_state = self._sharding.optimizer_state(self)
         self._random = self.crew.everyone(_random_state())
         if self.crew.first:
-            super()._save_checkpoint(model, trial)
+            super()._write_checkpoint(model, trial)
         self._weights = None
         del self._optimizer_state, self._random
         self.crew.wait()
@@ -193,8 +202,10 @@ class RankedTrainer(SealedTrainer):
         return self._sharding.weights(self.model)
 
 
-def join(trainer: SealedTrainer, crew: Crew, sharding: Replicas) -> RankedTrainer:
-    """Make a finished trainer one rank of several."""
+def join(
+    trainer: SealedTrainer, crew: Crew, sharding: Replicas, to_end: Callable[[], bool]
+) -> RankedTrainer:
+    """Make a finished trainer one rank of several, which save and end when `to_end` says so."""
     # Every objective builds its own trainer, so the class is mixed in once one is there.
     mixed = type(f"Ranked{type(trainer).__name__}", (RankedTrainer, type(trainer)), {})
     trainer.__class__ = mixed
@@ -203,7 +214,7 @@ def join(trainer: SealedTrainer, crew: Crew, sharding: Replicas) -> RankedTraine
     trainer._weights, trainer._batch = None, 0
     setattr(bare(trainer.model), IN_RANKS, True)
     trainer.step = Step(trainer)
-    trainer.add_callback(Agree(crew, trainer._watch))
+    trainer.add_callback(Agree(crew, trainer._watch, to_end))
     # Dropout must not mask the rows of all ranks alike.
     torch.manual_seed(trainer.prepared.settings.seed + crew.rank)
     return trainer

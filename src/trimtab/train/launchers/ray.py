@@ -1,0 +1,158 @@
+"""Ray Train: the ranks are workers of a Ray cluster, and lost ones are replaced. Imports ray.
+
+A worker that is lost ends its group; Ray starts another, which goes on from the newest whole
+checkpoint, since that is where every rank begins. With more ranks asked for than there is room,
+Ray starts as many as a batch can be shared out among. The run's folder must be one that all
+machines of the cluster see.
+"""
+
+import os
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from trimtab.errors import Preempted, RankLost
+from trimtab.train.launchers.job import Desk, Job, first_line
+from trimtab.train.run import RunResult, StepProgress
+from trimtab.train.signals import terminated
+
+NAME = "trimtab"
+POLL_S = 0.2
+# How often a group of workers is started anew before the run is given up.
+REPLACED = 3
+# How long workers that are told to end have to save.
+GRACE_S = 70.0
+
+
+def launch(job: Job, run: Path, on_step: Callable[[StepProgress], None] | None) -> RunResult:
+    """Do a run in workers of the cluster that RAY_ADDRESS names, else of one of this machine.
+
+    Raises what the first rank to fail raised; RankLost where workers were lost too often. Told to
+    end, the workers save at once.
+    """
+    desk = Desk(run.absolute())
+    shutil.rmtree(desk.path, ignore_errors=True)
+    job.save(desk.job)
+    lost: list[BaseException] = []
+    with _cluster(job):
+        fitting = threading.Thread(target=_fit, args=(job, desk, lost), daemon=True)
+        fitting.start()
+        with terminated(desk.ask_to_end):
+            while fitting.is_alive() and desk.asked_s < GRACE_S:
+                fitting.join(POLL_S)
+                desk.tell_on(on_step)
+    desk.tell_on(on_step)
+    done = RunResult.load(run)
+    if done is None:
+        raise _cause(desk, job.settings.launch.ranks, lost)
+    shutil.rmtree(desk.path)
+    return done
+
+
+def _cause(desk: Desk, ranks: int, lost: list[BaseException]) -> Exception:
+    """Why there is no result: what trimtab said of itself, else what became of the workers."""
+    if desk.final:
+        return desk.cause(ranks)
+    if desk.asked_s:
+        return Preempted(
+            f"{desk.run}: told to end, and the workers did not answer",
+            hint="run the same command again: it goes on from its last checkpoint",
+        )
+    words = "; ".join(map(_words, lost)) or "nothing was said"
+    return RankLost(
+        f"the workers of Ray did not finish: {words}",
+        hint="run again: the run goes on from its last checkpoint",
+    )
+
+
+def _words(error: BaseException) -> str:
+    """What Ray says, of each rank that failed in the last group."""
+    failed: dict[int, BaseException] = getattr(error, "worker_failures", {})
+    ranks = [f"rank {rank}: {first_line(each)}" for rank, each in failed.items()]
+    return ", ".join(ranks) or first_line(error)
+
+
+@contextmanager
+def _cluster(job: Job) -> Iterator[None]:
+    """The cluster that RAY_ADDRESS names, else one of this machine for as long as the run lasts."""
+    import ray
+
+    if ray.is_initialized():
+        yield
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    here: dict[str, Any] = {}
+    if address is None:
+        # Nothing is sent to Ray's makers. Nor does Ray end workers where other processes fill the
+        # machine's memory: whether the run itself fits was planned.
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
+        threads = max(1, len(os.sched_getaffinity(0)) // job.settings.launch.ranks)
+        here = {
+            "num_cpus": job.settings.launch.ranks,
+            "include_dashboard": False,
+            "runtime_env": {
+                "env_vars": {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+            },
+        }
+    ray.init(address, log_to_driver=False, logging_level="ERROR", **here)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _fit(job: Job, desk: Desk, lost: list[BaseException]) -> None:
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    from trimtab.train.speed import device
+
+    most = job.settings.launch.ranks
+    least = fewest(most, job.settings.batch_size)
+    trainer = TorchTrainer(
+        work_in_ray,
+        train_loop_config={"run": str(desk.run)},
+        scaling_config=ScalingConfig(
+            num_workers=most if least == most else (least, most),
+            use_gpu=device().name == "cuda",
+        ),
+        run_config=RunConfig(
+            name=NAME,
+            storage_path=str(desk.path / "ray"),
+            failure_config=FailureConfig(max_failures=REPLACED),
+        ),
+    )
+    try:
+        trainer.fit()
+    except Exception as error:
+        lost.append(error)
+
+
+def fewest(most: int, batch_size: int) -> int:
+    """The fewest ranks such that they, and every number up to `most`, share a batch out evenly."""
+    least = most
+    while least > 1 and batch_size % (least - 1) == 0:
+        least -= 1
+    return least
+
+
+def work_in_ray(config: dict[str, str]) -> None:
+    """A worker's part. What trimtab itself refuses is final: the group that is started in the place
+    of the one that said so does nothing.
+    """
+    from trimtab.train.launchers.crew import Crew
+    from trimtab.train.launchers.rank import work
+
+    desk = Desk(Path(config["run"]))
+    if desk.final:
+        return
+    crew = Crew.join()
+    try:
+        work(desk.run, crew)
+    except Exception as error:
+        desk.fail(crew.rank, error)
+        raise

@@ -1,0 +1,84 @@
+"""Workers of a Ray cluster as ranks. That they take the steps of one process, and that lost ones
+are replaced, is for `make test-distributed` to show, which installs Ray: 250 MB for one launcher.
+"""
+
+import importlib.util
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.train.conftest import Records
+from tests.train.test_launchers import RECORDS, settings
+from trimtab.errors import Preempted, RankLost, UserError
+from trimtab.text.chat import ChatFormat
+from trimtab.train.checkpoint import newest
+from trimtab.train.launchers import Launch
+from trimtab.train.launchers.job import Desk
+from trimtab.train.launchers.ray import fewest
+from trimtab.train.run import RunFolder, StepProgress, write_json
+from trimtab.train.start import train
+
+WORKERS = Launch("ray", 2)
+
+
+def installed(test: Callable[..., None]) -> Any:
+    """A test that needs Ray, whose own code warns of itself."""
+    absent = importlib.util.find_spec("ray") is None
+    reason = "ray is not installed: make test-distributed"
+    return pytest.mark.skipif(absent, reason=reason)(pytest.mark.filterwarnings("ignore")(test))
+
+
+@pytest.mark.parametrize(
+    ("most", "batch", "least"), [(2, 8, 1), (4, 8, 4), (4, 12, 1), (3, 6, 1), (1, 5, 1)]
+)
+def test_a_cluster_may_start_with_fewer_where_those_share_a_batch_evenly(
+    most: int, batch: int, least: int
+) -> None:
+    assert fewest(most, batch) == least
+
+
+def test_what_trimtab_refuses_is_final_and_a_lost_worker_is_not(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.fail(0, RuntimeError("Connection closed by peer"))
+    assert not desk.final
+    desk.fail(1, RankLost("rank 0 of 2 was ended by SIGKILL"))
+    assert desk.final
+
+
+def test_ranks_that_no_signal_reaches_are_told_to_end_by_a_file(tmp_path: Path) -> None:
+    ours, theirs = Desk(tmp_path), Desk(tmp_path)
+    ours.path.mkdir()
+    assert (ours.asked_s, theirs.to_end) == (0.0, False)
+    ours.ask_to_end()
+    assert ours.asked_s > 0
+    assert theirs.to_end
+    assert theirs.asked_s == 0
+
+
+@installed
+def test_told_to_end_the_workers_save_at_once(
+    base: Path, chat: ChatFormat, records: Records, tmp_path: Path
+) -> None:
+    def tell(progress: StepProgress) -> None:
+        if progress.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    asked = settings(WORKERS, epochs=20, extra={"save_steps": 1000})
+    with pytest.raises(Preempted, match=r"told to end; step \d+ of 115 is saved"):
+        train(base, chat, records[:RECORDS], asked, tmp_path, on_step=tell)
+    last = newest(RunFolder(tmp_path).checkpoints)
+    assert last is not None
+    assert last.step >= 3
+
+
+@installed
+def test_what_a_worker_refuses_is_said_and_not_tried_again(
+    base: Path, chat: ChatFormat, records: Records, tmp_path: Path
+) -> None:
+    write_json(tmp_path / "settings.json", {"identity": "0" * 64})
+    with pytest.raises(UserError, match="holds run 000000000000"):
+        train(base, chat, records[:RECORDS], settings(WORKERS), tmp_path)
