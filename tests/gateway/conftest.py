@@ -7,11 +7,19 @@ import pytest
 from tests.gateway.echo import Echo
 from tests.gateway.world import World, app_with, build_world, listening
 from tests.tiny import build_tokenizer
+from trimtab.gateway import refusals
 
 
 @pytest.fixture(scope="session")
 def base_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_tokenizer(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(autouse=True)
+def _refusals_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was refused is written at a gateway's end, so that the log of a test is of what was let
+    in. `test_refusals` looks at the rest."""
+    monkeypatch.setattr(refusals, "GATHER_S", 60.0)
 
 
 @pytest.fixture

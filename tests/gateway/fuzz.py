@@ -30,6 +30,7 @@ from websockets.sync.client import connect
 from tests.gateway.echo import Echo
 from tests.gateway.world import World, app_with, build_world, listening
 from trimtab.gateway import keys
+from trimtab.gateway.document import STREAMS
 from trimtab.gateway.keys import SCOPES
 from trimtab.inference import Chunk, EmbedRequest, GenerateRequest, Usage, Vector
 from trimtab.ledger.money import Price
@@ -134,6 +135,8 @@ def _send(to: Target, session: http.Session, case: Case, known: int) -> None:
     name = ENCODER if case.path == "/v1/embeddings" else "desk"
     if known and isinstance(case.body, dict) and isinstance(case.body.get("model"), str):
         case.body["model"] = name
+    if known == 1 and case.path in STREAMS and isinstance(case.body, dict):
+        case.body["stream"] = True
     if known and "model" in case.path_parameters:
         case.path_parameters["model"] = name
     headers = {"Authorization": f"Bearer {to.key}"}

@@ -37,7 +37,8 @@ def main() -> int:
             for fuzz, examples in kinds:
                 try:
                     fuzz(to, examples, number)
-                except Exception as error:
+                # Several failures of one request come as a group, which is no Exception.
+                except (Exception, BaseExceptionGroup) as error:
                     violations += 1
                     progress.print(f"seed {number}, {fuzz.__name__}: {error}")
             number += 1

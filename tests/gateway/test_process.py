@@ -27,9 +27,10 @@ def listener() -> Iterator[socket.socket]:
 
 def start(world: World, listener: socket.socket) -> "subprocess.Popen[str]":
     fd = listener.fileno()
-    url = world.database.url.render_as_string()
+    url = world.database.url.render_as_string(hide_password=False)
+    content = str(world.content.root)
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.gateway.server", url, str(fd)],
+        [sys.executable, "-m", "tests.gateway.server", url, str(fd), content],
         pass_fds=(fd,),
         stdout=subprocess.PIPE,
         text=True,

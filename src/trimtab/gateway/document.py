@@ -15,7 +15,16 @@ from trimtab.gateway.door import OPEN
 ABOUT = """The inference API. `GET /v1/stream` with an upgrade to WebSocket takes the bodies of
 `/v1/generate`, one a text frame, and answers each with frames `{"event", "data"}`."""
 STREAMS = frozenset({"/v1/generate", "/v1/chat/completions", "/v1/completions"})
-EVENTS = {"text/event-stream": {"schema": {"type": "string"}}}
+# Each event of a stream, as OpenAPI 3.1 and the tools for it have it; 3.2 says `itemSchema`.
+EVENTS = {
+    "text/event-stream": {
+        "schema": {
+            "type": "object",
+            "required": ["data"],
+            "properties": {name: {"type": "string"} for name in ("event", "data", "id")},
+        }
+    }
+}
 
 _PROBLEM = {
     "description": "A problem (RFC 9457)",

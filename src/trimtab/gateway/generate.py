@@ -1,12 +1,13 @@
 """`POST /v1/generate`: one answer, whole or as a stream of events."""
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Request
 from starlette.responses import Response
 from starlette.types import Receive
 
-from trimtab.gateway import replaying
+from trimtab.gateway import elsewhere, replaying
 from trimtab.gateway.admission import Admission
 from trimtab.gateway.bodies import Done, GenerateAnswer, GenerateBody, Token
 from trimtab.gateway.desk import AtDesk, Desk
@@ -80,7 +81,7 @@ async def _streamed(desk: Desk, visit: Visit, body: GenerateBody) -> EventStream
 
 async def _kept_alive(desk: Desk, visit: Visit, body: GenerateBody, claim: Claim) -> EventStream:
     """A stream whose work goes on for a while when its reader is gone."""
-    live = Live(claim.fingerprint, visit.trace_id)
+    live = Live(claim.fingerprint, visit.trace_id, partial(elsewhere.listened, desk, claim))
     work = Generation(body, live.hear)
 
     async def produce(admission: Admission) -> Done:

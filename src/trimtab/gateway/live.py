@@ -1,11 +1,12 @@
 """Streams whose work outlives a broken connection for a moment, so that a client can come back.
 
 An event's id is how many characters were sent up to it. So any part of the text can be told from
-any other, by this process while it works, and from the stored answer by all of them afterwards.
+any other: by this process while it works, by another one that follows it (`elsewhere`), and from
+the stored answer by all of them afterwards.
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,8 @@ from trimtab.gateway.problems import ClientGone, Problem
 from trimtab.gateway.stream import Emit, EventStream, too_late, unless_gone
 
 RESUME_S = 10.0
+# How often a stream that nobody reads here looks whether somebody does elsewhere.
+POLL_S = 0.5
 # Characters that may wait for a client to come back.
 MOST = 1_000_000
 
@@ -25,11 +28,15 @@ Name = tuple[str, str]
 
 
 class Live:
-    """One answer as it grows. Whoever reads it may leave and come back."""
+    """One answer as it grows. Whoever reads it may leave and come back, here or to another gateway:
+    `listened` tells that one what was said, and whether somebody listens there."""
 
-    def __init__(self, fingerprint: str, trace_id: str) -> None:
+    def __init__(
+        self, fingerprint: str, trace_id: str, listened: Callable[[str], Awaitable[bool]]
+    ) -> None:
         self.fingerprint = fingerprint
         self.trace_id = trace_id
+        self._listened = listened
         self._text = ""
         self._readers = 0
         self._changed = asyncio.Event()
@@ -101,9 +108,10 @@ class Live:
         while True:
             await self._left.wait()
             self._left.clear()
-            if self._readers:
-                continue
-            await asyncio.sleep(RESUME_S)
+            alone_s = 0.0
+            while not self._readers and alone_s < RESUME_S:
+                await asyncio.sleep(step_s := min(POLL_S, RESUME_S - alone_s))
+                alone_s = 0.0 if await self._listened(self._text) else alone_s + step_s
             if not self._readers and not self._left.is_set():
                 return
 

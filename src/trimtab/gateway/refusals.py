@@ -48,6 +48,7 @@ class Refusals:
         self._spans = spans
         self._waiting: list[Answered] = []
         self._writing: asyncio.Future[None] | None = None
+        self._ending = asyncio.Event()
         self._room, self._filled_at = float(BURST), time.monotonic()
 
     def note(self, state: Mapping[str, Any], route: str, problem: Problem) -> None:
@@ -79,7 +80,8 @@ class Refusals:
             self._writing = asyncio.ensure_future(self._write())
 
     async def settled(self) -> None:
-        """Wait until what was noted is written."""
+        """The gateway ends: write what was noted."""
+        self._ending.set()
         if self._writing is not None:
             await asyncio.shield(self._writing)
 
@@ -94,7 +96,9 @@ class Refusals:
 
     async def _write(self) -> None:
         while self._waiting:
-            await asyncio.sleep(GATHER_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GATHER_S):
+                    await self._ending.wait()
             entries, self._waiting = self._waiting, []
             # Where the store cannot be written nothing was done for them that had to be told.
             with suppress(*STORE):

@@ -7,8 +7,8 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from trimtab.errors import TrimtabError
-from trimtab.gateway import replays
-from trimtab.gateway.bodies import Done, Token
+from trimtab.gateway import elsewhere, replays
+from trimtab.gateway.bodies import Done
 from trimtab.gateway.desk import Desk
 from trimtab.gateway.problems import Problem
 from trimtab.gateway.replays import Claim, Replay
@@ -38,8 +38,17 @@ async def begin(
     if live is not None and last_event_id is not None and live.fingerprint == print_:
         return live.stream(offset)
     claim = Claim(visit.key.id, name, print_, visit.id, desk.books.owner)
-    answer = await desk.database.write(lambda connection: replays.claim(connection, claim))
+    try:
+        answer = await desk.database.write(lambda connection: replays.claim(connection, claim))
+    except Problem as busy:
+        if busy.code != "idempotency_in_flight" or last_event_id is None or not streamed:
+            raise
+        return await elsewhere.followed(desk, claim, offset, visit.trace_id)
     if answer is None:
+        if offset:
+            # What was heard of it is no beginning of what would be said now.
+            await desk.database.write(lambda connection: replays.release(connection, claim))
+            raise elsewhere.lost()
         return claim
     visit.headers[REPLAYED] = "true"
     if streamed:
@@ -79,8 +88,6 @@ def _offset(last_event_id: str | None) -> int:
 
 def _told_again(done: Done, offset: int, trace_id: str) -> EventStream:
     async def produce(emit: Emit, receive: Receive) -> None:
-        if text := done.text[offset:]:
-            await emit("token", Token(text=text), len(done.text))
-        await emit("done", done, len(done.text))
+        await elsewhere.told_again(emit, done, offset)
 
     return EventStream(produce, trace_id)

@@ -18,6 +18,8 @@ from trimtab.store.rows import insert_once
 
 KEPT_US = 24 * 3600 * 1_000_000
 CLAIM_US = 60 * 1_000_000
+# Who has not asked for so long does not listen any more.
+LISTENS_US = 3 * 1_000_000
 # A longer answer (many embeddings) is not kept; its name is, so that nobody pays twice unawares.
 MOST_BYTES = 1024 * 1024
 # Answers of one API key; of older ones the name alone is kept, for the same reason.
@@ -38,6 +40,16 @@ class Claim:
 
 
 @dataclass(frozen=True, slots=True)
+class Heard:
+    """A stream that another gateway makes, as far as it is known here; `answer` where it is
+    whole."""
+
+    request_id: str
+    said: str
+    answer: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Replay:
     """A claim and the answer that it ended with, as JSON; asked for once the cost is known."""
 
@@ -55,7 +67,8 @@ class Replay:
             answer = _NOT_KEPT
         mine = (replays.c.key_id == claim.key_id) & (replays.c.name == claim.name)
         mine &= replays.c.request_id == claim.request_id
-        values = {"answer": answer, "expires_us": database_now(connection) + KEPT_US}
+        expires_us = database_now(connection) + KEPT_US
+        values = {"answer": answer, "said": None, "expires_us": expires_us}
         connection.execute(replays.update().where(mine).values(values))
 
 
@@ -106,12 +119,35 @@ def claim(connection: Connection, wanted: Claim) -> str | None:
     if found.answer is None:
         raise _in_flight()
     if found.answer == _NOT_KEPT:
-        detail = (
-            "Idempotency-Key: was answered, and the answer is not kept: it has more than "
-            f"{MOST_BYTES} bytes, or {MOST} newer ones came after it"
-        )
-        raise Problem(409, "answer_not_kept", detail)
+        raise _not_kept()
     return str(found.answer)
+
+
+def listen(connection: Connection, wanted: Claim) -> Heard | None:
+    """What was said so far under a name that another claim has; whoever holds that learns that
+    somebody listens. None where nobody works on it.
+
+    Raises Problem where the answer was not kept.
+    """
+    now = database_now(connection)
+    here = (replays.c.key_id == wanted.key_id) & (replays.c.name == wanted.name)
+    here &= (replays.c.fingerprint == wanted.fingerprint) & (replays.c.expires_us > now)
+    found = connection.execute(replays.select().where(here)).first()
+    if found is None:
+        return None
+    if found.answer == _NOT_KEPT:
+        raise _not_kept()
+    if found.answer is None:
+        connection.execute(replays.update().where(here).values(listened_us=now))
+    return Heard(found.request_id, found.said or "", found.answer)
+
+
+def publish(connection: Connection, held: Claim, said: str) -> bool:
+    """Put down what was said so far, where somebody listens; False where nobody does."""
+    mine = (replays.c.key_id == held.key_id) & (replays.c.name == held.name)
+    mine &= (replays.c.request_id == held.request_id) & replays.c.answer.is_(None)
+    mine &= replays.c.listened_us > database_now(connection) - LISTENS_US
+    return connection.execute(replays.update().where(mine).values(said=said)).rowcount == 1
 
 
 def holds(connection: Connection, held: Claim) -> bool:
@@ -139,7 +175,7 @@ def purge(connection: Connection, *, all_of: Iterable[str] | None = None) -> int
     """Delete what has expired, and every answer of the API keys that are named; how many."""
     old = replays.c.expires_us <= database_now(connection)
     if all_of is not None:
-        # A claim without an answer is work under way, and holds no words yet.
+        # A claim without an answer is work under way; its words go when it ends.
         old |= replays.c.key_id.in_(sorted(all_of)) & replays.c.answer.is_not(None)
     return connection.execute(replays.delete().where(old)).rowcount
 
@@ -153,6 +189,14 @@ def shorten(connection: Connection) -> int:
         old &= replays.c.answer.is_not(None) & (replays.c.answer != _NOT_KEPT)
         count += connection.execute(replays.update().where(old).values(answer=_NOT_KEPT)).rowcount
     return count
+
+
+def _not_kept() -> Problem:
+    detail = (
+        "Idempotency-Key: was answered, and the answer is not kept: it has more than "
+        f"{MOST_BYTES} bytes, or {MOST} newer ones came after it"
+    )
+    return Problem(409, "answer_not_kept", detail)
 
 
 def _in_flight() -> Problem:

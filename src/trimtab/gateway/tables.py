@@ -69,6 +69,9 @@ replays = Table(
     Column("answer", Text),
     Column("created_us", BigInteger, nullable=False),
     Column("expires_us", BigInteger, nullable=False),
+    # Of a stream under way: when another gateway asked for it last, and what was said by then.
+    Column("listened_us", BigInteger),
+    Column("said", Text),
     Index(None, "expires_us"),
 )
 
