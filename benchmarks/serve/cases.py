@@ -98,6 +98,9 @@ def told(case: str, result: Result) -> Measured:
         "latency_p50_ms": quantile([a.latency for a in whole], 0.5) * 1000,
         "latency_p95_ms": quantile([a.latency for a in whole], 0.95) * 1000,
     }
+    if gaps := [gap for answer in whole for gap in answer.gaps]:
+        figures["gap_p95_ms"] = quantile(gaps, 0.95) * 1000
+        figures["gap_most_ms"] = max(gaps) * 1000
     if len(whole) < len(result.answers):
         figures["failed"] = float(len(result.answers) - len(whole))
     return Measured(case, figures)

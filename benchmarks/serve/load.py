@@ -25,7 +25,8 @@ class Face:
 @dataclass(frozen=True, slots=True)
 class Answer:
     """Seconds from the moment it was due. `tokens` and `prompt` as the server counts them, 0 where
-    it does not tell; `status` is that of HTTP, 0 where the connection broke.
+    it does not tell; `status` is that of HTTP, 0 where the connection broke. `gaps` are the
+    pauses of a stream between its events.
     """
 
     status: int
@@ -33,6 +34,7 @@ class Answer:
     latency: float
     tokens: int
     prompt: int
+    gaps: Sequence[float] = ()
 
 
 async def ask(face: Face, prompt: str, tokens: int, due: float) -> Answer:
@@ -63,18 +65,25 @@ async def _ask(face: Face, body: bytes, due: float) -> Answer:
         head = await reader.readuntil(b"\r\n\r\n")
         status = int(head.split(b" ", 2)[1])
         first, usage = 0.0, {}
+        gaps: list[float] = []
+        last = 0.0
         while status == 200 and (line := await reader.readline()):
             # The sizes of HTTP's chunks stand on lines of their own.
             if not line.startswith(b"data:") or line.startswith(b"data: [DONE]"):
                 continue
+            now = time.perf_counter()
+            if first:
+                gaps.append(now - last)
+            last = now
             if not first or b'"usage"' in line:
                 event = json.loads(line[5:])
                 usage = event.get("usage") or usage
                 if not first and any(choice.get("text") for choice in event.get("choices", ())):
-                    first = time.perf_counter() - due
+                    first = now - due
         latency = time.perf_counter() - due
         tokens = int(usage.get("completion_tokens", 0))
-        return Answer(status, first or latency, latency, tokens, int(usage.get("prompt_tokens", 0)))
+        prompt = int(usage.get("prompt_tokens", 0))
+        return Answer(status, first or latency, latency, tokens, prompt, gaps)
     finally:
         writer.close()
 

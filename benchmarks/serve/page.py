@@ -13,7 +13,15 @@ from benchmarks.machine import ROOT
 FILE = ROOT / "docs" / "benchmarks" / "serve.json"
 PAGE = FILE.with_suffix(".md")
 PICTURE = ROOT / "docs" / "images" / "serve.svg"
-FIGURES = ("output_tok_s", "ttft_p50_ms", "ttft_p95_ms", "latency_p50_ms", "latency_p95_ms")
+FIGURES = (
+    "output_tok_s",
+    "ttft_p50_ms",
+    "ttft_p95_ms",
+    "latency_p50_ms",
+    "latency_p95_ms",
+    "gap_p95_ms",
+    "gap_most_ms",
+)
 PROVISIONAL = [
     "**Provisional: fewer than three rounds, on a loaded machine. No goal counts as met by them.**",
     "",
@@ -80,6 +88,7 @@ def page(table: Table) -> str:
         "| --- | --- |",
     ]
     lines += [f"| {name} | {told} |" for name, told in found["precisions"].items()]
+    lines += origins(table)
     for figure in FIGURES:
         cases = [c for c in table.cases if any(k[1] == c and k[2] == figure for k in table.rows)]
         lines += ["", f"## {figure}", "", "| case | " + " | ".join(table.systems) + " |"]
@@ -105,6 +114,24 @@ def page(table: Table) -> str:
     lines += ["", "## Not measured", ""]
     lines += [f"- {system}: {reason}" for system, reason in sorted(absent)] or ["Nothing."]
     return "\n".join(lines) + "\n"
+
+
+def origins(table: Table) -> list[str]:
+    """Where not all rows are of one run: what is of which commit."""
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for (system, case, _), row in table.rows.items():
+        if row["value"] is not None and "commit" in row:
+            cases = found.setdefault((row["commit"], row["date"]), {}).setdefault(system, [])
+            cases += [case] if case not in cases else []
+    if len(found) < 2:
+        return []
+    lines = ["", "Not all rows are of one run:", "", "| commit | date | system | cases |"]
+    lines += ["| --- | --- | --- | --- |"]
+    return lines + [
+        f"| {commit} | {date} | {system} | {', '.join(cases)} |"
+        for (commit, date), systems in found.items()
+        for system, cases in systems.items()
+    ]
 
 
 def verdict(table: Table, met: bool) -> str:
