@@ -37,8 +37,12 @@ from trimtab.text.tokenizer import Tokenizer
 CACHE_BYTES = 2**30
 """What keys and values may take; a whole context always has room."""
 
-PROMPT_TOKENS = {"cpu": 256, "cuda": 4096}
+PROMPT_TOKENS = 4096
 """Of prompts in one step, at most."""
+THREAD_PROMPT_TOKENS = 48
+"""The same on a CPU, for each of its threads: with more the weights are read no more often than
+used, and who came first would wait for who came next.
+"""
 LEAST_PROMPT_TOKENS = 48
 """Of prompts in one step beside streams: with fewer the weights are read more often than used."""
 PAUSE_S = 0.25
@@ -73,7 +77,7 @@ class ContinuousPath:
         self._versions: dict[str, Version] = {}
         count = max(CACHE_BYTES // block_bytes(shape, dtype), -(-shape.context // BLOCK) + 1)
         self._cache = Cache(shape, count, dtype, device)
-        self._schedule = Schedule(Blocks(count), PROMPT_TOKENS.get(device.type, 256))
+        self._schedule = Schedule(Blocks(count), _prompt_tokens(device))
         self.pace = Pace()
 
     def takes(self, files: VersionFiles) -> bool:
@@ -243,3 +247,9 @@ class ContinuousPath:
     def _measure(self, shares: Row[tuple[Share, Part]], seconds: float) -> None:
         read = sum(share.tokens for share, _ in shares if share.tokens > 1)
         self.pace.step(read, sum(share.tokens == 1 for share, _ in shares), seconds)
+
+
+def _prompt_tokens(device: torch.device) -> int:
+    if device.type != "cpu":
+        return PROMPT_TOKENS
+    return THREAD_PROMPT_TOKENS * max(2, torch.get_num_threads())
