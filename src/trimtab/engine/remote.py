@@ -217,10 +217,14 @@ class _Line:
 
     def _close(self) -> None:
         self.gone = True
-        if self._reading is not None:
-            self._reading.cancel()
-        if self._writer is not None:
-            self._writer.close()
+        # What reads holds this, and must not be held by it: the pair, its buffers and its transport
+        # would stay until somebody collects garbage.
+        reading, self._reading = self._reading, None
+        writer, self._writer = self._writer, None
+        if reading is not None:
+            reading.cancel()
+        if writer is not None:
+            writer.close()
 
     def _unavailable(self, why: str) -> EngineUnavailable:
         return EngineUnavailable(f"engine at {self._socket}: {why}", hint=HINT)

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from trimtab.gateway import stream
 from trimtab.gateway.answering import Answering
-from trimtab.gateway.generation import Generation, answer
+from trimtab.gateway.generation import Generation, Hear, answer
 
 # Beyond every deadline that a project may set: admission keeps the request's own.
 LONGEST_S = 3600.0
@@ -41,10 +41,10 @@ class Admission:
         """How long `finish` may take at most."""
         return self._task.result().left_s if self._task.done() else LONGEST_S
 
-    async def finish(self, work: Generation) -> None:
+    async def finish(self, work: Generation, hear: Hear) -> None:
         """Answer, once it is admitted, within the request's deadline."""
         if self._task.done():
-            await answer(self._task.result(), work)
+            await answer(self._task.result(), work, hear)
             return
         answering = await self._task
-        await stream.in_time(answer(answering, work), answering.left_s)
+        await stream.in_time(answer(answering, work, hear), answering.left_s)

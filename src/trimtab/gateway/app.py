@@ -98,12 +98,13 @@ def create_app(
     app.include_router(_locked(*_ROUTERS))
 
     routes = [route for router in _ROUTERS for route in router.routes]
-    app.add_middleware(Straight, desk=desk, routes=routes, paths=PAID)
-    app.add_middleware(Door, lock=Doorkeeper(off_loop), drain=drain, refusals=refusals)
     for kind in (TrimtabError, Problem):
         app.add_exception_handler(kind, problems.on_error)
     app.add_exception_handler(RequestValidationError, problems.on_invalid)
     app.add_exception_handler(HTTPException, problems.on_http)
+    # Before all of the framework's own layers, which they need nothing of.
+    inner = Straight(app.build_middleware_stack(), desk, routes, PAID)
+    app.middleware_stack = Door(inner, Doorkeeper(off_loop), drain, refusals)
     document.describe(app)
     return app
 

@@ -148,11 +148,11 @@ class Conversation:
         async def hear(text: str) -> None:
             await self._send("token", Token(text=text))
 
-        work = Generation(body, hear)
+        work = Generation(body)
         async with self._desk.books.accounted(visit):
             try:
                 answering = await admitted(self._desk, visit, body, work, streaming=True)
-                await stream.in_time(answer(answering, work), answering.left_s)
+                await stream.in_time(answer(answering, work, hear), answering.left_s)
             except asyncio.CancelledError:
                 if self._stopped:
                     raise

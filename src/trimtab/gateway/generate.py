@@ -60,17 +60,14 @@ async def _whole(
 
 
 async def _streamed(desk: Desk, visit: Visit, body: GenerateBody) -> EventStream:
-    async def hear(text: str) -> None:
-        await send("token", Token(text=text))
-
-    send: Emit
-    work = Generation(body, hear)
+    work = Generation(body)
 
     async def produce(emit: Emit, receive: Receive) -> None:
-        nonlocal send
-        send = emit
+        async def hear(text: str) -> None:
+            await emit("token", Token(text=text))
+
         async with desk.books.accounted(visit):
-            await unless_gone(receive, admission.finish(work), admission.left_s)
+            await unless_gone(receive, admission.finish(work, hear), admission.left_s)
             await desk.books.close(visit)
         await emit("done", done(visit, work))
 
@@ -82,11 +79,11 @@ async def _streamed(desk: Desk, visit: Visit, body: GenerateBody) -> EventStream
 async def _kept_alive(desk: Desk, visit: Visit, body: GenerateBody, claim: Claim) -> EventStream:
     """A stream whose work goes on for a while when its reader is gone."""
     live = Live(claim.fingerprint, visit.trace_id, partial(elsewhere.listened, desk, claim))
-    work = Generation(body, live.hear)
+    work = Generation(body)
 
     async def produce(admission: Admission) -> Done:
         async with replaying.released(desk, claim), desk.books.accounted(visit):
-            await live.unless_left(admission.finish(work), admission.left_s)
+            await live.unless_left(admission.finish(work, live.hear), admission.left_s)
             kept = replaying.kept(claim, lambda: done(visit, work).model_dump_json())
             await desk.books.close(visit, kept=kept)
         return done(visit, work)

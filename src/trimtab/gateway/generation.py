@@ -1,8 +1,8 @@
 """Generating an answer, or several to one prompt, for every route that offers it."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,14 +33,24 @@ class Told:
 
 
 class Generation:
-    """The work of a body. `hear` gets every piece of text as it comes, `text` has the whole; where
-    there are several answers, `told` has them all.
+    """The work of a body. `text` has the whole answer; where there are several, `told` has them
+    all.
     """
 
-    def __init__(self, body: GenerateBody, hear: Hear | None = None) -> None:
+    def __init__(self, body: GenerateBody) -> None:
         self._body = body
-        self._hear = hear
+        self._hear: Hear | None = None
         self.told = [Told() for _ in range(body.n)]
+
+    @contextmanager
+    def heard_by(self, hear: Hear | None) -> Iterator[None]:
+        """Every piece of text is told to `hear` as it comes, from now on until the end. Kept for
+        longer, each would keep the other until somebody collects garbage."""
+        self._hear = hear
+        try:
+            yield
+        finally:
+            self._hear = None
 
     @property
     def text(self) -> str:
@@ -197,10 +207,11 @@ async def admitted(
     return answering
 
 
-async def answer(answering: Answering[None], work: Generation) -> None:
-    """Run it to its end; `work` has heard the whole text then."""
-    await answering.run()
-    if answering.templated:
-        work.forget()
-        for index in range(len(work.told)):
-            await work.say(answering.safe_text, index)
+async def answer(answering: Answering[None], work: Generation, hear: Hear | None = None) -> None:
+    """Run it to its end; `work` has the whole text then, and `hear` was told of every piece."""
+    with work.heard_by(hear):
+        await answering.run()
+        if answering.templated:
+            work.forget()
+            for index in range(len(work.told)):
+                await work.say(answering.safe_text, index)

@@ -41,6 +41,9 @@ from trimtab.gateway.stream import Emit, EventStream, unless_gone
 from trimtab.gateway.visit import Visit
 
 router = APIRouter()
+# What the first piece of a dialogue's answer has beside its text.
+_OPENING = b',"role":"assistant"'
+_quoted = json.JSONEncoder(ensure_ascii=False).encode
 IdempotencyKey = Annotated[str | None, Header()]
 
 
@@ -70,10 +73,11 @@ class Mold:
 
     def __init__(self, marked: Envelope) -> None:
         around = _event(marked)
-        self._head, self._tail = around.split(json.dumps(self.MARK).encode())
+        self._head, self._tail = around.split(_written(self.MARK))
 
-    def event(self, text: str) -> bytes:
-        return self._head + json.dumps(text, ensure_ascii=False).encode() + self._tail
+    def event(self, text: str, beside: bytes = b"") -> bytes:
+        """A piece; `beside` its text may stand what it has more."""
+        return self._head + _written(text) + beside + self._tail
 
 
 class Chat:
@@ -104,15 +108,17 @@ class Chat:
             logprobs=self._logprobs(choice),
         )
 
-    def piece(self, visit: Visit, text: str) -> Envelope | bytes | None:
+    def piece(self, visit: Visit, text: str) -> bytes | None:
         """What goes out for a piece of text; a part of a call waits for its end."""
         told = text if self._reading is None else self._reading.push(text)
         if not told:
             return None
-        if self._first:
-            return self._delta(visit, Delta(content=told))
-        self._mold = self._mold or Mold(self._delta(visit, Delta(content=Mold.MARK)))
-        return self._mold.event(told)
+        if self._mold is None:
+            marked = DeltaChoice(delta=Delta(content=Mold.MARK))
+            self._mold = Mold(self._chunk(visit, [marked]))
+        opening = _OPENING if self._first else b""
+        self._first = False
+        return self._mold.event(told, opening)
 
     def end(self, visit: Visit, work: Generation) -> list[Envelope]:
         """What is left of the whole answer, and why it ended, with the log-probabilities of all
@@ -245,19 +251,15 @@ async def _answered(
 async def _streamed(
     shape: Shape, asked: Common, body: GenerateBody, desk: Desk, visit: Visit
 ) -> EventStream:
-    emit: Emit
-
-    async def hear(text: str) -> None:
-        if (piece := shape.piece(visit, text)) is not None:
-            await emit("piece", piece)
-
-    work = Generation(body, hear)
+    work = Generation(body)
 
     async def produce(send: Emit, receive: Receive) -> None:
-        nonlocal emit
-        emit = send
+        async def hear(text: str) -> None:
+            if (piece := shape.piece(visit, text)) is not None:
+                await send("piece", piece)
+
         async with desk.books.accounted(visit):
-            await unless_gone(receive, admission.finish(work), admission.left_s)
+            await unless_gone(receive, admission.finish(work, hear), admission.left_s)
             await desk.books.close(visit)
         for piece in shape.end(visit, work):
             await send("end of text", piece)
@@ -313,6 +315,10 @@ def _reason(
 
 def _end_of(choice: Choice) -> Literal["stop", "length"]:
     return "length" if choice.finish_reason == "length" else "stop"
+
+
+def _written(text: str) -> bytes:
+    return _quoted(text).encode()
 
 
 def _event(data: BaseModel) -> bytes:

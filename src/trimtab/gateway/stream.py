@@ -116,8 +116,9 @@ class Ours:
 
 
 class _Outbox:
-    """Events on their way out. Those of one turn of the loop leave in one write; while the client
-    has no room for it, or much is waiting, whoever has more to say waits."""
+    """Events on their way out. Those of one turn of the loop leave in one write, and the last ones
+    with the end; while the client has no room, or much is waiting, whoever has more to say waits.
+    """
 
     def __init__(self, write: Write) -> None:
         self._write = write
@@ -142,15 +143,29 @@ class _Outbox:
         if self._leaving is not None:
             await asyncio.shield(self._leaving)
 
+    async def end(self) -> None:
+        """Send what is left, and that it was the last. Raises ClientGone."""
+        last = self._taken()
+        await self.empty()
+        await self._write(last, more=False)
+
     async def drop(self) -> None:
-        if self._leaving is not None:
+        if self._leaving is None:
+            return
+        if self._leaving.done():
+            self._leaving.exception()  # nobody may have asked for it
+        else:
             await _cancelled(self._leaving)
 
     async def _leave(self) -> None:
         while self._said:
-            events, self._said = b"".join(self._said), []
-            await self._write(events)
-            self._bytes -= len(events)
+            await self._write(self._taken())
+
+    def _taken(self) -> bytes:
+        events = b"".join(self._said)
+        self._said.clear()
+        self._bytes -= len(events)
+        return events
 
 
 class EventStream(Response):
@@ -192,16 +207,15 @@ class EventStream(Response):
             await outbox.put(data)
 
         outbox = _Outbox(write)
-        beating = asyncio.ensure_future(_beat(head, write))
+        beat = _Beat(head, write)
         try:
             await self._told(head, emit, outbox, receive)
-            await outbox.empty()
-            await write(b"", more=False)
+            await outbox.end()
         except ClientGone:
             # `produce` has closed its books; there is nobody left to tell.
             return
         finally:
-            await _cancelled(beating)
+            await beat.stop()
             await outbox.drop()
 
     async def _told(self, head: "_Head", emit: Emit, outbox: _Outbox, receive: Receive) -> None:
@@ -239,9 +253,27 @@ class _Head:
                 await self._send({"type": "http.response.start", **self._said})
 
 
-async def _beat(head: _Head, write: Write) -> None:
-    await asyncio.sleep(VERDICT_S)
-    await head.sent()
-    while True:
-        await asyncio.sleep(HEARTBEAT_S)
-        await write(b": still working\n\n")
+class _Beat:
+    """Shows signs of life from now on, once the answer is not there at once."""
+
+    def __init__(self, head: _Head, write: Write) -> None:
+        self._head = head
+        self._write = write
+        self._beating: asyncio.Future[None] | None = None
+        # Most answers are over before it: they need no task for it.
+        self._first = asyncio.get_running_loop().call_later(VERDICT_S, self._begin)
+
+    async def stop(self) -> None:
+        self._first.cancel()
+        beating, self._beating = self._beating, None
+        if beating is not None:
+            await _cancelled(beating)
+
+    def _begin(self) -> None:
+        self._beating = asyncio.ensure_future(self._beat())
+
+    async def _beat(self) -> None:
+        await self._head.sent()
+        while True:
+            await asyncio.sleep(HEARTBEAT_S)
+            await self._write(b": still working\n\n")
