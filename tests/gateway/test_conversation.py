@@ -64,6 +64,14 @@ def test_bodies_are_answered_one_after_another(world: World, client: httpx.Clien
     assert world.account().spent_nano == 2 * PRICE.of(world.prompt_tokens, 5)
 
 
+def test_several_answers_come_side_by_side(world: World, client: httpx.Client) -> None:
+    with talking(client, world.key.key) as socket:
+        socket.send(json.dumps({**ASK, "n": 2}))
+        *tokens, done = answer(socket)
+    assert sorted(token["data"]["index"] for token in tokens) == [0] * 5 + [1] * 5
+    assert [one["text"] for one in done["data"]["choices"]] == ["yes " * 5] * 2
+
+
 def test_a_handshake_needs_a_key_with_the_scope(world: World, client: httpx.Client) -> None:
     with world.database.transaction() as connection:
         other = keys.create(connection, "x", "x", scopes=["score"])
@@ -80,7 +88,7 @@ def test_a_handshake_needs_a_key_with_the_scope(world: World, client: httpx.Clie
         ("{", "body: not JSON"),
         ("[]", "body: input should be an object"),
         (json.dumps({**ASK, "max_token": 1}), "max_token: unknown field; did you mean"),
-        (json.dumps({**ASK, "n": 3}), "n: a stream tells one answer"),
+        (json.dumps({**ASK, "n": 9}), "n: input should be less than or equal to 8"),
         (json.dumps({**ASK, "model": "nobody"}), "model: no deployment 'nobody'"),
         (b"\xff\x00", "body: not JSON"),
         ("[" * 100_000, "body: not JSON"),

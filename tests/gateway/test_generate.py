@@ -130,7 +130,6 @@ def test_one_of_several_answers_that_fails_ends_them_all(
 @pytest.mark.parametrize(
     ("more", "detail"),
     [
-        ({"n": 2, "stream": True}, "a stream tells one answer"),
         ({"n": 9}, "n: input should be less than or equal to 8"),
         ({"top_logprobs": 2}, "top_logprobs go with logprobs"),
         ({"json_schema": {}, "stop": ["x"]}, "leave out stop"),

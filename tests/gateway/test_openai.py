@@ -10,7 +10,7 @@ import pytest
 from openai import OpenAI
 
 from tests.gateway.echo import Echo
-from tests.gateway.world import PRICE, PROMPT, World
+from tests.gateway.world import PRICE, PROMPT, World, until
 from trimtab.gateway import policies, tables
 from trimtab.inference import GenerateRequest
 from trimtab.store.rows import insert_or_update
@@ -94,6 +94,86 @@ def test_a_chat_comes_in_pieces(world: World, theirs: OpenAI) -> None:
     assert world.account().spent_nano == PRICE.of(world.prompt_tokens, 5)
 
 
+def test_several_answers_come_in_pieces_each_under_its_index(
+    world: World, theirs: OpenAI, echo: Echo
+) -> None:
+    pieces = list(
+        theirs.chat.completions.create(
+            model="desk",
+            messages=[USER],  # type: ignore[list-item]
+            n=3,
+            seed=4,
+            max_tokens=4,
+            logprobs=True,
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+    )
+    choices = [choice for piece in pieces for choice in piece.choices]
+    for index in range(3):
+        first, *others = [choice for choice in choices if choice.index == index]
+        assert first.delta.role == "assistant"
+        assert not any(choice.delta.role for choice in others)
+        assert "".join(c.delta.content or "" for c in (first, *others)) == "yes " * 4
+        assert [choice.finish_reason for choice in others][-2:] == [None, "length"]
+        assert others[-1].logprobs is not None
+        assert len(others[-1].logprobs.content or ()) == 4
+    # They come side by side, and their end is told once all have ended.
+    assert [choice.index for choice in choices[:3]] == [0, 1, 2]
+    assert [choice.index for choice in choices[-3:]] == [0, 1, 2]
+    usage = pieces[-1].usage
+    assert usage is not None
+    assert (usage.prompt_tokens, usage.completion_tokens) == (world.prompt_tokens, 12)
+    assert len({piece.id for piece in pieces}) == 1
+    assert sorted(one.sampling.seed or 0 for one in echo.asked[-3:]) == [4, 5, 6]  # type: ignore[union-attr]
+    assert world.account().spent_nano == PRICE.of(world.prompt_tokens, 12)
+
+
+def test_several_texts_come_in_pieces_each_under_its_index(theirs: OpenAI) -> None:
+    pieces = list(theirs.completions.create(model="desk", prompt="Once", n=2, stream=True))
+    for index in range(2):
+        told = [c for piece in pieces for c in piece.choices if c.index == index]
+        assert "".join(choice.text for choice in told) == "yes " * 5
+        assert told[-1].finish_reason == "stop"
+    last = pieces[-1].model_extra
+    assert last is not None
+    assert last["trimtab"]["tier"] == "adapter"
+
+
+def test_several_answers_are_paid_for_before_they_stream(world: World, theirs: OpenAI) -> None:
+    """A budget for six tokens gives each of two answers three."""
+    poor = world.new_key(PRICE.of(world.prompt_tokens, 6))
+    pieces = list(
+        theirs.with_options(api_key=poor.key).chat.completions.create(
+            model="desk",
+            messages=[USER],  # type: ignore[list-item]
+            n=2,
+            max_tokens=4,
+            stream=True,
+        )
+    )
+    ends = [c.finish_reason for piece in pieces for c in piece.choices if c.finish_reason]
+    assert ends == ["length"] * 2
+    assert world.account(poor).spent_nano == PRICE.of(world.prompt_tokens, 6)
+
+
+def test_a_client_that_leaves_ends_all_of_several_answers(
+    world: World, theirs: OpenAI, echo: Echo
+) -> None:
+    echo.words, echo.pause_s = 200, 0.01
+    with theirs.chat.completions.create(
+        model="desk",
+        messages=[USER],  # type: ignore[list-item]
+        n=4,
+        max_tokens=200,
+        stream=True,
+    ) as pieces:
+        next(iter(pieces))
+        assert echo.running == 4
+    until(lambda: len(world.log()) == 1)
+    assert (echo.running, world.account().held_nano) == (0, 0)
+
+
 def test_a_text_is_continued_without_a_template(world: World, theirs: OpenAI, echo: Echo) -> None:
     answer = theirs.completions.create(model="desk", prompt="Once", max_tokens=2)
     assert (answer.object, answer.choices[0].text) == ("text_completion", "yes " * 2)
@@ -122,8 +202,6 @@ def test_their_errors_are_what_their_client_expects(world: World, theirs: OpenAI
     with pytest.raises(openai.BadRequestError) as more:
         chat.create(model="desk", messages=[USER], n=9)  # type: ignore[list-item]
     assert more.value.param == "n"
-    with pytest.raises(openai.BadRequestError, match="a stream tells one answer"):
-        chat.create(model="desk", messages=[USER], n=2, stream=True)  # type: ignore[list-item]
     with pytest.raises(openai.AuthenticationError):
         theirs.with_options(api_key="tt_wrong").chat.completions.create(
             model="desk",

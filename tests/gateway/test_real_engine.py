@@ -97,6 +97,26 @@ def test_a_client_that_vanishes_leaves_the_engine_free(world: World, real: httpx
     assert real.post("/v1/generate", json=ASK).status_code == 200
 
 
+def test_several_answers_of_a_client_that_vanishes_leave_the_engine_free(
+    world: World, real: httpx.Client
+) -> None:
+    """Streamed side by side they are the answers that each of their seeds gives alone."""
+    some = {**ASK, "temperature": 1.0, "seed": 7, "n": 3}
+    whole = real.post("/v1/generate", json=some).json()["choices"]
+    lines = real.post("/v1/generate", json={**some, "stream": True}).text.splitlines()
+    data = [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
+    for index in range(3):
+        told = "".join(piece["text"] for piece in data[:-1] if piece["index"] == index)
+        assert told == whole[index]["text"] == data[-1]["choices"][index]["text"]
+    logged = len(world.log())
+    body = {**some, "max_tokens": 400, "stream": True}
+    with real.stream("POST", "/v1/generate", json=body) as response:
+        next(response.iter_text())
+    until(lambda: len(world.log()) == logged + 1)
+    assert world.account().held_nano == 0
+    assert real.post("/v1/generate", json=ASK).status_code == 200
+
+
 def test_an_engine_that_is_killed_in_the_middle(
     world: World, tmp_path: Path, adapter_folder: Path
 ) -> None:

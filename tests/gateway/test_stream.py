@@ -48,6 +48,23 @@ def test_tokens_come_one_by_one_and_done_has_the_whole_answer(
     assert 0 < done["ttft_ms"] <= done["latency_ms"]
 
 
+def test_several_answers_come_side_by_side_and_done_has_them_all(
+    world: World, client: httpx.Client
+) -> None:
+    *tokens, (last, done) = events(client.post("/v1/generate", json={**ASK, "n": 2}).text)
+    for index in range(2):
+        assert [each for _, each in tokens if each["index"] == index] == [
+            {"text": "yes ", "index": index}
+        ] * 5
+    assert (last, [one["text"] for one in done["choices"]]) == ("done", ["yes " * 5] * 2)
+    assert (done["text"], done["usage"]["completion"]) == ("yes " * 5, 10)
+    assert world.account().held_nano == 0
+    # What can be taken up again has places in one text.
+    kept = client.post("/v1/generate", json={**ASK, "n": 2}, headers={"Idempotency-Key": "a"})
+    assert kept.status_code == 422
+    assert kept.json()["detail"].startswith("Idempotency-Key: a stream that is kept tells one")
+
+
 def test_a_refusal_before_the_first_byte_is_a_plain_problem(client: httpx.Client) -> None:
     response = client.post("/v1/generate", json={**ASK, "model": "nobody"})
     assert response.status_code == 404

@@ -124,8 +124,6 @@ class GenerateBody(Asked):
     def _together(self) -> Self:
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs go with logprobs: true")
-        if self.stream and self.n > 1:
-            raise ValueError("a stream tells one answer: leave n at 1")
         if self.json_schema is not None and (self.stop or self.stop_token_ids):
             raise ValueError("an answer under a schema ends where the schema does: leave out stop")
         return self
@@ -207,9 +205,11 @@ class GenerateAnswer(Answered):
 
 
 class Token(BaseModel):
-    """An event of a stream: a piece of the answer, never empty."""
+    """An event of a stream: a piece of the answer, never empty. `index` says of which, where `n`
+    asked for more than one."""
 
     text: str
+    index: int | None = Field(default=None, exclude_if=_absent)
 
 
 class Done(GenerateAnswer):

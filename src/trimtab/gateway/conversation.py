@@ -18,11 +18,11 @@ from starlette.websockets import WebSocketDisconnect
 
 from trimtab.canonical import canonical_json
 from trimtab.gateway import problems, stream
-from trimtab.gateway.bodies import GenerateBody, Token
+from trimtab.gateway.bodies import GenerateBody
 from trimtab.gateway.desk import Desk
-from trimtab.gateway.generate import done
+from trimtab.gateway.generate import done, piece
 from trimtab.gateway.generation import Generation, admitted, answer
-from trimtab.gateway.problems import ClientGone, Problem
+from trimtab.gateway.problems import ClientGone
 from trimtab.gateway.tracing import Trace
 from trimtab.gateway.visit import Visit
 
@@ -141,12 +141,10 @@ class Conversation:
             body = GenerateBody.model_validate_json(frame)
         except ValidationError as error:
             raise problems.of_body(error.errors(), GenerateBody) from None
-        if body.n > 1:
-            raise Problem(422, "invalid_request", "n: a stream tells one answer: leave it at 1")
         visit = Visit.of(state, "stream", body)
 
-        async def hear(text: str) -> None:
-            await self._send("token", Token(text=text))
+        async def hear(text: str, index: int) -> None:
+            await self._send("token", piece(body, text, index))
 
         work = Generation(body)
         async with self._desk.books.accounted(visit):

@@ -13,6 +13,7 @@ from trimtab.gateway.bodies import Done, GenerateAnswer, GenerateBody, Token
 from trimtab.gateway.desk import AtDesk, Desk
 from trimtab.gateway.generation import Generation, admitted, answer
 from trimtab.gateway.live import Live
+from trimtab.gateway.problems import Problem
 from trimtab.gateway.replays import Claim
 from trimtab.gateway.stream import Emit, EventStream, unless_gone
 from trimtab.gateway.visit import Visit
@@ -30,6 +31,10 @@ async def generate(
 ) -> Response:
     """Complete a prompt. With `stream`, server-sent events `token`, then `done` or `error`."""
     visit = Visit.of(request.state, "generate", body)
+    if body.stream and body.n > 1 and idempotency_key is not None:
+        raise Problem(
+            422, "invalid_request", "Idempotency-Key: a stream that is kept tells one answer"
+        )
     named = await replaying.begin(
         desk, visit, await request.body(), idempotency_key, last_event_id, streamed=body.stream
     )
@@ -63,8 +68,8 @@ async def _streamed(desk: Desk, visit: Visit, body: GenerateBody) -> EventStream
     work = Generation(body)
 
     async def produce(emit: Emit, receive: Receive) -> None:
-        async def hear(text: str) -> None:
-            await emit("token", Token(text=text))
+        async def hear(text: str, index: int) -> None:
+            await emit("token", piece(body, text, index))
 
         async with desk.books.accounted(visit):
             await unless_gone(receive, admission.finish(work, hear), admission.left_s)
@@ -81,9 +86,12 @@ async def _kept_alive(desk: Desk, visit: Visit, body: GenerateBody, claim: Claim
     live = Live(claim.fingerprint, visit.trace_id, partial(elsewhere.listened, desk, claim))
     work = Generation(body)
 
+    async def hear(text: str, index: int) -> None:
+        await live.hear(text)
+
     async def produce(admission: Admission) -> Done:
         async with replaying.released(desk, claim), desk.books.accounted(visit):
-            await live.unless_left(admission.finish(work, live.hear), admission.left_s)
+            await live.unless_left(admission.finish(work, hear), admission.left_s)
             kept = replaying.kept(claim, lambda: done(visit, work).model_dump_json())
             await desk.books.close(visit, kept=kept)
         return done(visit, work)
@@ -92,6 +100,11 @@ async def _kept_alive(desk: Desk, visit: Visit, body: GenerateBody, claim: Claim
         admission = await Admission.begun(admitted(desk, visit, body, work, streaming=True))
     desk.live.start((claim.key_id, claim.name), live, produce(admission))
     return live.stream(0)
+
+
+def piece(body: GenerateBody, text: str, index: int) -> Token:
+    """A piece of one of the answers that a body asks for."""
+    return Token(text=text, index=index if body.n > 1 else None)
 
 
 def done(visit: Visit, work: Generation) -> Done:

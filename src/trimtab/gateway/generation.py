@@ -20,7 +20,8 @@ from trimtab.inference import Chunk, FinishReason, GenerateRequest, Sampling
 from trimtab.text.schema import satisfies
 from trimtab.text.tokenizer import Tokenizer
 
-Hear = Callable[[str], Awaitable[None]]
+Hear = Callable[[str, int], Awaitable[None]]
+"""Gets a piece of text, and the index of the answer that goes on with it."""
 
 
 @dataclass(slots=True)
@@ -122,7 +123,7 @@ class Generation:
         if text:
             self.told[index].text.append(text)
             if self._hear is not None:
-                await self._hear(text)
+                await self._hear(text, index)
 
     async def _ask_all(self, prepared: Prepared, visit: Visit, started: Callable[[], None]) -> None:
         """At the same time, so that the prompt is computed once. One that fails ends all."""

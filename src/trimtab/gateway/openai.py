@@ -1,6 +1,7 @@
 """`POST /v1/chat/completions` and `/v1/completions`, for any client of OpenAI's API."""
 
 import json
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -80,16 +81,23 @@ class Mold:
         return self._head + _written(text) + beside + self._tail
 
 
+class Told:
+    """How far one answer of a dialogue was told; `reading` keeps back what may be a call."""
+
+    def __init__(self, offer: Offer | None) -> None:
+        self.first = True
+        self.reading = None if offer is None else offer.listener()
+        self.mold: Mold | None = None
+
+
 class Chat:
-    """How a dialogue's answer and its pieces look; of an `offer`, with the calls of tools in it."""
+    """How a dialogue's answers and their pieces look; of an `offer`, with the calls of tools."""
 
     route = "chat.completions"
 
     def __init__(self, offer: Offer | None = None) -> None:
         self._offer = offer
-        self._reading = None if offer is None else offer.listener()
-        self._first = True
-        self._mold: Mold | None = None
+        self._told = defaultdict[int, Told](lambda: Told(offer))
 
     def whole(self, visit: Visit, work: Generation) -> Envelope:
         choices = [self._choice(visit.id, choice) for choice in work.choices]
@@ -99,8 +107,7 @@ class Chat:
         spoken: str | None = choice.text
         calls: list[AnswerCall] | None = None
         if self._offer is not None:
-            id = f"{id}.{choice.index}" if choice.index else id
-            spoken, calls = self._offer.read(choice.text, id)
+            spoken, calls = self._offer.read(choice.text, _id_of(id, choice))
         return ChatChoice(
             index=choice.index,
             message=AnswerMessage(content=spoken, tool_calls=calls),
@@ -108,41 +115,50 @@ class Chat:
             logprobs=self._logprobs(choice),
         )
 
-    def piece(self, visit: Visit, text: str) -> bytes | None:
+    def piece(self, visit: Visit, text: str, index: int) -> bytes | None:
         """What goes out for a piece of text; a part of a call waits for its end."""
-        told = text if self._reading is None else self._reading.push(text)
-        if not told:
+        told = self._told[index]
+        said = text if told.reading is None else told.reading.push(text)
+        if not said:
             return None
-        if self._mold is None:
-            marked = DeltaChoice(delta=Delta(content=Mold.MARK))
-            self._mold = Mold(self._chunk(visit, [marked]))
-        opening = _OPENING if self._first else b""
-        self._first = False
-        return self._mold.event(told, opening)
+        if told.mold is None:
+            marked = DeltaChoice(index=index, delta=Delta(content=Mold.MARK))
+            told.mold = Mold(self._chunk(visit, [marked]))
+        opening = _OPENING if told.first else b""
+        told.first = False
+        return told.mold.event(said, opening)
 
     def end(self, visit: Visit, work: Generation) -> list[Envelope]:
-        """What is left of the whole answer, and why it ended, with the log-probabilities of all
-        its tokens, where they are wanted.
+        """What is left of every answer, and why it ended, with the log-probabilities of all its
+        tokens, where they are wanted.
         """
-        [told] = work.choices
+        ends = [chunk for choice in work.choices for chunk in self._end(visit, choice)]
+        return [*ends[:-1], _closing(ends[-1], visit)]
+
+    def _end(self, visit: Visit, choice: Choice) -> list[Envelope]:
         rest: str | None = None
         calls: list[DeltaCall] | None = None
-        if self._offer is not None and self._reading is not None:
-            rest, calls = self._offer.rest(self._reading, told.text, visit.id)
+        reading = self._told[choice.index].reading
+        if self._offer is not None and reading is not None:
+            rest, calls = self._offer.rest(reading, choice.text, _id_of(visit.id, choice))
         more = [Delta(content=rest)] if rest else []
         more += [Delta(tool_calls=[call]) for call in calls or ()]
         last = DeltaChoice(
-            delta=Delta(), finish_reason=_reason(told, calls), logprobs=self._logprobs(told)
+            index=choice.index,
+            delta=Delta(),
+            finish_reason=_reason(choice, calls),
+            logprobs=self._logprobs(choice),
         )
         return [
-            *(self._delta(visit, delta) for delta in more),
-            _closing(self._chunk(visit, [last]), visit),
+            *(self._delta(visit, choice.index, delta) for delta in more),
+            self._chunk(visit, [last]),
         ]
 
-    def _delta(self, visit: Visit, delta: Delta) -> Envelope:
-        if self._first:
-            delta.role, self._first = "assistant", False
-        return self._chunk(visit, [DeltaChoice(delta=delta)])
+    def _delta(self, visit: Visit, index: int, delta: Delta) -> Envelope:
+        told = self._told[index]
+        if told.first:
+            delta.role, told.first = "assistant", False
+        return self._chunk(visit, [DeltaChoice(index=index, delta=delta)])
 
     @staticmethod
     def _logprobs(choice: Choice) -> ChatLogprobs | None:
@@ -161,7 +177,7 @@ class Completions:
     route = "completions"
 
     def __init__(self) -> None:
-        self._mold: Mold | None = None
+        self._molds: dict[int, Mold] = {}
 
     def whole(self, visit: Visit, work: Generation) -> Envelope:
         choices = [
@@ -175,16 +191,24 @@ class Completions:
         ]
         return CompletionAnswer(**_around(visit, "text_completion"), choices=choices)
 
-    def piece(self, visit: Visit, text: str) -> bytes:
-        if self._mold is None:
-            marked = TextChoice(text=Mold.MARK, finish_reason=None)
-            self._mold = Mold(self._chunk(visit, [marked]))
-        return self._mold.event(text)
+    def piece(self, visit: Visit, text: str, index: int) -> bytes:
+        if index not in self._molds:
+            marked = TextChoice(index=index, text=Mold.MARK, finish_reason=None)
+            self._molds[index] = Mold(self._chunk(visit, [marked]))
+        return self._molds[index].event(text)
 
     def end(self, visit: Visit, work: Generation) -> list[Envelope]:
-        [told] = work.choices
-        last = TextChoice(text="", finish_reason=_end_of(told), logprobs=self._logprobs(told))
-        return [_closing(self._chunk(visit, [last]), visit)]
+        ends = [self._end(visit, choice) for choice in work.choices]
+        return [*ends[:-1], _closing(ends[-1], visit)]
+
+    def _end(self, visit: Visit, choice: Choice) -> Envelope:
+        last = TextChoice(
+            index=choice.index,
+            text="",
+            finish_reason=_end_of(choice),
+            logprobs=self._logprobs(choice),
+        )
+        return self._chunk(visit, [last])
 
     @staticmethod
     def _logprobs(choice: Choice) -> TextLogprobs | None:
@@ -254,8 +278,8 @@ async def _streamed(
     work = Generation(body)
 
     async def produce(send: Emit, receive: Receive) -> None:
-        async def hear(text: str) -> None:
-            if (piece := shape.piece(visit, text)) is not None:
+        async def hear(text: str, index: int) -> None:
+            if (piece := shape.piece(visit, text, index)) is not None:
                 await send("piece", piece)
 
         async with desk.books.accounted(visit):
@@ -280,6 +304,11 @@ def _bare(visit: Visit, kind: str) -> dict[str, Any]:
         "model": visit.model,
         "system_fingerprint": visit.answering_version,
     }
+
+
+def _id_of(request: str, choice: Choice) -> str:
+    """What the calls in one of several answers are named after."""
+    return f"{request}.{choice.index}" if choice.index else request
 
 
 def _closing(last: Envelope, visit: Visit) -> Envelope:

@@ -92,12 +92,6 @@ class Common(Body):
     stop_token_ids: StopTokens = Field(default_factory=list)
     deterministic: bool = False
 
-    @model_validator(mode="after")
-    def _streams_tell_one(self) -> Self:
-        if self.stream and self.n is not None and self.n > 1:
-            raise ValueError("a stream tells one answer: leave n at 1")
-        return self
-
     @property
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
