@@ -5,7 +5,8 @@ knows of messages, templates, keys or money.
 """
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import aclosing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -226,9 +227,43 @@ class Capabilities:
     merged: bool = False
 
 
+QUANTISED_NATS = 0.5
+"""What weights in 8 bits may change of a single token. On the average an engine allows itself a
+twenty-fifth of it, before it answers at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What was said of `completion` after `prompt` where it was known to be right: natural
+    log-probabilities, one a token.
+    """
+
+    prompt: tuple[int, ...]
+    completion: tuple[int, ...]
+    logprobs: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """Golden probes that a version has to repeat before it answers. No token may be further off
+    than `tolerance`, in nats.
+    """
+
+    tolerance: float
+    probes: tuple[Probe, ...]
+
+    def allowed(self, runtime: Runtime) -> float:
+        """The tolerance on a runtime: weights in 8 bits are given more."""
+        if runtime.quantisation == "none":
+            return self.tolerance
+        return max(self.tolerance, QUANTISED_NATS)
+
+
 @dataclass(frozen=True, slots=True)
 class VersionFiles:
-    """Where the files of a version lie. `merged` folds the adapter into a float32 copy."""
+    """Where the files of a version lie. `merged` folds the adapter into a float32 copy. What is
+    loaded with a `proof` answers once it has repeated it.
+    """
 
     version: str
     base: Path
@@ -236,6 +271,7 @@ class VersionFiles:
     tokenizer: Path
     stop_tokens: tuple[int, ...]
     merged: bool = False
+    proof: Proof | None = field(default=None, compare=False)
 
 
 class Engine(Protocol):
@@ -244,7 +280,9 @@ class Engine(Protocol):
     async def capabilities(self) -> Capabilities: ...
 
     async def load(self, files: VersionFiles) -> None:
-        """Make a version answer; loading it again changes nothing."""
+        """Make a version answer; loading it again changes nothing. Raises IdentityError where it
+        does not repeat its proof; it is not held then.
+        """
 
     async def unload(self, version: str) -> None: ...
 
@@ -263,18 +301,19 @@ async def complete(engine: Engine, request: GenerateRequest) -> Completion:
     tokens: list[int] = []
     logprobs: list[float] = []
     top: list[Top] = []
-    async for chunk in engine.generate(request):
-        text.append(chunk.text)
-        tokens += chunk.tokens
-        logprobs += chunk.logprobs
-        top += chunk.top
-        if chunk.finish_reason is not None and chunk.usage is not None:
-            return Completion(
-                "".join(text),
-                tuple(tokens),
-                tuple(logprobs),
-                chunk.finish_reason,
-                chunk.usage,
-                tuple(top),
-            )
+    async with aclosing(engine.generate(request)) as chunks:
+        async for chunk in chunks:
+            text.append(chunk.text)
+            tokens += chunk.tokens
+            logprobs += chunk.logprobs
+            top += chunk.top
+            if chunk.finish_reason is not None and chunk.usage is not None:
+                return Completion(
+                    "".join(text),
+                    tuple(tokens),
+                    tuple(logprobs),
+                    chunk.finish_reason,
+                    chunk.usage,
+                    tuple(top),
+                )
     raise EngineError(f"request {request.id}: the stream ended without a finish reason")

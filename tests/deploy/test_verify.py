@@ -22,7 +22,7 @@ from tests.deploy.world import (
 from tests.engine.kinds import KindReference, build_kind
 from tests.tiny import build_adapter, build_base
 from trimtab.deploy.package import Package, files_of
-from trimtab.deploy.verify import Verification, check_loaded, verify
+from trimtab.deploy.verify import Verification, said_of, verify
 from trimtab.engine import quantisation
 from trimtab.engine.local import LocalEngine
 from trimtab.errors import IdentityError, VersionNotLoaded
@@ -107,18 +107,34 @@ def test_the_rounding_of_bfloat16_is_not_held_against_the_merged_copy(
     assert found.merged_tolerance < found.base_difference
 
 
-def test_only_the_merged_copy_is_unloaded_afterwards(
+def test_a_version_is_judged_under_a_name_that_nobody_asks_for_and_is_gone_afterwards(
     engine: Engine, package: Package, files: VersionFiles, world: World
 ) -> None:
     run(engine, package, files, world)
+    base = world.base_files().version
+    for version in (files.version, base):
+        for name in (version, f"{version}+trial", f"{version}+merged"):
+            with pytest.raises(VersionNotLoaded):
+                asyncio.run(engine.score(ScoreRequest(name, (1,), ((2,),), name)))
 
-    async def score(version: str) -> None:
-        await engine.score(ScoreRequest(version, (1,), ((2,),), version))
 
-    asyncio.run(score(files.version))
-    asyncio.run(score(world.base_files().version))
-    with pytest.raises(VersionNotLoaded):
-        asyncio.run(score(f"{files.version}+merged"))
+def test_a_base_that_does_not_repeat_what_it_says_elsewhere_is_refused(
+    engine: Engine, package: Package, files: VersionFiles, world: World, tmp_path: Path
+) -> None:
+    """As of a server that knows it by its name alone."""
+    honest = world.base_files()
+    with engine_in(world.base, "float32") as by:
+        said = asyncio.run(said_of(package, honest, engine, by))
+    assert said.tolerance == package.probes.tolerance
+    proved = replace(honest, proof=said.proof())
+    assert asyncio.run(verify(engine, package, files, proved)).ok
+    other = build_base(tmp_path / "other", seed=5)
+    with engine_in(other, "float32") as by:
+        foreign = asyncio.run(said_of(package, replace(honest, base=other), engine, by))
+    with pytest.raises(IdentityError, match="does not answer as itself"):
+        asyncio.run(verify(engine, package, files, replace(honest, proof=foreign.proof())))
+    with engine_in(world.base, "bfloat16") as by:
+        assert asyncio.run(said_of(package, honest, engine, by)).tolerance == 0.5
 
 
 def test_an_adapter_that_does_nothing_is_found_out(
@@ -231,7 +247,7 @@ def test_weights_in_bytes_are_verified_within_what_bytes_change(
         found = run(engine, package, files, world)
         assert found.ok, found.reason
         assert package.probes.tolerance < found.probe_difference <= found.tolerance
-        asyncio.run(check_loaded(engine, package))
+        asyncio.run(engine.load(files))
         nothing = build_world(base, tmp_path / "nothing", spread=0.0)
         idle = nothing.package(tmp_path / "idle")
         told = run(engine, idle, files_of(nothing.spec, base, idle), nothing)

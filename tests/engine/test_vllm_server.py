@@ -19,7 +19,7 @@ from tests.engine.reference import Reference
 from tests.serving import eventually
 from tests.tiny import build_adapter, build_base
 from trimtab.deploy.package import files_of
-from trimtab.deploy.verify import check_loaded, verify
+from trimtab.deploy.verify import said_of, verify
 from trimtab.engine.local import LocalEngine
 from trimtab.engine.remote import RemoteEngine
 from trimtab.errors import EngineUnavailable, IdentityError
@@ -173,8 +173,11 @@ def test_verification_through_it_takes_the_honest_and_refuses_the_others(
     async def judge(world: World, folder: Path) -> str:
         package = world.package(folder)
         loaded = files_of(world.spec, base, package)
-        found = await verify(engine, package, loaded, world.base_files(), reference=ours)
-        await check_loaded(engine, package)
+        said = await said_of(package, world.base_files(), engine, ours)
+        named = replace(world.base_files(), proof=said.proof())
+        found = await verify(engine, package, loaded, named, reference=ours)
+        await engine.load(loaded)
+        await engine.load(named)
         return "" if found.ok else found.reason
 
     try:
@@ -188,9 +191,8 @@ def test_verification_through_it_takes_the_honest_and_refuses_the_others(
         package = honest.package(tmp_path / "3")
         loaded = files_of(honest.spec, base, package)
         await engine.unload(loaded.version)
-        await engine.load(replace(loaded, adapter=idle.adapter))
         with pytest.raises(IdentityError, match="does not answer as itself"):
-            await check_loaded(engine, package)
+            await engine.load(replace(loaded, adapter=idle.adapter))
 
     asyncio.run(planted())
 

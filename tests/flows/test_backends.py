@@ -125,6 +125,27 @@ def test_what_answers_as_something_else_is_unloaded_from_the_engine_of_serve(
         looped.vllm.ignores_adapters = False
 
 
+def test_a_server_with_another_model_under_the_name_of_the_base_is_refused(
+    looped: Looped, tmp_path: Path
+) -> None:
+    """What verification had the built-in engine say of the base is the base's proof."""
+    home, server = looped.promoted.home, looped.vllm
+    other = Vllm(build_base(tmp_path / server.base.name, seed=5)).engine
+    ours, server.engine = server.engine, other
+    try:
+        with closing(home.database()) as database, engine_of_serve(looped):
+            with database.read() as connection:
+                registered = looped.promoted.outputs["register"]
+                base = versions.get(connection, registered["base_version"])
+            with pytest.raises(IdentityError, match="does not answer as itself"):
+                asyncio.run(Engines(home, database).ready(base))
+            server.engine = ours
+            asyncio.run(Engines(home, database).ready(base))
+    finally:
+        server.engine = ours
+        other.close()
+
+
 def _name(looped: Looped) -> str:
     names = {body["model"] for body in looped.vllm.bodies}
     [name] = [each for each in names if each.startswith(f"{looped.candidate.hash}@")]

@@ -21,6 +21,8 @@ from trimtab.inference import VersionFiles
 from trimtab.registry.identity import VersionSpec, adapter_hash
 from trimtab.store.blobs import Blobs
 
+PROOF = 4
+"""Golden probes that are repeated after every load."""
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 
 
@@ -77,11 +79,15 @@ def materialise(blobs: Blobs, artifact: str, versions: Path) -> Package:
 
 
 def files_of(spec: VersionSpec, base: Path, package: Package | None = None) -> VersionFiles:
-    """What an engine loads to answer as `spec`: with no package, the base alone."""
+    """What an engine loads to answer as `spec`: with no package, the base alone. A few of the
+    golden probes are its proof: `verify` judged it by all of them once, and this only asks whether
+    it is what is loaded.
+    """
     return VersionFiles(
         version=spec.hash,
         base=base,
         adapter=package.adapter if package and spec.adapter else None,
         tokenizer=base,
         stop_tokens=tuple(spec.defaults["stop_tokens"]),
+        proof=package.probes.proof(PROOF) if package and package.probes.probes else None,
     )

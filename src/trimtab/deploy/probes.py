@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from trimtab import inference
 from trimtab.canonical import canonical_json
 from trimtab.errors import DataError, IdentityError
-from trimtab.inference import Calling, Message, ToolCall, ToolResult
+from trimtab.inference import Calling, Message, Proof, ToolCall, ToolResult
 from trimtab.text.chat import ChatFormat
 
 
@@ -32,6 +33,11 @@ class Probes:
     tolerance: float
     dtype: str
     probes: tuple[Probe, ...]
+
+    def proof(self, count: int | None = None) -> Proof:
+        """All of them, or the first `count`, as an engine asks them."""
+        probes = (inference.Probe(p.prompt, p.completion, p.logprobs) for p in self.probes[:count])
+        return Proof(self.tolerance, tuple(probes))
 
     def to_json(self) -> bytes:
         return canonical_json(asdict(self))

@@ -7,24 +7,26 @@ weights equal to the unmerged ones? That is measured, and the version stays unve
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from trimtab.canonical import short
 from trimtab.deploy.package import Package
-from trimtab.deploy.probes import Probe
+from trimtab.deploy.probes import Probe, Probes
 from trimtab.errors import EngineError, IdentityError
 from trimtab.evaluate.asking import in_batches, score_one
-from trimtab.inference import Engine, Runtime, VersionFiles
+from trimtab.inference import Engine, VersionFiles
 from trimtab.registry.identity import adapter_hash, base_hash, tokenizer_hash
 from trimtab.text.chat import ChatFormat
 
 NO_OP_FACTOR = 5
 ROUNDING_FACTOR = 3
-QUANTISED_NATS = 0.5
-"""What weights in 8 bits may change of a single token. On the average an engine allows itself a
-twenty-fifth of it, before it answers at all."""
+OTHER_DTYPE_NATS = 0.5
+"""What another width of numbers may change of a single token, as 8 bits may; another model is nats
+off.
+"""
 Logprobs = list[tuple[float, ...]]
 
 
@@ -60,23 +62,24 @@ async def verify(
     base_engine: Engine | None = None,
     reference: Engine | None = None,
 ) -> Verification:
-    """Judge a version through the engine that will serve it.
+    """Judge a version through the engine that will serve it, under a name that nobody asks for.
 
-    `files` are the version's and `base_files` those of the base that it was trained from; both stay
-    loaded. A version that was trained whole stands on a base of its own, so the other one has
-    `base_engine`; it has nothing to fold in. Copies in float32 are computed by `reference`, where
-    the engine cannot: `Capabilities.merged`. Raises IdentityError before loading anything where a
-    file is not what the package's version names.
+    `files` are the version's and `base_files` those of the base that it was trained from. A version
+    that was trained whole stands on a base of its own, so the other one has `base_engine`; it has
+    nothing to fold in. Copies in float32 are computed by `reference`, where the engine cannot:
+    `Capabilities.merged`. Nothing stays loaded. Raises IdentityError before loading anything where
+    a file is not what the package's version names, and where the base does not repeat its proof.
     """
     check_identity(package, files)
     probes = package.probes.probes
     runtime = (await engine.capabilities()).runtime
-    await engine.load(files)
-    alone = await _one_by_one(engine, files.version, probes)
-    batched = await _together(engine, files.version, probes)
+    tolerance = package.probes.proof().allowed(runtime)
     beside = base_engine or engine
-    await beside.load(base_files)
-    base = await _together(beside, base_files.version, probes)
+    async with _on_trial(beside, base_files) as name:
+        base = await _together(beside, name, probes)
+    async with _on_trial(engine, replace(files, proof=None)) as name:
+        alone = await _one_by_one(engine, name, probes)
+        batched = await _together(engine, name, probes)
     rounding = merged = 0.0
     narrow = runtime.dtype != "float32" or runtime.quantisation != "none"
     if narrow and files.adapter is not None:
@@ -87,36 +90,13 @@ async def verify(
     return _judge(
         runtime=runtime.name,
         tokens=sum(len(probe.completion) for probe in probes),
-        tolerance=_tolerance(package, runtime),
+        tolerance=tolerance,
         least=NO_OP_FACTOR * package.probes.tolerance,
         probe_difference=max(_difference(trained, alone), _difference(trained, batched)),
         base_difference=_difference(batched, base),
         merged_difference=merged,
-        merged_tolerance=max(_tolerance(package, runtime), ROUNDING_FACTOR * rounding),
+        merged_tolerance=max(tolerance, ROUNDING_FACTOR * rounding),
     )
-
-
-async def check_loaded(engine: Engine, package: Package, count: int = 4) -> None:
-    """A few golden probes after a load or a swap. Raises IdentityError where one is not reproduced.
-
-    The whole of `verify` judged this version once; this only asks whether it is what was loaded.
-    """
-    probes = package.probes.probes[:count]
-    found = await _together(engine, package.spec.hash, probes)
-    worst = _difference([probe.logprobs for probe in probes], found)
-    allowed = _tolerance(package, (await engine.capabilities()).runtime)
-    if worst > allowed:
-        raise IdentityError(
-            f"version {short(package.spec.hash)} was loaded and does not answer as itself: "
-            f"{worst:.2g} nat off, {allowed:.2g} allowed",
-            hint="is another runtime or dtype serving it? verify it there first",
-        )
-
-
-def _tolerance(package: Package, runtime: Runtime) -> float:
-    """How far a token of the probes may be from where it was in training, in nats."""
-    measured = package.probes.tolerance
-    return measured if runtime.quantisation == "none" else max(measured, QUANTISED_NATS)
 
 
 def check_identity(package: Package, files: VersionFiles) -> None:
@@ -186,6 +166,19 @@ def _judge(
     )
 
 
+async def said_of(package: Package, base_files: VersionFiles, engine: Engine, by: Engine) -> Probes:
+    """What a base says of the probes of a version on it, `by` an engine that read its weights, for
+    an `engine` to repeat that holds it by its name alone.
+    """
+    ours, theirs = [(await each.capabilities()).runtime.dtype for each in (by, engine)]
+    probes = package.probes.probes
+    async with _on_trial(by, replace(base_files, proof=None)) as name:
+        said = await _together(by, name, probes)
+    tolerance = package.probes.tolerance if ours == theirs else OTHER_DTYPE_NATS
+    told = zip(probes, said, strict=True)
+    return Probes(tolerance, ours, tuple(replace(one, logprobs=row) for one, row in told))
+
+
 async def _one_by_one(engine: Engine, version: str, probes: Sequence[Probe]) -> Logprobs:
     scores = [await score_one(engine, version, one.prompt, one.completion) for one in probes]
     return [score.logprobs for score in scores]
@@ -199,13 +192,20 @@ async def _together(engine: Engine, version: str, probes: Sequence[Probe]) -> Lo
 
 
 async def _in_float32(engine: Engine, files: VersionFiles, probes: Sequence[Probe]) -> Logprobs:
-    """By a copy in float32 with the adapter, if there is one, folded in; it is gone afterwards."""
-    copy = replace(files, version=f"{files.version}+merged", merged=True)
-    await engine.load(copy)
+    """By a copy in float32 with the adapter, if there is one, folded in."""
+    async with _on_trial(engine, replace(files, merged=True, proof=None)) as name:
+        return await _together(engine, name, probes)
+
+
+@asynccontextmanager
+async def _on_trial(engine: Engine, files: VersionFiles) -> AsyncIterator[str]:
+    """The name of a version while it is judged: not the one by which it is asked for."""
+    name = f"{files.version}+{'merged' if files.merged else 'trial'}"
+    await engine.load(replace(files, version=name))
     try:
-        return await _together(engine, copy.version, probes)
+        yield name
     finally:
-        await engine.unload(copy.version)
+        await engine.unload(name)
 
 
 def _difference(ones: Logprobs, others: Logprobs) -> float:

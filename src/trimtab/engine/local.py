@@ -28,6 +28,7 @@ from trimtab.engine.pace import Pace
 from trimtab.engine.quantisation import int8_path
 from trimtab.engine.schedule import MAX_RUNNING
 from trimtab.engine.static import StaticPath
+from trimtab.engine.trials import Trials
 from trimtab.errors import (
     EngineError,
     EngineOverloaded,
@@ -105,6 +106,7 @@ class LocalEngine:
             self.context, self.vocabulary = shape.context, shape.vocabulary
         self._grammars = Grammars(self.vocabulary)
         self._held: dict[str, Held] = {}
+        self._trials = Trials(self._held, self._take, self.unload, self._scores)
         self._arrived: list[Job | Command] = []
         self._commands: list[Command] = []
         self._changed = threading.Condition()
@@ -128,6 +130,9 @@ class LocalEngine:
         )
 
     async def load(self, files: VersionFiles) -> None:
+        await self._trials.load(files, self.runtime)
+
+    async def _take(self, files: VersionFiles) -> None:
         if self._knows(files):
             return
         # What takes seconds is not done in the computing thread, which has answers to go on with.
@@ -138,6 +143,7 @@ class LocalEngine:
         await self._order(Command(version, lambda: self._unload(version), leaves=True))
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        self._trials.check(request.version)
         held = self._of(request.version)
         check_generate(request, held.context, self.vocabulary)
         grammar, schema = None, request.sampling.schema
@@ -152,6 +158,10 @@ class LocalEngine:
                     return
 
     async def score(self, request: ScoreRequest) -> list[Score]:
+        self._trials.check(request.version)
+        return await self._scores(request)
+
+    async def _scores(self, request: ScoreRequest) -> list[Score]:
         held = self._of(request.version)
         check_score(request, held.context, self.vocabulary)
         job = ScoreJob(request)
@@ -373,6 +383,7 @@ class LocalEngine:
     def _unload(self, version: str) -> None:
         if (held := self._held.pop(version, None)) is not None:
             held.path.unload(version)
+        self._trials.forget(version)
 
 
 def _general() -> type["GeneralPath"]:

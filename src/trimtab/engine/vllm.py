@@ -19,9 +19,16 @@ from typing import Any
 
 from trimtab.engine.admission import check_generate, check_score
 from trimtab.engine.answer import Answer
+from trimtab.engine.trials import Trials
 from trimtab.engine.vllm_frames import drawn_in, finite, with_cached
 from trimtab.engine.vllm_routes import Routes, Server, not_loaded
-from trimtab.errors import BaseError, IdentityError, RequestRefused, VersionNotLoaded
+from trimtab.errors import (
+    BaseError,
+    EngineUnavailable,
+    IdentityError,
+    RequestRefused,
+    VersionNotLoaded,
+)
 from trimtab.inference import (
     Capabilities,
     Chunk,
@@ -67,6 +74,7 @@ class VllmEngine:
         self._routes = Routes(server)
         self._base = base
         self._held: dict[str, Held] = {}
+        self._trials = Trials(self._held, self._take, self.unload, self._scores)
         self._loading = asyncio.Lock()
         self._running = 0
         self._model = self._version = ""
@@ -90,12 +98,14 @@ class VllmEngine:
         config = json.loads((self._base / "config.json").read_bytes())
         self.vocabulary = int((config.get("text_config") or config)["vocab_size"])
 
+    @property
+    def _runtime(self) -> Runtime:
+        server = self._routes.server
+        return Runtime("vllm", self._version, server.device, server.dtype)
+
     async def capabilities(self) -> Capabilities:
-        runtime = Runtime(
-            "vllm", self._version, self._routes.server.device, self._routes.server.dtype
-        )
         return Capabilities(
-            runtime,
+            self._runtime,
             self.context,
             MAX_BATCH,
             dict(METHODS),
@@ -107,8 +117,11 @@ class VllmEngine:
 
     async def load(self, files: VersionFiles) -> None:
         """Raises RequestRefused for what vLLM cannot serve, IdentityError where it refuses the
-        files or knows others under their name.
+        files, knows others under their name, or does not answer as the version should.
         """
+        await self._trials.load(files, self._runtime)
+
+    async def _take(self, files: VersionFiles) -> None:
         async with self._loading:
             held = self._held.get(files.version)
             if held is not None and held.files != files:
@@ -118,6 +131,9 @@ class VllmEngine:
                 )
             name = self._name(files)
             if name != self._model and name not in await self._adapters():
+                if held is not None:
+                    # It was restarted.
+                    self._trials.doubt()
                 await self._routes.order(
                     "load_lora_adapter", lora_name=name, lora_path=str(files.adapter)
                 )
@@ -126,6 +142,7 @@ class VllmEngine:
     async def unload(self, version: str) -> None:
         async with self._loading:
             held = self._held.pop(version, None)
+            self._trials.forget(version)
             if held is not None and held.name != self._model:
                 try:
                     await self._routes.order("unload_lora_adapter", lora_name=held.name)
@@ -134,6 +151,7 @@ class VllmEngine:
                     return
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        self._trials.check(request.version)
         held = self._of(request.version)
         check_generate(request, self.context, self.vocabulary)
         if request.sampling.deterministic:
@@ -152,9 +170,13 @@ class VllmEngine:
                             yield await with_cached(chunk, event, events)
                             return
                         yield chunk
-        raise self._routes.gone("the stream ended before the answer did")
+            raise self._routes.gone("the stream ended before the answer did")
 
     async def score(self, request: ScoreRequest) -> list[Score]:
+        self._trials.check(request.version)
+        return await self._scores(request)
+
+    async def _scores(self, request: ScoreRequest) -> list[Score]:
         held = self._of(request.version)
         # vLLM computes one token beside them, which takes its place in the context.
         check_score(request, self.context - 1, self.vocabulary)
@@ -251,12 +273,18 @@ class VllmEngine:
 
     @contextmanager
     def _forgetting(self, held: Held) -> Iterator[None]:
-        """What the server knows no more is not held any longer."""
+        """What the server knows no more is not held any longer; and one that was gone may be
+        another when it comes back, with another model under the same name.
+        """
         try:
             yield
         except VersionNotLoaded:
             for version in [v for v, other in self._held.items() if other.name == held.name]:
                 del self._held[version]
+                self._trials.forget(version)
+            raise
+        except EngineUnavailable:
+            self._trials.doubt()
             raise
 
     def _asked(self, held: Held, request: GenerateRequest) -> dict[str, Any]:

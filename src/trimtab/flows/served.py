@@ -1,7 +1,8 @@
 """The engines behind the gateways: every version loaded when it is first asked for, and proved.
 
 An engine process that was restarted holds nothing; the first request to it loads its version again.
-After every load a few golden probes run, so that a version never answers as something else.
+At every load the engine has a few golden probes repeated before it answers anybody, so that a
+version never answers as something else.
 """
 
 import asyncio
@@ -10,10 +11,9 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 
-from trimtab.deploy.verify import check_loaded
 from trimtab.engine.remote import RemoteEngine
-from trimtab.errors import IdentityError, VersionNotLoaded
-from trimtab.flows.serving import package_of, version_files
+from trimtab.errors import VersionNotLoaded
+from trimtab.flows.serving import version_files
 from trimtab.flows.sockets import engine_socket
 from trimtab.inference import (
     Capabilities,
@@ -66,7 +66,7 @@ class Engines:
         return self._remote[base]
 
     async def load(self, version: ModelVersion, seen: int) -> None:
-        """Load a version and let it prove itself, unless that was done since `seen` loads.
+        """Load a version, which then proves itself, unless that was done since `seen` loads.
 
         So of several callers that miss a version at once, one loads it for all.
         """
@@ -74,16 +74,7 @@ class Engines:
         async with self._loading[version.hash]:
             if self.loads(version) != seen:
                 return
-            files = await asyncio.to_thread(self._files, version)
-            await engine.load(files)
-            if version.trained:
-                package = await asyncio.to_thread(package_of, self._home, version)
-                try:
-                    await check_loaded(engine, package)
-                except IdentityError:
-                    # What answers as something else is not left where it could be asked.
-                    await engine.unload(version.hash)
-                    raise
+            await engine.load(await asyncio.to_thread(self._files, version))
             self._loads[version.hash] += 1
 
     def _files(self, version: ModelVersion) -> VersionFiles:

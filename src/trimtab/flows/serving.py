@@ -32,8 +32,11 @@ def method_of_package(package: Package) -> str:
 
 
 def version_files(home: Home, version: ModelVersion, base: Path) -> VersionFiles:
-    """`base` is the folder of the version's base."""
-    package = None if version.spec.adapter is None else package_of(home, version)
+    """`base` is the folder of the version's base. A base that no
+    other engine than the built-in one computed has no package.
+    """
+    bare = version.spec.adapter is None and version.package_artifact is None
+    package = None if bare else package_of(home, version)
     return files_of(version.spec, base, package)
 
 

@@ -106,6 +106,12 @@ def set_state(connection: Connection, content: str, state: State) -> None:
         )
 
 
+def set_package(connection: Connection, content: str, artifact: str) -> None:
+    """Give a base the package that says how it answers; a newer one takes its place."""
+    here = (versions.c.hash == content) & versions.c.run_id.is_(None)
+    connection.execute(versions.update().where(here).values(package_artifact=artifact))
+
+
 def of_row(row: Any) -> ModelVersion:
     return ModelVersion(
         spec=VersionSpec.from_dict(json.loads(row.spec)),

@@ -1,0 +1,210 @@
+"""A version answers once it has repeated its proof, whichever engine computes it."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.engine.conftest import VersionOf
+from tests.engine.reference import Reference
+from tests.engine.wire import KEY, Vllm
+from tests.tiny import build_base
+from trimtab.engine.local import LocalEngine
+from trimtab.engine.vllm import VllmEngine
+from trimtab.engine.vllm_routes import Server
+from trimtab.errors import EngineUnavailable, IdentityError, VersionNotLoaded
+from trimtab.inference import (
+    GenerateRequest,
+    Probe,
+    Proof,
+    Sampling,
+    Score,
+    ScoreRequest,
+    VersionFiles,
+    complete,
+)
+
+PROMPT, ENDS = (17, 40, 5, 99), ((7, 8, 9), (250, 4))
+Computing = LocalEngine | VllmEngine
+Open = Callable[[Path], AbstractAsyncContextManager[Computing]]
+
+
+@asynccontextmanager
+async def built_in(base: Path) -> AsyncIterator[LocalEngine]:
+    engine = LocalEngine(base, torch.float32, torch.device("cpu"))
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+@asynccontextmanager
+async def vllm(base: Path) -> AsyncIterator[VllmEngine]:
+    server = await asyncio.to_thread(Vllm, base)
+    with server.listening() as url:
+        engine = VllmEngine(Server(url, KEY), base)
+        await engine.open()
+        yield engine
+        await engine.close()
+
+
+@pytest.fixture(params=[built_in, vllm])
+def opened(request: pytest.FixtureRequest) -> Open:
+    found: Open = request.param
+    return found
+
+
+def proof_of(base: Path, adapter: Path | None) -> Proof:
+    """By transformers and PEFT."""
+    said = Reference(base, adapter)
+    return Proof(1e-3, tuple(Probe(PROMPT, end, tuple(said.score(PROMPT, end))) for end in ENDS))
+
+
+def proved(files: VersionFiles) -> VersionFiles:
+    return replace(files, proof=proof_of(files.base, files.adapter))
+
+
+async def ask(engine: Computing, version: str) -> None:
+    await complete(engine, GenerateRequest(version, PROMPT, Sampling(max_tokens=2), "g"))
+    await engine.score(ScoreRequest(version, PROMPT, ENDS, "s"))
+
+
+async def refused(engine: Computing, version: str) -> None:
+    with pytest.raises(VersionNotLoaded):
+        await complete(engine, GenerateRequest(version, PROMPT, Sampling(max_tokens=2), "g"))
+    with pytest.raises(VersionNotLoaded):
+        await engine.score(ScoreRequest(version, PROMPT, ENDS, "s"))
+
+
+class Gate:
+    """Holds the probes of an engine back until it is opened."""
+
+    def __init__(self, engine: Computing) -> None:
+        self.open, self.asked = asyncio.Event(), 0
+        self._score = engine._trials._score
+        engine._trials._score = self
+
+    async def __call__(self, request: ScoreRequest) -> list[Score]:
+        self.asked += 1
+        await self.open.wait()
+        return await self._score(request)
+
+
+async def until(gate: Gate, asked: int) -> None:
+    async with asyncio.timeout(10):
+        while gate.asked < asked:
+            await asyncio.sleep(0.001)
+
+
+def test_nobody_is_answered_between_a_load_and_the_end_of_its_probes(
+    opened: Open, base: Path, version_of: VersionOf
+) -> None:
+    async def run() -> None:
+        async with opened(base) as engine:
+            gate = Gate(engine)
+            loads = [asyncio.create_task(engine.load(proved(version_of("red")))) for _ in range(2)]
+            await until(gate, len(ENDS))
+            await refused(engine, "red")
+            gate.open.set()
+            await asyncio.gather(*loads)
+            await ask(engine, "red")
+            await engine.load(proved(version_of("red")))
+            # The second caller waited for the first, and the third found it done.
+            assert gate.asked == len(ENDS)
+            await engine.unload("red")
+            await engine.load(proved(version_of("red")))
+            assert gate.asked == 2 * len(ENDS)
+
+    asyncio.run(run())
+
+
+def test_what_answers_as_something_else_is_not_held(
+    opened: Open, base: Path, version_of: VersionOf
+) -> None:
+    async def run() -> None:
+        async with opened(base) as engine:
+            red = proved(version_of("red"))
+            swapped = replace(version_of("blue"), version="red", proof=red.proof)
+            for _ in range(2):
+                with pytest.raises(IdentityError, match="does not answer as itself"):
+                    await engine.load(swapped)
+                await refused(engine, "red")
+            await engine.load(red)
+            await ask(engine, "red")
+            with pytest.raises(IdentityError, match="other files"):
+                await engine.load(swapped)
+            await ask(engine, "red")
+
+    asyncio.run(run())
+
+
+def test_a_caller_that_leaves_in_the_middle_leaves_nothing_that_answers(
+    opened: Open, base: Path, version_of: VersionOf
+) -> None:
+    async def run() -> None:
+        async with opened(base) as engine:
+            gate = Gate(engine)
+            load = asyncio.create_task(engine.load(proved(version_of("red"))))
+            await until(gate, len(ENDS))
+            load.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await load
+            await refused(engine, "red")
+            gate.open.set()
+            await engine.load(proved(version_of("red")))
+            await ask(engine, "red")
+
+    asyncio.run(run())
+
+
+def test_a_base_that_a_server_holds_under_the_same_name_is_found_out(
+    base: Path, tmp_path: Path, version_of: VersionOf
+) -> None:
+    other = build_base(tmp_path / base.name, layers=3, seed=9)
+
+    async def run() -> None:
+        server = await asyncio.to_thread(Vllm, other)
+        with server.listening() as url:
+            engine = VllmEngine(Server(url, KEY), base)
+            await engine.open()
+            with pytest.raises(IdentityError, match="does not answer as itself") as caught:
+                await engine.load(proved(version_of("base")))
+            assert "another model" in caught.value.hint
+            await refused(engine, "base")
+            await engine.close()
+
+    asyncio.run(run())
+
+
+def test_a_server_that_was_gone_has_its_versions_proved_again(
+    base: Path, version_of: VersionOf
+) -> None:
+    async def run() -> None:
+        server = await asyncio.to_thread(Vllm, base)
+        with server.listening() as url:
+            engine = VllmEngine(Server(url, KEY), base)
+            await engine.open()
+            for name in ("base", "red"):
+                await engine.load(proved(version_of(name)))
+            server.breaks_after = 1
+            with pytest.raises(EngineUnavailable):
+                await ask(engine, "red")
+            server.breaks_after = None
+            for name in ("base", "red"):
+                await refused(engine, name)
+                asked = len(server.bodies)
+                await engine.load(proved(version_of(name)))
+                assert len(server.bodies) == asked + len(ENDS)
+                await ask(engine, name)
+            # A restarted server is noticed by what it has forgotten, too.
+            await server.engine.unload(next(iter(server.adapters)))
+            server.adapters.clear()
+            await engine.load(proved(version_of("red")))
+            await refused(engine, "base")
+            await engine.close()
+
+    asyncio.run(run())
