@@ -20,7 +20,7 @@ from trimtab.train.rows import Row
 from trimtab.train.settings import TrainSettings
 
 # The quickstart's own, but for the accumulation, which is 1 in place of 8: a step of sixteen rows
-# takes minutes on two cores. Two rows of 1,024 tokens make up a step, of QLoRA two of 512.
+# takes minutes on two cores. Two rows of 1,024 tokens make up a step, of QLoRA two of 256.
 QUICKSTART = TrainSettings(
     rank=16,
     alpha=32,
@@ -31,14 +31,14 @@ QUICKSTART = TrainSettings(
     learning_rate=2e-4,
     max_length=1024,
 )
-PAIRS = TrainSettings(objective="dpo", batch_size=4, max_length=256)
+PAIRS = TrainSettings(objective="dpo", batch_size=2, max_length=256)
 CASES = {
     "lora-sft": QUICKSTART,
     "dpo": PAIRS,
-    "qlora-sft": replace(QUICKSTART, method="qlora", targets="all-linear", max_length=512),
+    "qlora-sft": replace(QUICKSTART, method="qlora", targets="all-linear", max_length=256),
 }
 STEPS = {"lora-sft": 1, "dpo": 1, "qlora-sft": 1}
-HELD_OUT = 6
+HELD_OUT = 4
 # How full best fit packs rows; beyond it a step would need a third row.
 FULL = 0.95
 
