@@ -15,6 +15,7 @@ from trimtab.flows.lessons import lessons_of
 from trimtab.text.chat import ChatFormat
 from trimtab.train.lesson import Lesson
 from trimtab.train.objectives import objective_of
+from trimtab.train.order import packed_rows
 from trimtab.train.preflight import preflight
 from trimtab.train.rows import Row
 from trimtab.train.settings import TrainSettings
@@ -39,8 +40,8 @@ CASES = {
 }
 STEPS = {"lora-sft": 1, "dpo": 1, "qlora-sft": 1}
 HELD_OUT = 4
-# How full best fit packs rows; beyond it a step would need a third row.
-FULL = 0.95
+# Records of which those are taken that fit.
+TRIED = 48
 
 
 @dataclass(frozen=True)
@@ -64,16 +65,29 @@ def material(case: str) -> Material:
     random.Random(17).shuffle(found)
     # What the prompt and the answer of a record hold, in letters: three a token is few.
     short = [each for each in found if _letters(each) < 3 * settings.max_length]
-    whole = Material([], short[:HELD_OUT], chat, settings, STEPS[case])
+    short = short[: HELD_OUT + TRIED]
+    whole = Material([], [], chat, settings, STEPS[case])
+    fitting = [(short[row.record], row.size) for row in whole.rows(short)]
     taught: list[Lesson] = []
+    lengths: list[int] = []
     batches = STEPS[case] * settings.batch_size
-    room = FULL * batches * settings.max_length
-    for lesson in short[HELD_OUT:]:
-        room -= whole.rows([lesson])[0].size if settings.packing else 0
-        if room < 0 or (not settings.packing and len(taught) == batches):
-            break
-        taught.append(lesson)
-    return Material(taught, whole.held_out, chat, settings, STEPS[case])
+    for lesson, size in fitting[HELD_OUT:]:
+        more = [*lengths, size]
+        # A row more than fill the steps would be a step more.
+        if (_packed(more, settings) if settings.packing else len(more)) <= batches:
+            taught.append(lesson)
+            lengths = more
+    held_out = [lesson for lesson, _ in fitting[:HELD_OUT]]
+    return Material(taught, held_out, chat, settings, STEPS[case])
+
+
+def _packed(lengths: list[int], settings: TrainSettings) -> int:
+    """Into how many rows they go."""
+    return len(
+        packed_rows(
+            lengths, examples=len(lengths), max_length=settings.max_length, seed=settings.seed
+        )
+    )
 
 
 def _letters(lesson: Lesson) -> int:
