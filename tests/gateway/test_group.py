@@ -50,6 +50,28 @@ def test_a_number_that_no_column_holds_costs_nobody_else(world: World) -> None:
     assert rows(world) == 2
 
 
+def test_who_is_about_to_ask_shares_the_transaction(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = []
+    original = world.database.transaction
+    monkeypatch.setattr(
+        world.database, "transaction", lambda **more: begun.append(1) or original(**more)
+    )
+
+    async def go() -> list[Any]:
+        group, asked = GroupCommit(world.database, insert), []
+        for item in (1, 2, 3):
+            asked.append(group.ask(item))
+            await asyncio.sleep(0)
+        done = await asyncio.gather(*asked)
+        await group.settled()
+        return done
+
+    assert asyncio.run(go()) == [2, 4, 6]
+    assert begun == [1]
+
+
 def test_a_lock_is_waited_for_once_and_not_for_each(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """Group commit: many small pieces of work in one transaction, so that each pays for a part of it.
 
-While one transaction runs in its thread, the next one's work gathers. Work that makes its
+While one transaction runs in its thread, the next one's work gathers, and whoever is about to ask
+for some gets in as well: a transaction costs more than what it does for one. Work that makes its
 transaction fail is tried again alone, so that it costs nobody else; where the store itself cannot
 be written, all of it fails at once: nobody waits for a lock as often as there is work. What another
 transaction was in the way of (a deadlock) is done once more.
@@ -53,6 +54,7 @@ class GroupCommit(Generic[Item]):
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
         while self._waiting:
+            await self._gathered()
             batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
             items = [item for item, _ in batch]
             try:
@@ -67,6 +69,13 @@ class GroupCommit(Generic[Item]):
                     done.exception()  # whoever left will not ask for it
                 else:
                     done.set_result(result)
+
+    async def _gathered(self) -> None:
+        """Until a turn of the loop brings nothing more."""
+        before = 0
+        while before < len(self._waiting) < MOST:
+            before = len(self._waiting)
+            await asyncio.sleep(0)
 
     def _commit(self, items: Sequence[Item]) -> Sequence[Any]:
         try:

@@ -24,6 +24,12 @@ VERDICT_S = 0.1
 PATIENCE_S = 30.0
 # So much may wait to leave with the next write.
 OUTBOX_BYTES = 64 * 1024
+# Proxies must pass events on as they come.
+HEADERS = (
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+)
 
 Result = TypeVar("Result")
 
@@ -175,17 +181,14 @@ class EventStream(Response):
     an answer of its own as long as nothing was sent, and an error in the stream from then on.
     """
 
-    media_type = "text/event-stream"
-
     def __init__(
         self,
         produce: Callable[[Emit, Receive], Awaitable[None]],
         trace_id: str,
         dialect: Dialect | None = None,
     ) -> None:
-        # Proxies must pass events on as they come.
-        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
-        del self.headers["content-length"]
+        super().__init__()
+        self.raw_headers = list(HEADERS)
         self._produce = produce
         self._trace_id = trace_id
         self._dialect = dialect or Ours()

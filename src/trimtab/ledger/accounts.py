@@ -29,6 +29,8 @@ PERIODS: tuple[Period, ...] = ("day", "month", "total")
 WARN_AT = (50, 80, 100)
 _DAY_US = 86_400 * 1_000_000
 
+_COLUMNS = tuple(column.name for column in budgets.columns)
+
 log = logging.getLogger(__name__)
 
 
@@ -141,7 +143,8 @@ def budgets_of(
 
 def write_budgets(connection: Connection, changed: Sequence[Budget]) -> None:
     """Write what is spent and held in budgets that were locked."""
-    PUT_BUDGETS.run(connection, [asdict(budget) for budget in changed])
+    rows = [{name: getattr(budget, name) for name in _COLUMNS} for budget in changed]
+    PUT_BUDGETS.run(connection, rows)
 
 
 def no_account(key_id: str) -> LedgerError:
