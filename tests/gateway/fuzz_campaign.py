@@ -19,7 +19,7 @@ from tests.tiny import build_base
 REQUESTS = 10_000
 # A round's examples for each operation of the document, and of frames and of streams. Most of the
 # time of a short round is spent on making the strategies of every operation anew.
-EACH, FRAMES, STREAMS = 100, 250, 250
+EACH, FRAMES, STREAMS = 50, 170, 170
 
 
 def main() -> int:
