@@ -236,7 +236,7 @@ class Company {
         }
         double passed = clock_s(CLOCK_MONOTONIC) - began.passed;
         double computed = clock_s(CLOCK_THREAD_CPUTIME_ID) - began.computed;
-        bool waited = threads > 1 && computed < passed / 2;
+        bool waited = threads > 1 && computed < passed / 6;
         pause = waited ? std::min(2 * pause, LONGEST) : SHORTEST;
         alone = waited ? pause : 0;
     }
