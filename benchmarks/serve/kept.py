@@ -18,6 +18,8 @@ def merged(found: Found, earlier: Found) -> Found:
     ]
     mine = {_case(row) for row in rows}
     rows += [{**_origin(earlier), **row} for row in earlier["rows"] if _case(row) not in mine]
+    order = list(dict.fromkeys(_case(row) for row in (*earlier["rows"], *rows)))
+    rows.sort(key=lambda row: order.index(_case(row)))
     whole = {name: {**earlier[name], **found[name]} for name in WHOLE}
     rounds = max(found["rounds"], earlier["rounds"])
     return {**found, **whole, "rounds": rounds, "rows": rows}
