@@ -22,18 +22,19 @@ GOALS = (
 LIMIT = 0.65
 ABOUT = """\
 Every system trains the same records, rendered once by our chat format: the same tokens, the same
-mask. `lora-sft`: the quickstart (rank 16 on q, k, v and o, dropout 0.05, two rows of 1,024 tokens a
-batch), Alpaca-format records; its accumulation is 1 in place of 8, and its warm-up 0, which one step
-would not outlast. `dpo`: pairs of HH-RLHF, rank 16 on all linear layers, two a batch. `qlora-sft`:
-the quickstart over nf4 with double quantisation, on all linear layers, two rows of 256 tokens.
-`trl` is TRL with its own defaults, checkpointing on; `trl-tuned` the fastest that TRL was set to here: nothing computed twice, a record at a time
-accumulated to the same step, so that nothing is padded or masked, and freed memory kept as we keep
-it. All compute in float32: this machine has no bfloat16. Tokens are those of the records, whatever
-a system computes for them; seconds hold the optimizer's steps, and neither saving nor our samples
-of a model's answers. `final_loss` is that of held-out records after training, by plain
-transformers (of pairs, of the chosen answer). `share_of_limit` is the time of the step's matrix
-products alone, each at its own shape, over the time of the step. Both are measured in the first
-round. Peers other than TRL were not measured; neither was what has no row."""
+mask. `lora-sft`: the quickstart (rank 16 on q, k, v and o, dropout 0.05, two rows of 1,024 tokens
+a batch), Alpaca-format records; its accumulation is 1 in place of 8, and its warm-up 0, which one
+step would not outlast. `dpo`: pairs of HH-RLHF, rank 16 on all linear layers, two a batch.
+`qlora-sft`: the quickstart over nf4 with double quantisation, on all linear layers, two rows of
+256 tokens. `trl` is TRL with its own defaults, checkpointing on; `trl-tuned` the fastest that TRL
+was set to here: nothing computed twice, a record at a time accumulated to the same step, so that
+nothing is padded or masked, and freed memory kept as we keep it. All compute in float32: this
+machine has no bfloat16. Tokens are those of the records, whatever a system computes for them;
+seconds hold the optimizer's steps, and neither saving nor our samples of a model's answers.
+`final_loss` is that of held-out records after training, by plain transformers (of pairs, of the
+chosen answer). `share_of_limit` is the time of the step's matrix products alone, each at its own
+shape, over the time of the step. Both are measured in the first round. Peers other than TRL were
+not measured; neither was what has no row."""
 
 
 class Table:
