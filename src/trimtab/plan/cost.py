@@ -9,8 +9,9 @@ from trimtab.plan.work import Work
 
 # The share of the machine's rate that a step reaches; 0.6 to 0.7 was measured at 135M parameters.
 EFFICIENCY = 0.6
-# One more token of every answer in a batch is a pass of few rows: much is read, little computed.
-WRITING = 0.1
+# One more token of every answer in a batch is a pass of few rows: much is read, little computed. Of
+# eight answers at 135M parameters on one core, by benchmarks/train/writing.py.
+WRITING = 0.25
 # Importing the libraries, and reading and hashing the weights, in seconds and bytes a second.
 START_S, READ_RATE = 12.0, 5e8
 # Golden probes score this many prompts, and twice.
