@@ -22,6 +22,7 @@ from trimtab.flows.served import Engines
 from trimtab.flows.sockets import engine_socket
 from trimtab.flows.supervisor import Supervisor
 from trimtab.ledger.money import Price
+from trimtab.ledger.own import spent
 from trimtab.ledger.prices import price_of
 from trimtab.project import Project
 from trimtab.registry import bases, reports, versions
@@ -104,6 +105,14 @@ def test_every_version_on_the_base_has_the_price_of_the_server(looped: Looped) -
     with closing(looped.promoted.home.database()) as database, database.read() as connection:
         for version in (registered["version"], registered["base_version"]):
             assert price_of(connection, version) == Price(100, 400)
+
+
+def test_what_a_loop_asks_of_a_server_with_a_price_is_in_the_ledger(looped: Looped) -> None:
+    with closing(looped.promoted.home.database()) as database, database.read() as connection:
+        spending = spent(connection, "tiny")
+    assert spending.keys() == {"verify", "evaluate", "shadow"}
+    asked = looped.vllm.bodies
+    assert 0 < sum(spending.values()) < len(asked) * Price(100, 400).of(2000, 100)
 
 
 def test_what_answers_as_something_else_is_unloaded_from_the_engine_of_serve(

@@ -3,6 +3,7 @@
 import json
 import sys
 from contextlib import closing
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from trimtab.flows.loop import Outcome, run
 from trimtab.flows.page import write_page
 from trimtab.flows.status import status
 from trimtab.flows.steps import STEPS
-from trimtab.ledger.money import Price
+from trimtab.ledger.money import Price, nano, usd
+from trimtab.ledger.own import spent
 from trimtab.ledger.prices import price_of, set_price
 from trimtab.project import Project
 from trimtab.registry import deployments, versions
@@ -71,7 +73,8 @@ def test_the_page_shows_the_version_and_every_item_is_escaped(
 
 
 def test_a_change_of_data_runs_the_loop_anew_against_what_is_live(tmp_path: Path) -> None:
-    file = write_project(tmp_path)
+    train = {"learning_rate": 0.01, "epochs": 1, "batch_size": 8, "usd_hour": 36}
+    file = write_project(tmp_path, train=train)
     first = run(Project.load(file))
     _set_price(first, Price(3, 7))
     write_records(tmp_path / "tickets.jsonl", 170)
@@ -87,12 +90,20 @@ def test_a_change_of_data_runs_the_loop_anew_against_what_is_live(tmp_path: Path
     evidence = second.outputs["gate"]["evidence"]
     assert evidence["incumbent"]["version"] == first.outputs["register"]["version"]
     database = second.home.database()
+    [told] = status(database)["deployments"]
     with database.read() as connection:
+        spending = spent(connection, "tiny")
         live = deployments.get(connection, "tiny").live
         cost = price_of(connection, second.outputs["register"]["version"])
     database.close()
     # What was set by hand for the version before goes on.
     assert cost == Price(3, 7)
+    # Training costs the machine's hours, and the second loop's questions their price a token.
+    runs = [nano(Decimal(str(each.outputs["train"]["usd"]))) for each in (first, second)]
+    assert spending["training"] == sum(runs) > 0
+    asked = {kind for kind in spending if kind != "training"}
+    assert {"verify", "evaluate"} <= asked <= {"verify", "evaluate", "shadow"}
+    assert told["spent_usd"] == {kind: usd(it) for kind, it in spending.items()} | {"answers": 0}
     assert live == (second if second.promoted else first).outputs["register"]["version"]
 
 

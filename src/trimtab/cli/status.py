@@ -46,9 +46,15 @@ def _show(deployment: dict[str, Any]) -> None:
         ("why", live["why"]),
         ("exact match", matched),
         ("other slot", f"version {short(idle)}" if idle else "empty"),
+        ("spent", _spent(deployment["spent_usd"])),
         *_slo(deployment["slo"]),
     ]
     print_facts(deployment["name"], rows)
+
+
+def _spent(spent: dict[str, float]) -> str:
+    kinds = [f"${usd:,.4g} {kind}" for kind, usd in spent.items() if usd]
+    return ", ".join(kinds) or "nothing"
 
 
 def _slo(slo: dict[str, Any]) -> list[tuple[str, str]]:

@@ -16,6 +16,7 @@ from trimtab.flows import backends
 from trimtab.flows.backends import check_method
 from trimtab.flows.journal import StepJournal
 from trimtab.flows.serving import declare_policy
+from trimtab.flows.spending import charged
 from trimtab.flows.steps import STEPS, Step
 from trimtab.flows.watch import Silent, Watch
 from trimtab.flows.work import Work
@@ -105,8 +106,10 @@ def _step(
     work.watch.started(step.name)
     journal.start(step.name, key)
     result = step.work(work, outputs)
+    charge = charged(work, step.name, key, result.output)
     with work.database.transaction() as connection:
         result.write(connection)
+        charge(connection)
         journal.finish(connection, step.name, key, {"output": result.output, "line": result.line})
     work.watch.finished(step.name, result.line, time.monotonic() - started)
     return result.output, result.line

@@ -4,6 +4,9 @@ import math
 from dataclasses import replace
 from typing import Any
 
+from trimtab.journal.requests import cost_of
+from trimtab.ledger.money import usd
+from trimtab.ledger.own import spent
 from trimtab.monitor.latency import slo_report
 from trimtab.project import Project, Slo
 from trimtab.registry import deployments, reports, versions
@@ -43,6 +46,7 @@ def _deployment(
             **_exact_match(connection, live),
         },
         "idle": deployment.idle,
+        "spent_usd": _spent(connection, deployment),
         "slo": {
             "target": slo.model_dump(),
             "requests": seen.unavailable.of,
@@ -54,6 +58,13 @@ def _deployment(
             "availability": seen.unavailable.verdict,
         },
     }
+
+
+def _spent(connection: Connection, deployment: Deployment) -> dict[str, float]:
+    """What was paid so far: the loop's own work by kind, and the answers of the deployment."""
+    found = {**spent(connection, deployment.project)}
+    found["answers"] = cost_of(connection, deployment.name)
+    return {kind: usd(amount) for kind, amount in found.items()}
 
 
 def _ends(interval: Interval | None) -> list[float | None]:

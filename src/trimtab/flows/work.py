@@ -13,6 +13,7 @@ from trimtab.errors import EngineError
 from trimtab.flows import bases
 from trimtab.flows.backends import BUILT_IN, Backend, backend_of, declared
 from trimtab.flows.engines import RunEngine
+from trimtab.flows.metered import Meter, Metered
 from trimtab.flows.serving import chat_of, version_files
 from trimtab.flows.watch import Watch
 from trimtab.inference import Capabilities, Engine, VersionFiles
@@ -62,6 +63,7 @@ class Work:
     database: Database
     watch: Watch
     stack: ExitStack = field(default_factory=ExitStack)
+    meter: Meter = field(default_factory=Meter)
     _engines: dict[str, RunEngine] = field(default_factory=dict)
 
     @cached_property
@@ -108,7 +110,7 @@ class Work:
             ours = self.base.hash in (base.hash, base.source.get("base"))
             held = self._held(base, self.backend if ours else None)
             self._engines[base.hash] = self.stack.enter_context(held)
-        return self._engines[base.hash].engine
+        return Metered(self._engines[base.hash].engine, self.meter)
 
     def _held(self, base: Base, backend: Backend | None) -> RunEngine:
         """`None`: by what `serve` computes the base with."""

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 
 from trimtab.errors import NotFound
-from trimtab.journal.tables import COUNT_ANSWERS, COUNT_CHARGED, RECORD, requests
+from trimtab.journal.tables import COUNT_ANSWERS, COUNT_CHARGED, RECORD, SUM_COST, requests
 from trimtab.store.clock import now_us
 from trimtab.store.database import Connection
 from trimtab.store.rows import insert_once
@@ -107,6 +107,11 @@ def charged_since(connection: Connection, version: str, since_us: int) -> int:
     """How many requests have paid for a version's tokens, whatever they cost, since a time."""
     asked = {"version": version, "since_us": since_us}
     return int(connection.execute(COUNT_CHARGED, asked).scalar_one())
+
+
+def cost_of(connection: Connection, deployment: str) -> int:
+    """What the requests to a deployment have cost, in nano-dollars."""
+    return int(connection.execute(SUM_COST, {"deployment": deployment}).scalar_one())
 
 
 def answers_of(connection: Connection, version: str) -> int:

@@ -59,6 +59,9 @@ COUNT_ANSWERS = (
     .select_from(requests)
     .where((requests.c.model_version == bindparam("version")) & (requests.c.status < 400))
 )
+SUM_COST = select(func.coalesce(func.sum(requests.c.cost_nano), 0)).where(
+    requests.c.deployment == bindparam("deployment")
+)
 COUNT_CHARGED = (
     select(func.count())
     .select_from(requests)

@@ -105,6 +105,12 @@ PUT_HOLDS = Put(
     keep=["key_id", "request_id", "created_us", "expires_us", "owner", "charged"],
 )
 SPEND = Put(spends)
+OWN_SPENDS = (
+    select(spends.c.kind, func.sum(spends.c.amount_nano))
+    .where(spends.c.key_id == bindparam("payer"))
+    .group_by(spends.c.kind)
+    .order_by(spends.c.kind)
+)
 KEEP_HOLDS = (
     holds.update()
     .where(holds.c.id.in_(bindparam("ids", expanding=True)) & (holds.c.state == "open"))

@@ -1,0 +1,75 @@
+"""An engine that counts what is asked of it, by version: what a loop's own questions cost."""
+
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from trimtab.inference import (
+    Capabilities,
+    Chunk,
+    EmbedRequest,
+    Engine,
+    GenerateRequest,
+    Score,
+    ScoreRequest,
+    Usage,
+    Vector,
+    VersionFiles,
+)
+
+
+@dataclass
+class Meter:
+    """Tokens of prompts and completions by version, since they were last taken."""
+
+    used: dict[str, Usage] = field(default_factory=dict)
+
+    def add(self, version: str, prompt: int, completion: int, cached: int = 0) -> None:
+        before = self.used.get(version, Usage(0, 0))
+        self.used[version] = Usage(
+            before.prompt + prompt, before.completion + completion, before.cached + cached
+        )
+
+    def take(self) -> dict[str, Usage]:
+        """What was used, and begin anew."""
+        used, self.used = self.used, {}
+        return used
+
+
+class Metered:
+    """The same engine; a stream that is left is counted as far as it came, a score as a gateway
+    counts it."""
+
+    def __init__(self, engine: Engine, meter: Meter) -> None:
+        self._engine = engine
+        self._meter = meter
+
+    async def capabilities(self) -> Capabilities:
+        return await self._engine.capabilities()
+
+    async def load(self, files: VersionFiles) -> None:
+        await self._engine.load(files)
+
+    async def unload(self, version: str) -> None:
+        await self._engine.unload(version)
+
+    async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        usage = Usage(len(request.prompt), 0)
+        try:
+            async with aclosing(self._engine.generate(request)) as chunks:
+                async for chunk in chunks:
+                    said = usage.completion + len(chunk.tokens)
+                    usage = chunk.usage or Usage(usage.prompt, said)
+                    yield chunk
+        finally:
+            if usage.completion:
+                self._meter.add(request.version, usage.prompt, usage.completion, usage.cached)
+
+    async def score(self, request: ScoreRequest) -> list[Score]:
+        scores = await self._engine.score(request)
+        completion = sum(map(len, request.completions))
+        self._meter.add(request.version, len(request.prompt), completion)
+        return scores
+
+    async def embed(self, request: EmbedRequest) -> list[Vector]:
+        return await self._engine.embed(request)
