@@ -9,6 +9,7 @@ from sqlalchemy import event
 from tests.crash.batch_kills import accept
 from tests.gateway.world import World
 from trimtab.gateway.offline import batches, files, lines
+from trimtab.gateway.offline.line import request_id
 from trimtab.ledger.holds import reserve
 from trimtab.ledger.reservation import NEVER_US, find, suspects
 
@@ -63,9 +64,9 @@ def test_a_batch_that_waits_or_is_over_gives_no_lines(world: World, batch: str) 
 
 
 def test_ids_of_lines_are_the_same_however_often_they_are_tried() -> None:
-    ids = {lines.request_id(batch, number) for batch in "ab" for number in range(100)}
+    ids = {request_id(batch, number) for batch in "ab" for number in range(100)}
     assert len(ids) == 200
-    assert lines.request_id("a", 7) in ids
+    assert request_id("a", 7) in ids
 
 
 def test_a_batch_whose_input_is_gone_ends_and_only_one_whose_window_is_over_gives_it_up(

@@ -22,7 +22,7 @@ from trimtab.cli.options import (
 from trimtab.cli.screen import Screen
 
 if TYPE_CHECKING:
-    from trimtab.gateway.offline.redrive import Done
+    from trimtab.gateway.offline.redrive import Taken
     from trimtab.journal.dead_letters import Choice, DeadLetter
     from trimtab.store.database import Database
 
@@ -205,7 +205,7 @@ def _wanted(
     return _choice(batch, reason, owner)
 
 
-def _wait(database: "Database", done: "Done", screen: Screen) -> None:
+def _wait(database: "Database", done: "Taken", screen: Screen) -> None:
     from trimtab.gateway.offline import redrive
 
     while (left := redrive.ended(database, done.taken)).waiting:

@@ -26,6 +26,7 @@ from trimtab.gateway import (
     openai,
     problems,
     score,
+    unfit,
 )
 from trimtab.gateway.books import Books
 from trimtab.gateway.catalogue import Catalogue, Ready
@@ -100,7 +101,7 @@ def create_app(
     routes = [route for router in _ROUTERS for route in router.routes]
     for kind in (TrimtabError, Problem):
         app.add_exception_handler(kind, problems.on_error)
-    app.add_exception_handler(RequestValidationError, problems.on_invalid)
+    app.add_exception_handler(RequestValidationError, unfit.on_invalid)
     app.add_exception_handler(HTTPException, problems.on_http)
     # Before all of the framework's own layers, which they need nothing of.
     inner = Straight(app.build_middleware_stack(), desk, routes, PAID)

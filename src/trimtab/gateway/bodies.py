@@ -150,7 +150,7 @@ class UsageBody(BaseModel):
     cached: int
 
 
-class Answered(BaseModel):
+class AnswerBody(BaseModel):
     """Who really answered, how long it took and what it cost. Every answer carries it.
 
     The safe template is no version and has no runtime.
@@ -194,7 +194,7 @@ class Choice(BaseModel):
     logprobs: list[TokenLogprob] | None = Field(default=None, exclude_if=_absent)
 
 
-class GenerateAnswer(Answered):
+class GenerateAnswer(AnswerBody):
     """`text`, `finish_reason` and `logprobs` are the first answer's; `choices` has all, where `n`
     asked for more than one."""
 
@@ -226,7 +226,7 @@ class CompletionScore(BaseModel):
     tokens: int
 
 
-class ScoreAnswer(Answered):
+class ScoreAnswer(AnswerBody):
     scores: list[CompletionScore]
 
 

@@ -17,7 +17,7 @@ from starlette.datastructures import State
 from starlette.websockets import WebSocketDisconnect
 
 from trimtab.canonical import canonical_json
-from trimtab.gateway import problems, stream
+from trimtab.gateway import problems, stream, unfit
 from trimtab.gateway.bodies import GenerateBody
 from trimtab.gateway.desk import Desk
 from trimtab.gateway.generate import done, piece
@@ -140,7 +140,7 @@ class Conversation:
         try:
             body = GenerateBody.model_validate_json(frame)
         except ValidationError as error:
-            raise problems.of_body(error.errors(), GenerateBody) from None
+            raise unfit.of_body(error.errors(), GenerateBody) from None
         visit = Visit.of(state, "stream", body)
 
         async def hear(text: str, index: int) -> None:

@@ -21,7 +21,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trimtab.errors import TrimtabError
-from trimtab.gateway import problems
+from trimtab.gateway import problems, unfit
 from trimtab.gateway.desk import Desk
 from trimtab.gateway.problems import Problem
 
@@ -55,7 +55,7 @@ class Straight:
         except (TrimtabError, Problem) as error:
             response = await problems.on_error(request, error)
         except RequestValidationError as error:
-            response = await problems.on_invalid(request, error)
+            response = await unfit.on_invalid(request, error)
         except HTTPException as error:
             response = await problems.on_http(request, error)
         await response(scope, receive, send)

@@ -34,7 +34,8 @@ from trimtab.gateway.catalogue import Served
 from trimtab.gateway.desk import Desk
 from trimtab.gateway.encoders import Answerer
 from trimtab.gateway.offline.endpoints import ENDPOINTS, Task
-from trimtab.gateway.offline.lines import Answered, Back, Dead, Line
+from trimtab.gateway.offline.line import Line
+from trimtab.gateway.offline.outcomes import Back, Dead, LineAnswered
 from trimtab.gateway.problems import LeaseLost, Problem
 from trimtab.gateway.tracing import Trace
 from trimtab.gateway.visit import Visit
@@ -84,7 +85,7 @@ async def ask(desk: Desk, line: Line) -> str:
         # The process ends. What nobody has seen, nobody pays; the next one begins anew.
         await desk.books.give_up(visit, Back(line, 0, attempted=False))
         raise
-    answer = Answered(line, lambda: task.answer(visit, given).model_dump_json())
+    answer = LineAnswered(line, lambda: task.answer(visit, given).model_dump_json())
     await desk.books.close(visit, kept=answer)
     return ANSWERED
 

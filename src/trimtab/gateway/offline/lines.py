@@ -1,4 +1,4 @@
-"""The lines of a batch: who works on which, and how each ends: once, answered or a dead letter.
+"""The lines of a batch: who works on which, and what becomes of those that nobody works on.
 
 A line is claimed under a lease. Whoever claimed it knows its claim, and nothing is reserved,
 settled or written for a line by anybody who does not hold its claim at that moment: each of these
@@ -6,16 +6,13 @@ is one transaction that locks the line first. What a lease that ran out left beh
 its hold too, and the line waits for the next.
 """
 
-import hashlib
-import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from trimtab.gateway import keys
-from trimtab.gateway.keys import Key
-from trimtab.gateway.offline import batches, files, requests
+from trimtab.gateway.offline import batches, files, outcomes, requests
 from trimtab.gateway.offline.batches import Batch
+from trimtab.gateway.offline.line import Line, request_id
 from trimtab.gateway.offline.requests import Request
 from trimtab.gateway.tables import DUE_LINES, LEFT_LINES, LOCK_LINE, lines
 from trimtab.journal import dead_letters
@@ -27,90 +24,7 @@ from trimtab.store.blobs import Blobs
 from trimtab.store.database import Connection
 
 LEASE_US = 30 * 1_000_000
-SOURCE = "batch"
 _AT_ONCE = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """A line that was claimed. `number` counts from 0; `attempts` are those before this one."""
-
-    batch: Batch
-    key: Key
-    number: int
-    request_id: str
-    request: Request
-    attempts: int
-    claim: str
-
-    def mine(self, connection: Connection) -> bool:
-        """Whether the line is still ours; nobody else can take it until the transaction ends."""
-        wanted = {"request": self.request_id, "claim": self.claim}
-        return connection.execute(LOCK_LINE, wanted).first() is not None
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """Written down with the settlement. `answer` is asked for when the cost is known."""
-
-    line: Line
-    answer: Callable[[], str]
-
-    @property
-    def locks(self) -> str:
-        return self.line.batch.id
-
-    def keep(self, connection: Connection) -> None:
-        _end(connection, self.line, "answered", answer=self.answer())
-        batches.count(connection, self.line.batch.id, answered=1)
-        dead_letters.settle(connection, self.line.request_id)
-
-
-@dataclass(frozen=True, slots=True)
-class Dead:
-    """It fails for good, for this reason."""
-
-    line: Line
-    reason: str
-    detail: str
-
-    @property
-    def locks(self) -> str:
-        return self.line.batch.id
-
-    def keep(self, connection: Connection) -> None:
-        line = self.line
-        _end(connection, line, "dead", attempts=line.attempts + 1)
-        batches.count(connection, line.batch.id, failed=1)
-        _bury(connection, line, self.reason, self.detail, line.attempts + 1)
-
-
-@dataclass(frozen=True, slots=True)
-class Back:
-    """It waits: for its own next attempt, or (`why`) the whole batch does for a while."""
-
-    line: Line
-    wait_us: int
-    attempted: bool
-    why: str | None = None
-
-    @property
-    def locks(self) -> str:
-        return self.line.batch.id
-
-    def keep(self, connection: Connection) -> None:
-        until = database_now(connection) + self.wait_us
-        attempts = self.line.attempts + self.attempted
-        own = 0 if self.why else until
-        _end(connection, self.line, "waiting", attempts=attempts, not_before_us=own)
-        if self.why is not None:
-            batches.put_off(connection, self.line.batch.id, self.why, until)
-
-
-def request_id(batch_id: str, number: int) -> str:
-    """The id of a line's request, the same however often it is tried: it is billed once."""
-    print_ = hashlib.sha256(f"{batch_id}/{number}".encode()).hexdigest()
-    return f"req_{print_[:32]}"
 
 
 def claim(
@@ -267,8 +181,8 @@ def let_die(connection: Connection, content: Blobs, batch_id: str) -> int:
     key = keys.get(connection, batch.key_id)
     for number, request, attempts in dead:
         line = Line(batch, key, number, request_id(batch_id, number), request, attempts, "")
-        _move(connection, line, "dead")
-        _bury(connection, line, "expired", "its batch's completion window ended", attempts)
+        outcomes.move(connection, line, "dead")
+        outcomes.bury(connection, line, "expired", "its batch's completion window ended", attempts)
     batches.count(connection, batch_id, failed=len(dead))
     return len(dead) + lost
 
@@ -345,36 +259,3 @@ def _request_of(
     if file is None:
         return None
     return requests.read(requests.line_at(content.path(file.blob), row.offset, row.length))
-
-
-def _end(connection: Connection, line: Line, state: str, **values: Any) -> None:
-    _move(connection, line, state, claim=None, **values)
-
-
-def _move(connection: Connection, line: Line, state: str, **values: Any) -> None:
-    here = lines.c.request_id == line.request_id
-    connection.execute(lines.update().where(here).values(state=state, **values))
-
-
-def _bury(connection: Connection, line: Line, reason: str, detail: str, attempts: int) -> None:
-    now = database_now(connection)
-    letter = DeadLetter(
-        id=dead_letters.new_id(),
-        source=SOURCE,
-        group=line.batch.id,
-        place=line.number,
-        request_id=line.request_id,
-        name=line.request.custom_id,
-        key_id=line.batch.key_id,
-        owner=line.batch.owner,
-        state="dead",
-        reason=reason,
-        # It may quote a model's or an engine's words, and a database takes no NUL.
-        detail=re.sub(r"[\x00-\x1f\x7f]", " ", detail),
-        payload=requests.payload(line.request),
-        attempts=attempts,
-        replays=0,
-        created_us=now,
-        expires_us=now + dead_letters.KEPT_US,
-    )
-    dead_letters.put(connection, letter)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from trimtab.errors import UserError
-from trimtab.gateway.offline import lines
+from trimtab.gateway.offline import lines, outcomes
 from trimtab.journal import dead_letters
 from trimtab.journal.dead_letters import Choice, DeadLetter
 from trimtab.ledger.tables import database_now
@@ -21,7 +21,7 @@ Advanced = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class Taken:
     """`taken` are the ids of letters that were replayed or deleted; `skipped` were busy."""
 
     taken: tuple[str, ...]
@@ -37,7 +37,7 @@ class Ended:
     waiting: int
 
 
-def replay(database: Database, choice: Choice, ids: Sequence[str], advanced: Advanced) -> Done:
+def replay(database: Database, choice: Choice, ids: Sequence[str], advanced: Advanced) -> Taken:
     """Let the work of letters be done again, under the keys that it had; a gateway does it.
 
     Raises NotFound for an id that nobody knows, UserError for work that cannot be replayed.
@@ -55,7 +55,7 @@ def replay(database: Database, choice: Choice, ids: Sequence[str], advanced: Adv
     return _job(database, choice, ids, advanced, take)
 
 
-def purge(database: Database, choice: Choice, ids: Sequence[str], advanced: Advanced) -> Done:
+def purge(database: Database, choice: Choice, ids: Sequence[str], advanced: Advanced) -> Taken:
     """Delete letters, but those that are being replayed. Raises NotFound."""
 
     def take(letters: Sequence[DeadLetter]) -> list[str]:
@@ -80,7 +80,7 @@ def _job(
     ids: Sequence[str],
     advanced: Advanced,
     take: Callable[[Sequence[DeadLetter]], list[str]],
-) -> Done:
+) -> Taken:
     if ids:
         with database.read() as connection:
             named = [dead_letters.get(connection, each) for each in ids]
@@ -96,7 +96,7 @@ def _job(
         taken += take(page)
         seen += len(page)
         advanced(seen, total)
-    return Done(tuple(taken), seen - len(taken))
+    return Taken(tuple(taken), seen - len(taken))
 
 
 def _pages(database: Database, choice: Choice) -> Iterator[list[DeadLetter]]:
@@ -111,7 +111,7 @@ def _pages(database: Database, choice: Choice) -> Iterator[list[DeadLetter]]:
 
 
 def _of_batch(letter: DeadLetter) -> DeadLetter:
-    if letter.source != lines.SOURCE:
+    if letter.source != outcomes.SOURCE:
         raise UserError(
             f"dead letter {letter.id} is of '{letter.source}', which cannot be replayed here",
             hint="replay letters of batches",

@@ -8,7 +8,7 @@ from typing import Annotated, Any, BinaryIO, Literal
 from pydantic import Field, ValidationError
 
 from trimtab.canonical import canonical_json
-from trimtab.gateway import problems
+from trimtab.gateway import unfit
 from trimtab.gateway.bodies import Body, Label, PlainObject
 from trimtab.gateway.offline.bodies import Route
 from trimtab.gateway.offline.endpoints import ENDPOINTS, Task
@@ -131,7 +131,7 @@ def _read(number: int, line: bytes) -> Request:
 
 
 def _first(error: ValidationError, model: type[Any]) -> str:
-    return problems.of_body(error.errors(include_url=False), model).detail
+    return unfit.of_body(error.errors(include_url=False), model).detail
 
 
 def _unfit(number: int, what: str) -> Problem:

@@ -18,7 +18,7 @@ from trimtab.gateway.desk import Desk
 from trimtab.gateway.group import STORE
 from trimtab.gateway.offline import asking, batches, ending, lines
 from trimtab.gateway.offline.batches import Standing
-from trimtab.gateway.offline.lines import Line
+from trimtab.gateway.offline.line import Line
 from trimtab.gateway.problems import LeaseLost
 from trimtab.ledger.tables import database_now
 from trimtab.store.database import Connection, Database
