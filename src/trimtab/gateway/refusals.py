@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from trimtab.gateway.spans import Spans
 
 # So many in a row are logged, and so many a second on the average.
-BURST, A_SECOND = 200, 20
+BURST, A_SECOND = 200, 2
 # They gather for so long, and are written together.
 GATHER_S = 0.25
 
