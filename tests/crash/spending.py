@@ -20,11 +20,11 @@ from typing import Any
 from tests.gateway.visiting import PRICE, Visitors
 from tests.gateway.world import World
 from tests.ledger import history
+from tests.ledger.one import recover
 from trimtab.errors import BudgetExceeded, LedgerError
 from trimtab.gateway.books import Books
 from trimtab.inference import Usage
 from trimtab.ledger.accounts import Level, Period, budgets_of, open_account, set_budget
-from trimtab.ledger.holds import recover
 from trimtab.ledger.reservation import Wanted, beat
 from trimtab.ledger.till import Till
 from trimtab.store import database as store

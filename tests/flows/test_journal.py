@@ -2,13 +2,13 @@ from pathlib import Path
 
 import pytest
 
+from tests.ledger.one import reserve
 from trimtab.flows.controller import Controller
 from trimtab.flows.journal import StepJournal
 from trimtab.flows.tables import take_lease
 from trimtab.gateway import keys, replays
 from trimtab.ledger import recovery
 from trimtab.ledger.accounts import account
-from trimtab.ledger.holds import reserve
 from trimtab.store.blobs import Blobs
 from trimtab.store.clock import now_us
 from trimtab.store.database import Database

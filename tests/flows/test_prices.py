@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 
 from tests.gateway.world import PRICE, World, build_world
+from tests.ledger.one import reserve
 from tests.tiny import build_tokenizer
 from trimtab.errors import NotFound, UserError
 from trimtab.flows.prices import moment, state, table
 from trimtab.journal import requests
 from trimtab.journal.requests import Answered
-from trimtab.ledger.holds import reserve
 from trimtab.ledger.money import Price
 from trimtab.ledger.prices import price_of
 from trimtab.ledger.reservation import NEVER_US
@@ -74,7 +74,7 @@ def test_what_was_charged_stays(world: World) -> None:
     )
     with world.database.transaction() as connection:
         state(connection, "desk", CHEAP, past)
-        requests.record(connection, paid)
+        requests.record_all(connection, [paid])
         with pytest.raises(UserError, match=r"has answered since .*, 1 times"):
             state(connection, "desk", Price(1, 1), past)
         with pytest.raises(UserError, match="has answered since"):

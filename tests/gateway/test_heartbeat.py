@@ -15,6 +15,7 @@ import pytest
 from tests.gateway.echo import Echo
 from tests.gateway.visiting import PRICE, Visitors
 from tests.gateway.world import PROMPT, World, app_with, build_world, listening, until
+from tests.ledger.one import recover
 from trimtab.errors import HoldClosed, StoreError
 from trimtab.gateway import heartbeat, problems, replays
 from trimtab.gateway.books import Books
@@ -22,7 +23,6 @@ from trimtab.gateway.problems import Problem
 from trimtab.gateway.replays import Claim, Replay
 from trimtab.gateway.visit import Visit
 from trimtab.inference import Usage
-from trimtab.ledger.holds import recover
 from trimtab.ledger.reservation import suspects
 
 # The cost that was logged, and whether the answer was kept for whoever asks again.

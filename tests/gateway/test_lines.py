@@ -8,9 +8,9 @@ from sqlalchemy import event
 
 from tests.crash.batch_kills import accept
 from tests.gateway.world import World
+from tests.ledger.one import reserve
 from trimtab.gateway.offline import batches, files, lines
 from trimtab.gateway.offline.line import request_id
-from trimtab.ledger.holds import reserve
 from trimtab.ledger.reservation import NEVER_US, find, suspects
 
 

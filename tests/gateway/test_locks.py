@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.ledger.one import recover
 from tests.ledger.test_holds import check
 from trimtab.errors import BudgetExceeded
 from trimtab.gateway import keys
@@ -17,7 +18,6 @@ from trimtab.gateway.offline import batches, files
 from trimtab.gateway.offline.files import File
 from trimtab.gateway.problems import Problem
 from trimtab.ledger.accounts import open_account, set_budget
-from trimtab.ledger.holds import recover
 from trimtab.ledger.reservation import Wanted, beat
 from trimtab.ledger.tables import database_now
 from trimtab.ledger.till import Till

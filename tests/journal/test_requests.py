@@ -39,8 +39,7 @@ def test_a_request_comes_back_as_it_was_logged(database: Database) -> None:
         cost_nano=10**15,
     )
     with database.transaction() as connection:
-        assert requests.record(connection, full)
-        assert not requests.record(connection, answered(1, status=500))
+        requests.record_all(connection, [full])
         assert requests.get(connection, "r1") == full
         with pytest.raises(NotFound):
             requests.get(connection, "r2")
@@ -48,16 +47,15 @@ def test_a_request_comes_back_as_it_was_logged(database: Database) -> None:
 
 def test_the_recent_ones_come_newest_first(database: Database) -> None:
     with database.transaction(durable=False) as connection:
-        for number in range(5):
-            requests.record(connection, answered(number))
+        requests.record_all(connection, [answered(number) for number in range(5)])
         assert [row.id for row in requests.recent(connection, 2)] == ["r4", "r3"]
 
 
 def test_outcomes_are_of_a_deployment_or_a_version_since_a_time(database: Database) -> None:
     refused = answered(3, status=402, error_code="budget_exceeded", model_version=None)
     with database.transaction(durable=False) as connection:
-        for row in (answered(1), answered(2, deployment="other"), refused, answered(4)):
-            requests.record(connection, row)
+        rows = [answered(1), answered(2, deployment="other"), refused, answered(4)]
+        requests.record_all(connection, rows)
         everything = [row.status for row in requests.outcomes(connection, deployment="desk")]
         late = requests.outcomes(connection, deployment="desk", since_us=4000)
         answers = requests.outcomes(connection, version=VERSION)
@@ -68,7 +66,7 @@ def test_outcomes_are_of_a_deployment_or_a_version_since_a_time(database: Databa
 
 def test_a_refusal_is_no_answer_of_a_version(database: Database) -> None:
     with database.transaction(durable=False) as connection:
-        for row in (answered(1), answered(2, status=503), answered(3, model_version="b" * 64)):
-            requests.record(connection, row)
+        rows = [answered(1), answered(2, status=503), answered(3, model_version="b" * 64)]
+        requests.record_all(connection, rows)
         assert requests.answers_of(connection, VERSION) == 1
         assert requests.answers_of(connection, "c" * 64) == 0

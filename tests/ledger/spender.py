@@ -3,8 +3,8 @@
 import random
 import sys
 
+from tests.ledger.one import reserve, settle
 from trimtab.errors import BudgetExceeded
-from trimtab.ledger.holds import reserve, settle
 from trimtab.store.database import Database
 
 AMOUNT = 100

@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import text
 
 from tests.ledger import history
+from tests.ledger.one import recover, reserve, settle
 from trimtab.ledger.accounts import open_account, set_budget
-from trimtab.ledger.holds import recover, reserve, settle
 from trimtab.ledger.reservation import Hold
 from trimtab.store.database import Connection, Database
 

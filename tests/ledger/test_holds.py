@@ -5,10 +5,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import func, select
 
+from tests.ledger.one import recover, reserve, settle
 from tests.processes import all_running
 from trimtab.errors import BudgetExceeded, LedgerError, StoreError
 from trimtab.ledger.accounts import Budget, account, open_account
-from trimtab.ledger.holds import recover, reserve, settle
 from trimtab.ledger.tables import budgets, holds, spends
 from trimtab.store.database import Connection, Database
 

@@ -4,12 +4,12 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.ledger.one import reserve, settle
 from tests.ledger.test_holds import check
 from trimtab.errors import LedgerError
 from trimtab.ledger import recovery
 from trimtab.ledger.accounts import account, open_account
-from trimtab.ledger.holds import close, reserve, settle
-from trimtab.ledger.recovery import BACK_US, PATIENCE_S, Recovery
+from trimtab.ledger.recovery import BACK_US, PATIENCE_S, Recovery, close
 from trimtab.ledger.reservation import NEVER_US, beat, get, suspects
 from trimtab.store.database import Database
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from tests.databases import sqlite_database
+from tests.ledger.one import recover, reserve, settle
 from tests.ledger.test_holds import check
 from tests.processes import all_running
 from trimtab.errors import BudgetExceeded, LedgerError, UserError
@@ -26,7 +27,6 @@ from trimtab.ledger.accounts import (
     set_budget,
     window_of,
 )
-from trimtab.ledger.holds import recover, reserve, settle
 from trimtab.ledger.reservation import Wanted, beat, get, of_requests
 from trimtab.ledger.tables import spends
 from trimtab.ledger.till import Till

@@ -5,9 +5,9 @@ from alembic.config import Config
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL
 
+from tests.ledger.one import settle
 from trimtab.gateway import keys
 from trimtab.ledger.accounts import account
-from trimtab.ledger.holds import settle
 from trimtab.ledger.prices import price_of
 from trimtab.store.database import Database
 

@@ -1,13 +1,12 @@
 """The request log: who asked, who answered, how long it took, what it cost. Never the words."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 
 from trimtab.errors import NotFound
 from trimtab.journal.tables import COUNT_ANSWERS, COUNT_CHARGED, RECORD, SUM_COST, requests
 from trimtab.store.clock import now_us
 from trimtab.store.database import Connection
-from trimtab.store.rows import insert_once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,11 +54,6 @@ class Outcome:
     degraded: bool
     latency_ms: float
     created_us: int
-
-
-def record(connection: Connection, answered: Answered) -> bool:
-    """Log a request; False if it was logged before, which changes nothing."""
-    return insert_once(connection, requests, asdict(answered))
 
 
 def record_all(connection: Connection, answered: Sequence[Answered]) -> None:

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Sequence
 
 from trimtab.ledger import reservation
-from trimtab.ledger.holds import close
 from trimtab.ledger.reservation import Hold
 from trimtab.ledger.tables import database_now
+from trimtab.ledger.till import Till
 from trimtab.store.database import Connection
 
 # Several beats of a gateway.
@@ -42,3 +42,16 @@ class Recovery:
             else:
                 self._seen[hold.id] = (expires_us, since)
         return close(connection, dead)
+
+
+def close(connection: Connection, dead: Sequence[Hold]) -> Sequence[Hold]:
+    """Settle holds to their floors, marked estimated; those that have changed since they were
+    looked at are left, as somebody lives who works for them."""
+    if not dead:
+        return ()
+    accounts = {account for hold in dead for account in hold.accounts}
+    till = Till(connection, accounts, [hold.id for hold in dead])
+    same = [hold.id for hold in dead if till.is_as(hold)]
+    closed = tuple(till.expire(hold_id) for hold_id in same)
+    till.write()
+    return closed

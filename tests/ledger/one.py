@@ -1,12 +1,9 @@
-"""Holds: the worst case is reserved before work starts, and what was used is settled after it.
-
-At every commit, for every budget: spent + held <= limit. One at a time here, each through a till.
-"""
+"""One hold at a time, each through a till of its own: what the gateway does for many together."""
 
 from collections.abc import Sequence
 
 from trimtab.errors import LedgerError
-from trimtab.ledger import reservation
+from trimtab.ledger import recovery, reservation
 from trimtab.ledger.accounts import account_of
 from trimtab.ledger.reservation import Hold, Wanted
 from trimtab.ledger.tables import database_now
@@ -51,19 +48,7 @@ def settle(connection: Connection, hold_id: str, amount: int, kind: str = "reque
 
 
 def recover(connection: Connection, now: int | None = None) -> Sequence[Hold]:
-    """Close the holds that expired by `now` (else by the database's clock)."""
+    """Close the holds that expired by `now` (else by the database's clock), as if nobody had been
+    seen to work for them."""
     at = database_now(connection) if now is None else now
-    return close(connection, reservation.suspects(connection, at))
-
-
-def close(connection: Connection, dead: Sequence[Hold]) -> Sequence[Hold]:
-    """Settle holds to their floors, marked estimated; those that have changed since they were
-    looked at are left, as somebody lives who works for them."""
-    if not dead:
-        return ()
-    accounts = {account for hold in dead for account in hold.accounts}
-    till = Till(connection, accounts, [hold.id for hold in dead])
-    same = [hold.id for hold in dead if till.is_as(hold)]
-    closed = tuple(till.expire(hold_id) for hold_id in same)
-    till.write()
-    return closed
+    return recovery.close(connection, reservation.suspects(connection, at))
