@@ -197,10 +197,7 @@ class Answering(Generic[Answer]):
         """Tell the breaker of an end that was no answer."""
         assert self._permit is not None
         silent = self._visit.ttft_ms is None and self.left_s < TIMER_S
-        if upstream.counts(error) or (silent and isinstance(error, asyncio.CancelledError)):
-            self._permit.failed()  # a silence up to the deadline is the upstream's as well
-        else:
-            self._permit.left()
+        upstream.gave_up(self._permit, error, silent=silent)
 
     def _allowed(self, share: float) -> float | None:
         """Seconds for a part of the way, where somebody else could still answer after it."""

@@ -4,7 +4,6 @@ By the encoder that is named, or by nobody: a vector of another encoder is no an
 since a client that sends the same again pays for it once.
 """
 
-import asyncio
 import base64
 import struct
 from collections.abc import Sequence
@@ -118,11 +117,7 @@ async def _embedded(desk: Desk, visit: Visit, encoding: Encoding, inputs: Inputs
         vectors = await asked(engine, visit, encoding.hash, inputs)
     except BaseException as error:
         late = visit.patience_s is not None and visit.patience_s < TIMER_S
-        silent = isinstance(error, asyncio.CancelledError) and late and not visit.usage.prompt
-        if upstream.counts(error) or silent:
-            permit.failed()  # a silence up to the deadline is the encoder's as well
-        else:
-            permit.left()
+        upstream.gave_up(permit, error, silent=late and not visit.usage.prompt)
         raise
     permit.succeeded()
     visit.finish_reason = "stop"

@@ -1,5 +1,6 @@
 """What went wrong with an engine, and what may be done about it."""
 
+import asyncio
 from dataclasses import dataclass, field
 from time import monotonic
 
@@ -10,7 +11,7 @@ from trimtab.errors import (
     RequestRefused,
     TrimtabError,
 )
-from trimtab.gateway.breaker import Breaker
+from trimtab.gateway.breaker import Breaker, Permit
 from trimtab.gateway.encoders import Answerer
 from trimtab.gateway.problems import Problem
 from trimtab.gateway.retry import RetryBudget
@@ -58,6 +59,15 @@ def is_failure(error: BaseException) -> bool:
 def counts(error: BaseException) -> bool:
     """Whether the breaker hears of it."""
     return is_failure(error) and not isinstance(error, EngineOverloaded)
+
+
+def gave_up(permit: Permit, error: BaseException, *, silent: bool = False) -> None:
+    """Tell the breaker of an attempt that ended in an error. One that was `silent` up to its
+    deadline, when it was cancelled, is the upstream's fault as well."""
+    if counts(error) or (silent and isinstance(error, asyncio.CancelledError)):
+        permit.failed()
+    else:
+        permit.left()
 
 
 def may_repeat(error: BaseException) -> bool:

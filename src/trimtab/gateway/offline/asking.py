@@ -105,8 +105,7 @@ async def _given(desk: Desk, visit: Visit, task: Task) -> Any:
         try:
             ready = await task.ready(desk, visit, served)
         except (EngineError, IdentityError) as error:
-            if upstream.counts(error):
-                permit.failed()
+            upstream.gave_up(permit, error)
             _forget(desk, served)
             # Nothing was asked yet, so it is not the line that this fails on.
             raise NotYet(upstream.reason(error), BUSY_S) from error
@@ -114,10 +113,9 @@ async def _given(desk: Desk, visit: Visit, task: Task) -> Any:
         visit.begin_attempt()
         given = await ready.ask()
     except BaseException as error:
+        upstream.gave_up(permit, error)
         if upstream.counts(error):
-            permit.failed()
             _forget(desk, served)
-        permit.left()
         raise
     permit.succeeded()
     return given
