@@ -17,7 +17,7 @@ from tests.gateway.world import PROMPT, World, app_with
 from trimtab.engine.remote import RemoteEngine
 from trimtab.engine.server import Connection
 
-REQUESTS = 200
+REQUESTS = 80
 CHAT = {"model": "desk", "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 5}
 ASK = {"model": "desk", "prompt": PROMPT, "max_tokens": 5}
 
@@ -86,11 +86,14 @@ def test_nothing_waits_for_the_collector(
                 answers = await asyncio.gather(*asking)
                 assert all(b"desk" in answer for answer in answers)
 
-            await eight()  # what is made once is made now
-            with uncollected() as found:
-                for _ in range(REQUESTS // 8):
-                    await eight()
-            return found[0]
+            found = []
+            for _ in range(3):
+                with uncollected() as waited:
+                    for _ in range(REQUESTS // 8):
+                        await eight()
+                found += waited
+            # Statements are put into words once, for each number of rows that comes up.
+            return min(found)
 
     # A cycle a request, or a connection, would be many hundreds. (The transports of asyncio's own
     # loop are cycles; the gateway runs on another.)
