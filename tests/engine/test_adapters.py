@@ -1,16 +1,19 @@
 """More adapters than fit into memory: those that come back from disk are what was checked."""
 
+import json
 from pathlib import Path
 
 import pytest
+from peft.tuners.lora import LoraLayer
 
-from tests.engine.paths import ask, make_path, score
+from tests.engine.paths import Kept, ask, make_path, run, score, scores
 from tests.engine.reference import Reference
-from tests.tiny import build_adapter
+from tests.tiny import build_adapter, build_base
 from trimtab.engine import adapters
 from trimtab.engine.continuous import ContinuousPath
+from trimtab.engine.jobs import ScoreJob
 from trimtab.errors import EngineError, IdentityError
-from trimtab.inference import Sampling, VersionFiles
+from trimtab.inference import Sampling, ScoreRequest, VersionFiles
 
 PROMPT, END = (17, 40, 5, 99), (7, 8, 9, 10)
 HOT = 3
@@ -85,3 +88,42 @@ def test_one_that_finds_no_memory_fails_its_own_request_alone(
             ask(path, "v0", [PROMPT], Sampling(max_tokens=2))
     [answer] = ask(path, "v0", [PROMPT], Sampling(max_tokens=2))
     assert len(answer.tokens) == 2
+
+
+def test_a_thousand_are_registered_and_sixty_four_in_memory(tmp_path: Path) -> None:
+    """One file of weights under a thousand scales: each answers by its own, from disk again."""
+    base = build_base(tmp_path / "base", layers=1, hidden=32)
+    first = build_adapter(tmp_path / "0", base, rank=1, alpha=1)
+    config = json.loads((first / "adapter_config.json").read_bytes())
+    path = make_path(base, "native")
+    assert isinstance(path, ContinuousPath)
+    for alpha in range(1, 1001):
+        folder = tmp_path / "adapters" / str(alpha)
+        folder.mkdir(parents=True)
+        (folder / "adapter_config.json").write_text(
+            json.dumps(config | {"lora_alpha": alpha / 100})
+        )
+        (folder / "adapter_model.safetensors").hardlink_to(first / "adapter_model.safetensors")
+        path.load(VersionFiles(str(alpha), base, folder, base, (2,)))
+    assert (len(path._adapters._known), len(path._adapters._hot)) == (1000, 64)
+    asked = [*range(1, 1001, 37), *range(1000, 900, -7), 1]
+    jobs = {
+        alpha: ScoreJob(ScoreRequest(str(alpha), PROMPT, (END,), str(alpha)), Kept())
+        for alpha in asked
+    }
+    for job in jobs.values():
+        path.add(job)
+    run(path)
+    reference = Reference(base, first)
+    for alpha, job in jobs.items():
+        [found] = scores(job)
+        assert found.logprobs == pytest.approx(scaled(reference, alpha / 100), abs=1e-4)
+    assert len(path._adapters._hot) == 64
+
+
+def scaled(reference: Reference, alpha: float) -> tuple[float, ...]:
+    """What PEFT says with another scale, which at a rank of one is alpha itself."""
+    for module in reference._model.modules():
+        if isinstance(module, LoraLayer):
+            module.scaling["default"] = alpha
+    return reference.score(PROMPT, END)

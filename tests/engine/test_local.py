@@ -20,6 +20,7 @@ from trimtab.errors import (
     EngineOverloaded,
     EngineUnavailable,
     IdentityError,
+    RequestRefused,
     VersionNotLoaded,
 )
 from trimtab.inference import (
@@ -230,6 +231,53 @@ def test_a_job_that_cannot_be_taken_in_costs_itself_alone(
         assert len((await complete(engine, request("base", 2))).tokens) == 2
 
     asyncio.run(ask())
+
+
+def test_a_stop_string_of_a_thousand_characters_ends_the_answer_where_it_stands(
+    engine: LocalEngine, version_of: VersionOf
+) -> None:
+    """Of all that may be its beginning nothing is given out before it is certain; and one that
+    never comes costs nobody a character.
+    """
+
+    async def ask(*stop: str) -> tuple[Completion, list[str]]:
+        sampling = Sampling(max_tokens=500, stop=stop)
+        asked = GenerateRequest("base", PROMPT, sampling, "s")
+        chunks = [chunk async for chunk in engine.generate(asked)]
+        return await complete(engine, asked), [chunk.text for chunk in chunks]
+
+    async def run() -> None:
+        await engine.load(replace(version_of("base"), stop_tokens=()))
+        whole, _ = await ask()
+        stop = whole.text[5:1005]
+        assert len(stop) == 1000
+        cut = whole.text.index(stop)
+        stopped, pieces = await ask(stop, "x" * 1000)
+        assert (stopped.text, stopped.finish_reason) == (whole.text[:cut], "stop")
+        assert "".join(pieces) == stopped.text
+        assert len(stopped.tokens) < len(whole.tokens)
+        other, _ = await ask(stop[:-1] + "\0")
+        assert (other.text, other.tokens) == (whole.text, whole.tokens)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("most", [0, -1, 513, 10**9])
+def test_a_length_that_can_never_be_is_refused_and_the_others_go_on(
+    engine: LocalEngine, version_of: VersionOf, most: int
+) -> None:
+    async def run() -> None:
+        await engine.load(version_of("base"))
+        fit, unfit = await asyncio.gather(
+            complete(engine, request("base")),
+            complete(engine, request("base", max_tokens=most, id="2")),
+            return_exceptions=True,
+        )
+        assert isinstance(fit, Completion)
+        assert isinstance(unfit, RequestRefused)
+        assert "max_tokens" in f"{unfit.message} {unfit.hint}"
+
+    asyncio.run(run())
 
 
 def test_capabilities_name_what_computes(engine: LocalEngine) -> None:

@@ -150,6 +150,19 @@ def test_an_adapter_is_loaded_under_its_content_and_unloaded(
     asyncio.run(ask())
 
 
+def test_two_clients_that_load_one_adapter_at_once_both_have_it(
+    vllm: Vllm, url: str, base: Path, version_of: VersionOf
+) -> None:
+    async def ask() -> None:
+        async with opened(url, base) as one, opened(url, base) as other:
+            await asyncio.gather(*(each.load(version_of("red")) for each in (one, other)))
+            for each in (one, other):
+                await complete(each, request("red"))
+        assert len(vllm.adapters) == 1
+
+    asyncio.run(ask())
+
+
 def test_a_server_that_was_restarted_has_forgotten_what_it_held(
     vllm: Vllm, url: str, base: Path, version_of: VersionOf
 ) -> None:
@@ -215,6 +228,8 @@ def test_patience_and_priority_reach_the_server_where_it_heeds_them(
             assert vllm.bodies[-1]["priority"] == 2
             with pytest.raises(EngineOverloaded):
                 await complete(engine, replace(request("base"), patience_s=0.0))
+            with pytest.raises(EngineOverloaded):
+                await engine.score(ScoreRequest("base", PROMPT, ENDS, "s", patience_s=0.0))
         async with opened(url, base) as engine:
             await engine.load(version_of("base"))
             await complete(engine, replace(request("base"), priority="shadow"))

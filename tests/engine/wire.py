@@ -10,6 +10,7 @@ import json
 import secrets
 import socket
 import threading
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -58,6 +59,7 @@ class Vllm:
 
     def app(self) -> FastAPI:
         app = FastAPI()
+        loading: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
         @app.middleware("http")
         async def authenticate(request: Request, call: Any) -> Response:
@@ -87,14 +89,15 @@ class Vllm:
         @app.post("/v1/load_lora_adapter")
         async def load(body: dict[str, Any]) -> Response:
             name, path = body["lora_name"], body["lora_path"]
-            if name in self.adapters:
-                return refused(400, f"The lora adapter '{name}' has already been loaded.")
-            try:
-                files = self._files(name, None if self.ignores_adapters else path)
-                await self.engine.load(files)
-            except IdentityError as error:
-                return refused(500, error.message)
-            self.adapters[name] = path
+            async with loading[name]:
+                if name in self.adapters:
+                    return refused(400, f"The lora adapter '{name}' has already been loaded.")
+                try:
+                    files = self._files(name, None if self.ignores_adapters else path)
+                    await self.engine.load(files)
+                except IdentityError as error:
+                    return refused(500, error.message)
+                self.adapters[name] = path
             return PlainTextResponse(f"Success: LoRA adapter '{name}' added successfully.")
 
         @app.post("/v1/unload_lora_adapter")
@@ -159,6 +162,7 @@ class Vllm:
                         "top_logprobs": [row],
                     },
                 }
+                yield ": a proxy keeps the connection\n\n"
                 yield frame({"choices": [{"index": 0, "text": "", "finish_reason": None}]})
                 yield frame({"choices": [choice]})
                 await asyncio.sleep(self.pause_s)

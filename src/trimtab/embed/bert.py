@@ -44,7 +44,6 @@ class Bert:
         self._epsilon = float(config.get("layer_norm_eps", 1e-12))
         self.width = int(config["hidden_size"])
         self.vocabulary = int(config["vocab_size"])
-        self.context = int(config["max_position_embeddings"])
 
     @torch.inference_mode()
     def states(self, ids: Tensor, mask: Tensor) -> Tensor:

@@ -24,11 +24,6 @@ class Encoder:
         self._model = Bert(folder)
 
     @property
-    def context(self) -> int:
-        """How many tokens a text may have, its frame included."""
-        return self._model.context
-
-    @property
     def vocabulary(self) -> int:
         return self._model.vocabulary
 

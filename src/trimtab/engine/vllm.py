@@ -134,9 +134,7 @@ class VllmEngine:
                 if held is not None:
                     # It was restarted.
                     self._trials.doubt()
-                await self._routes.order(
-                    "load_lora_adapter", lora_name=name, lora_path=str(files.adapter)
-                )
+                await self._order(name, str(files.adapter))
             self._held[files.version] = held or Held(files, name, Tokenizer(files.tokenizer))
 
     async def unload(self, version: str) -> None:
@@ -191,7 +189,7 @@ class VllmEngine:
             "max_tokens": 1,
         }
         with self._counted(), self._forgetting(held):
-            found = await self._routes.complete(body)
+            found = await self._routes.complete(body, request.patience_s)
         for choice in found["choices"]:
             i = asked[choice["index"]]
             rows = choice["prompt_logprobs"][len(request.prompt) :]
@@ -265,6 +263,16 @@ class VllmEngine:
             yield
         finally:
             self._running -= 1
+
+    async def _order(self, name: str, folder: str) -> None:
+        """Have the server load an adapter, unless another client of it was first: what is there
+        under the name has the same content.
+        """
+        try:
+            await self._routes.order("load_lora_adapter", lora_name=name, lora_path=folder)
+        except IdentityError:
+            if name not in await self._adapters():
+                raise
 
     async def _adapters(self) -> set[str]:
         return {

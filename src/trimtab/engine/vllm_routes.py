@@ -6,8 +6,8 @@ OpenAI's, and those for LoRA adapters, of vLLM 0.32 (in `vllm/entrypoints`:
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,8 @@ from trimtab.errors import (
 )
 
 TIMEOUT = httpx.Timeout(600.0, connect=5.0)
+# A key that does not fit, a server or a proxy before it that is busy or gone.
+NOT_ABOUT_THE_ADAPTER = (401, 403, 429, 502, 503, 504)
 HINT = "it may be starting or restarting; try again in a moment"
 
 
@@ -75,8 +77,12 @@ class Routes:
             raise self.gone("/v1/models lists no models: is it a vLLM server?")
         return cards
 
-    async def complete(self, body: dict[str, Any]) -> dict[str, Any]:
-        return await self._json(self._client.post("/v1/completions", json=body), body["model"])
+    async def complete(self, body: dict[str, Any], patience_s: float | None) -> dict[str, Any]:
+        """A completion as a whole. Raises EngineOverloaded where it is not there in time."""
+        with _patient(patience_s):
+            async with asyncio.timeout(patience_s):
+                call = self._client.post("/v1/completions", json=body)
+                return await self._json(call, body["model"])
 
     @asynccontextmanager
     async def stream(
@@ -87,27 +93,23 @@ class Routes:
         """
         try:
             async with AsyncExitStack() as stack:
-                try:
+                with _patient(patience_s):
                     async with asyncio.timeout(patience_s):
                         call = self._client.stream("POST", "/v1/completions", json=body)
                         response = await stack.enter_async_context(call)
                         if response.status_code != httpx.codes.OK:
                             await response.aread()
                             raise self._refused(response, body["model"])
-                        lines = response.aiter_lines()
-                        first = await anext(lines, "")
-                except TimeoutError:
-                    raise EngineOverloaded(
-                        f"vLLM did not begin within {patience_s} s", hint="try again later"
-                    ) from None
-                yield self._frames(first, lines, body["model"])
+                        frames = self._frames(response.aiter_lines(), body["model"])
+                        first = await anext(frames, None)
+                yield _chained(first, frames)
         except httpx.TransportError as error:
             raise self.gone(str(error) or type(error).__name__) from error
 
     async def _frames(
-        self, first: str, lines: AsyncIterator[str], model: str
-    ) -> AsyncIterator[dict[str, Any]]:
-        yield self._frame(first, model)
+        self, lines: AsyncIterator[str], model: str
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """What a proxy sends to keep a connection is none, and neither is the mark at the end."""
         async for line in lines:
             if line.startswith("data: {"):
                 yield self._frame(line, model)
@@ -135,7 +137,7 @@ class Routes:
                 f"{self.server.url} loads no adapters while it serves",
                 hint="start it with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True",
             )
-        if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        if response.status_code in NOT_ABOUT_THE_ADAPTER:
             raise self._refused(response, None)
         if route == "unload_lora_adapter":
             raise not_loaded(body["lora_name"])
@@ -188,6 +190,25 @@ class Routes:
 
 def not_loaded(version: str) -> VersionNotLoaded:
     return VersionNotLoaded(f"version {version} is not loaded", hint="load it, then ask again")
+
+
+@contextmanager
+def _patient(patience_s: float | None) -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError:
+        raise EngineOverloaded(
+            f"vLLM did not answer within {patience_s} s", hint="try again later"
+        ) from None
+
+
+async def _chained(
+    first: dict[str, Any] | None, others: AsyncIterator[dict[str, Any]]
+) -> AsyncIterator[dict[str, Any]]:
+    if first is not None:
+        yield first
+    async for other in others:
+        yield other
 
 
 def _message(content: bytes) -> str:

@@ -31,7 +31,9 @@ KEY = "TRIMTAB_VLLM_KEY"
 @asynccontextmanager
 async def given(url: str, base: Path) -> AsyncIterator[VllmEngine]:
     """The engine of a server that runs already. Raises EngineError and BaseError."""
-    engine = VllmEngine(Server(url.rstrip("/"), os.environ.get(KEY, "")), base)
+    # Clients of OpenAI's API are told to add it.
+    root = url.rstrip("/").removesuffix("/v1")
+    engine = VllmEngine(Server(root, os.environ.get(KEY, "")), base)
     try:
         await engine.open()
         yield engine

@@ -5,7 +5,7 @@ nothing of adapters.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,10 +169,3 @@ class _Reader:
         if not all(math.isfinite(end) for end in tensor.aminmax()):
             raise BaseError(f"{self._folder}: {name} holds NaN or infinity", hint=HINT)
         return tensor
-
-
-def projections(shape: Shape) -> Iterator[str]:
-    """The name of every projection in the network, as a file of weights has it."""
-    for layer in range(shape.layers):
-        for name in widths(shape):
-            yield f"model.layers.{layer}.{name}"
