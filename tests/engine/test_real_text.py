@@ -129,7 +129,7 @@ def _said(
         tokens.append(int(row.argmax()))
         logprobs.append(float(row[tokens[-1]]))
         logits = model(input_ids=torch.tensor([[tokens[-1]]]), past_key_values=cache).logits[0, -1]
-    cache.crop(len(prompt))
+    cache.crop(-COUNT)
     rows = model(input_ids=torch.tensor([end]), past_key_values=cache).logits[0].log_softmax(-1)
     scored += [float(row[token]) for row, token in zip(rows, end[1:], strict=False)]
     return tuple(tokens), tuple(logprobs), tuple(scored)
