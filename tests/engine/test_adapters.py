@@ -92,7 +92,7 @@ def test_one_that_finds_no_memory_fails_its_own_request_alone(
 
 def test_a_thousand_are_registered_and_sixty_four_in_memory(tmp_path: Path) -> None:
     """One file of weights under a thousand scales: each answers by its own, from disk again."""
-    base = build_base(tmp_path / "base", layers=1, hidden=32)
+    base = build_base(tmp_path / "base", layers=1)
     first = build_adapter(tmp_path / "0", base, rank=1, alpha=1)
     config = json.loads((first / "adapter_config.json").read_bytes())
     path = make_path(base, "native")
@@ -117,7 +117,7 @@ def test_a_thousand_are_registered_and_sixty_four_in_memory(tmp_path: Path) -> N
     reference = Reference(base, first)
     for alpha, job in jobs.items():
         [found] = scores(job)
-        assert found.logprobs == pytest.approx(scaled(reference, alpha / 100), abs=1e-4)
+        assert found.logprobs == pytest.approx(scaled(reference, alpha / 100), abs=1e-3)
     assert len(path._adapters._hot) == 64
 
 

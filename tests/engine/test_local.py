@@ -12,6 +12,7 @@ import torch
 
 from tests.engine.conftest import VersionOf
 from tests.engine.reference import Reference
+from tests.tiny import build_base
 from trimtab.engine.general import GeneralPath, Version
 from trimtab.engine.local import MAX_WAITING, LocalEngine
 from trimtab.engine.process import serve
@@ -24,6 +25,7 @@ from trimtab.errors import (
     VersionNotLoaded,
 )
 from trimtab.inference import (
+    Chunk,
     Completion,
     GenerateRequest,
     Sampling,
@@ -234,32 +236,40 @@ def test_a_job_that_cannot_be_taken_in_costs_itself_alone(
 
 
 def test_a_stop_string_of_a_thousand_characters_ends_the_answer_where_it_stands(
-    engine: LocalEngine, version_of: VersionOf
+    tmp_path: Path,
 ) -> None:
-    """Of all that may be its beginning nothing is given out before it is certain; and one that
-    never comes costs nobody a character.
+    """Nothing that may be its beginning is given out before that is certain; one that never comes
+    costs nobody a character.
     """
+    base = build_base(tmp_path / "base", layers=1, context=2048)
+    engine = LocalEngine(base, torch.float32, torch.device("cpu"))
 
-    async def ask(*stop: str) -> tuple[Completion, list[str]]:
-        sampling = Sampling(max_tokens=500, stop=stop)
+    async def ask(*stop: str) -> list[Chunk]:
+        sampling = Sampling(max_tokens=2000, stop=stop)
         asked = GenerateRequest("base", PROMPT, sampling, "s")
-        chunks = [chunk async for chunk in engine.generate(asked)]
-        return await complete(engine, asked), [chunk.text for chunk in chunks]
+        return [chunk async for chunk in engine.generate(asked)]
 
     async def run() -> None:
-        await engine.load(replace(version_of("base"), stop_tokens=()))
-        whole, _ = await ask()
-        stop = whole.text[5:1005]
+        await engine.load(VersionFiles("base", base, None, base, ()))
+        whole = await ask()
+        text = said(whole)
+        stop = text[5:1005]
         assert len(stop) == 1000
-        cut = whole.text.index(stop)
-        stopped, pieces = await ask(stop, "x" * 1000)
-        assert (stopped.text, stopped.finish_reason) == (whole.text[:cut], "stop")
-        assert "".join(pieces) == stopped.text
-        assert len(stopped.tokens) < len(whole.tokens)
-        other, _ = await ask(stop[:-1] + "\0")
-        assert (other.text, other.tokens) == (whole.text, whole.tokens)
+        stopped = await ask(stop)
+        assert (said(stopped), stopped[-1].finish_reason) == (text[: text.index(stop)], "stop")
+        assert len(stopped) < len(whole)
+        other = await ask(stop[:-1] + "\0")
+        assert said(other) == text
+        assert [c.tokens for c in other] == [c.tokens for c in whole]
 
-    asyncio.run(run())
+    try:
+        asyncio.run(run())
+    finally:
+        engine.close()
+
+
+def said(chunks: list[Chunk]) -> str:
+    return "".join(chunk.text for chunk in chunks)
 
 
 @pytest.mark.parametrize("most", [0, -1, 513, 10**9])

@@ -38,7 +38,7 @@ TEXTS = (
     "Explain in one sentence why the sky is blue.",
 )
 END = " Eat well, sleep enough and take a walk."
-COUNT = 5
+COUNT = 3
 
 Known = dict[str, tuple[tuple[int, ...], tuple[float, ...], tuple[float, ...]]]
 """Greedy tokens, their log-probabilities, and those of END."""
@@ -209,11 +209,10 @@ def test_what_the_prefix_cache_has_changes_nothing(
 def test_one_alone_says_the_same(
     path: ContinuousPath, prompts: dict[str, tuple[int, ...]], known: Known
 ) -> None:
-    for name in ("base", "v5"):
-        path._schedule.blocks.forget(name)
-        [said] = ask(path, name, [prompts[name]], Sampling(max_tokens=COUNT))
-        assert (said.tokens, said.usage.cached) == (known[name][0], 0)
-        assert said.logprobs == pytest.approx(known[name][1], abs=1e-3)
+    path._schedule.blocks.forget("v5")
+    [said] = ask(path, "v5", [prompts["v5"]], Sampling(max_tokens=COUNT))
+    assert (said.tokens, said.usage.cached) == (known["v5"][0], 0)
+    assert said.logprobs == pytest.approx(known["v5"][1], abs=1e-3)
 
 
 def test_versions_that_come_and_go_under_traffic_change_nobodys_answer(
@@ -225,7 +224,7 @@ def test_versions_that_come_and_go_under_traffic_change_nobodys_answer(
     known: Known,
 ) -> None:
     path.unload("v6")
-    jobs = mixed(path, {name: p for name, p in prompts.items() if name not in ("v6", "v7")}, end)
+    jobs = mixed(path, {name: prompts[name] for name in ("base", "v3", "v5")}, end)
     path.step()
     path.unload("v7")
     load(path, base, trained[1], "v6")

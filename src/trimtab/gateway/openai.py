@@ -1,8 +1,8 @@
 """`POST /v1/chat/completions` and `/v1/completions`, for any client of OpenAI's API."""
 
 import json
-from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Header, Request
@@ -40,6 +40,7 @@ from trimtab.gateway.openai_bodies import (
 from trimtab.gateway.problems import Problem
 from trimtab.gateway.stream import Emit, EventStream, unless_gone
 from trimtab.gateway.visit import Visit
+from trimtab.text.tool_calls import Listener
 
 router = APIRouter()
 # What the first piece of a dialogue's answer has beside its text.
@@ -81,13 +82,13 @@ class Mold:
         return self._head + _written(text) + beside + self._tail
 
 
+@dataclass(slots=True)
 class Told:
     """How far one answer of a dialogue was told; `reading` keeps back what may be a call."""
 
-    def __init__(self, offer: Offer | None) -> None:
-        self.first = True
-        self.reading = None if offer is None else offer.listener()
-        self.mold: Mold | None = None
+    reading: Listener | None
+    first: bool = True
+    mold: Mold | None = None
 
 
 class Chat:
@@ -97,7 +98,7 @@ class Chat:
 
     def __init__(self, offer: Offer | None = None) -> None:
         self._offer = offer
-        self._told = defaultdict[int, Told](lambda: Told(offer))
+        self._told: dict[int, Told] = {}
 
     def whole(self, visit: Visit, work: Generation) -> Envelope:
         choices = [self._choice(visit.id, choice) for choice in work.choices]
@@ -117,7 +118,7 @@ class Chat:
 
     def piece(self, visit: Visit, text: str, index: int) -> bytes | None:
         """What goes out for a piece of text; a part of a call waits for its end."""
-        told = self._told[index]
+        told = self._of(index)
         said = text if told.reading is None else told.reading.push(text)
         if not said:
             return None
@@ -138,7 +139,7 @@ class Chat:
     def _end(self, visit: Visit, choice: Choice) -> list[Envelope]:
         rest: str | None = None
         calls: list[DeltaCall] | None = None
-        reading = self._told[choice.index].reading
+        reading = self._of(choice.index).reading
         if self._offer is not None and reading is not None:
             rest, calls = self._offer.rest(reading, choice.text, _id_of(visit.id, choice))
         more = [Delta(content=rest)] if rest else []
@@ -154,8 +155,14 @@ class Chat:
             self._chunk(visit, [last]),
         ]
 
+    def _of(self, index: int) -> Told:
+        if (told := self._told.get(index)) is None:
+            listener = None if self._offer is None else self._offer.listener()
+            told = self._told[index] = Told(listener)
+        return told
+
     def _delta(self, visit: Visit, index: int, delta: Delta) -> Envelope:
-        told = self._told[index]
+        told = self._of(index)
         if told.first:
             delta.role, told.first = "assistant", False
         return self._chunk(visit, [DeltaChoice(index=index, delta=delta)])
