@@ -17,6 +17,7 @@ from tests.engine.conftest import VersionOf
 from tests.engine.kinds import build_kind
 from tests.engine.reference import Reference
 from tests.engine.wire import KEY, VERSION, Vllm
+from trimtab.engine import vllm_server
 from trimtab.engine.vllm import METHODS, VllmEngine
 from trimtab.engine.vllm_routes import Server
 from trimtab.errors import (
@@ -344,6 +345,18 @@ def test_a_server_that_is_not_there_or_serves_something_else(
             asyncio.run(look(url))
         vllm.model = base.name
         asyncio.run(look(url))
+
+
+def test_an_address_may_end_as_clients_of_openai_are_told(
+    url: str, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(vllm_server.KEY, KEY)
+
+    async def told() -> int:
+        async with vllm_server.given(f"{url}/v1/", base) as engine:
+            return (await engine.capabilities()).context
+
+    assert asyncio.run(told()) == 512
 
 
 def test_capabilities_are_those_of_vllm(url: str, base: Path) -> None:
