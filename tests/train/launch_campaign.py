@@ -1,13 +1,16 @@
 """The long form of the launchers' tests: every way to share a run out, against one process.
 
-`make test-distributed`. Writes docs/campaigns/distributed.json: of each mode its ranks, its losses
-and those of one process, the largest difference, and what shows that the run really was shared.
+`make test-distributed`. Writes docs/campaigns/distributed.json: of each mode its ranks and who
+started them, its losses and those of one process, the largest difference, and what shows that the
+run really was shared. Where the launcher itself is not in question, the ranks are forks of this
+process, which has imported what they need.
 """
 
 import dataclasses
 import importlib.util
 import json
 import os
+import resource
 import signal
 import sys
 import time
@@ -21,11 +24,15 @@ import psutil
 
 from tests.campaigns import FOLDER, record
 from tests.tiny import build_base
+from tests.train import ranks
 from tests.train.conftest import DIALOGUES, SYSTEM, small_settings
 from trimtab.errors import Preempted, TrimtabError
 from trimtab.text.chat import ChatFormat
 from trimtab.train.launchers import LAUNCHERS, SHARDINGS, Launch
-from trimtab.train.run import StepProgress
+from trimtab.train.launchers.job import Desk, Job
+from trimtab.train.objectives import objective_of
+from trimtab.train.preflight import preflight
+from trimtab.train.run import RunResult, StepProgress
 from trimtab.train.settings import TrainSettings
 from trimtab.train.start import train
 
@@ -37,19 +44,22 @@ OnStep = Callable[[StepProgress], None]
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """A launch, what is trained under it, and what happens on the way: a worker is killed, or the
-    run is told to end and begun again.
+    """A launch, what is trained under it, who starts the ranks, and what happens on the way: a
+    worker is killed, or the run is told to end and begun again.
     """
 
     launch: Launch
     objective: str = "sft"
     method: str = "lora"
+    accumulation: int = 1
+    by: Literal["forks", "launcher"] = "forks"
     fate: Literal["", "a worker lost", "told to end"] = ""
 
     @property
     def name(self) -> str:
+        steps = f", {self.accumulation} batches a step" if self.accumulation > 1 else ""
         fate = f", {self.fate}" if self.fate else ""
-        return f"{self.launch}; {self.objective} by {self.method}{fate}"
+        return f"{self.launch}; {self.objective} by {self.method}{steps}{fate}"
 
     @property
     def missing(self) -> str:
@@ -64,22 +74,27 @@ def torchrun(sharding: str, offload: str = "none", ranks: int = 2) -> Launch:
 
 
 MODES = (
-    Mode(torchrun("none")),
+    Mode(torchrun("none"), by="launcher"),
     Mode(torchrun("none"), method="full"),
     Mode(torchrun("none"), objective="dpo"),
     Mode(torchrun("fsdp")),
     Mode(torchrun("fsdp"), method="full"),
     Mode(torchrun("fsdp"), objective="dpo"),
     Mode(torchrun("fsdp"), objective="orpo"),
-    Mode(torchrun("fsdp"), fate="told to end"),
+    Mode(torchrun("fsdp"), by="launcher", fate="told to end"),
     Mode(torchrun("zero2")),
+    Mode(torchrun("zero2"), accumulation=2),
     Mode(torchrun("zero2", "cpu"), method="full"),
     Mode(torchrun("zero3")),
+    Mode(torchrun("zero3"), method="full"),
+    Mode(torchrun("zero3"), accumulation=2),
+    Mode(torchrun("zero3"), objective="dpo"),
     Mode(torchrun("zero3", "cpu"), method="full"),
     Mode(torchrun("zero3", "nvme", 1), method="full"),
-    Mode(Launch("ray", 2)),
-    Mode(Launch("ray", 2, "fsdp")),
-    Mode(Launch("ray", 2), fate="a worker lost"),
+    # Ray's threads last: what is forked has none.
+    Mode(Launch("ray", 2), by="launcher"),
+    Mode(Launch("ray", 2, "fsdp"), by="launcher"),
+    Mode(Launch("ray", 2), by="launcher", fate="a worker lost"),
 )
 
 
@@ -88,13 +103,15 @@ def main(*words: str) -> int:
     the others stay as they were found last.
     """
     rows: dict[str, dict[str, Any]] = found_last() if words else {}
+    import_all()
     with TemporaryDirectory() as name:
         folder = Path(name)
         base = build_base(folder / "tiny")
+        alone = Alone(base, folder)
         for number, mode in enumerate(MODES):
             if words and not any(word in mode.name for word in words):
                 continue
-            row = rows[mode.name] = one(mode, base, folder / str(number))
+            row = rows[mode.name] = one(mode, alone, folder / str(number))
             print(f"{mode.name}: {row['violation'] or row['reason'] or 'the same'}", flush=True)
     ran = [row for row in rows.values() if not row["reason"]]
     violations = sum(row["violation"] != "" for row in ran)
@@ -104,6 +121,36 @@ def main(*words: str) -> int:
     return violations
 
 
+def import_all() -> None:
+    """What ranks need, so that no fork has to import it."""
+    import torch
+    import trl.trainer.dpo_trainer
+    import trl.trainer.sft_trainer  # noqa: F401
+
+    import trimtab.train.launchers.fsdp
+    import trimtab.train.launchers.ranked  # noqa: F401
+
+    if importlib.util.find_spec("deepspeed"):
+        import deepspeed  # noqa: F401
+    torch.set_num_threads(1)
+
+
+class Alone:
+    """Losses of one process, each run once."""
+
+    def __init__(self, base: Path, folder: Path) -> None:
+        self.base = base
+        self._folder = folder
+        self._found: dict[str, list[float]] = {}
+
+    def losses(self, asked: TrainSettings) -> list[float]:
+        name = json.dumps(asked.to_json())
+        if name not in self._found:
+            run = self._folder / f"alone-{len(self._found)}"
+            self._found[name] = losses(self.base, asked, run, None)
+        return self._found[name]
+
+
 def found_last() -> dict[str, dict[str, Any]]:
     file = FOLDER / "distributed.json"
     if not file.is_file():
@@ -111,11 +158,12 @@ def found_last() -> dict[str, dict[str, Any]]:
     return {row["mode"]: row for row in json.loads(file.read_text())["figures"]["modes"]}
 
 
-def one(mode: Mode, base: Path, folder: Path) -> dict[str, Any]:
+def one(mode: Mode, alone: Alone, folder: Path) -> dict[str, Any]:
     """One mode beside one process."""
     row: dict[str, Any] = {
         "mode": mode.name,
         "ranks": mode.launch.ranks,
+        "started_by": mode.launch.kind if mode.by == "launcher" else "forks",
         "losses": None,
         "single_process_losses": None,
         "largest_difference": None,
@@ -131,18 +179,22 @@ def one(mode: Mode, base: Path, folder: Path) -> dict[str, Any]:
         small_settings(),
         objective=mode.objective,
         method=mode.method,
+        accumulation=mode.accumulation,
         learning_rate=1e-3 if mode.method == "full" else 1e-2,
         epochs=4 if mode.fate else 1,
     )
-    single = losses(base, asked, folder / "single", None)
+    single = alone.losses(asked)
     began = time.monotonic()
     blow = Blow(mode.fate) if mode.fate else None
     shared = dataclasses.replace(asked, launch=mode.launch)
     try:
-        many = struck(base, shared, folder / "many", blow)
+        if mode.by == "forks":
+            many = forked(alone.base, shared, folder)
+        else:
+            many = struck(alone.base, shared, folder, blow)
     except TrimtabError as error:
         return row | {"violation": error.message}
-    found = json.loads((folder / "many" / "launch.json").read_bytes())
+    found = json.loads((folder / "launch.json").read_bytes())
     apart = max(abs(a - b) for a, b in zip(single, many, strict=True))
     row |= {
         "losses": many,
@@ -161,8 +213,23 @@ def one(mode: Mode, base: Path, folder: Path) -> dict[str, Any]:
 
 def losses(base: Path, asked: TrainSettings, run: Path, on_step: OnStep | None) -> list[float]:
     chat = ChatFormat.from_folder(base, system=SYSTEM)
-    result = train(base, chat, LESSONS, asked, run, on_step=on_step)
+    return curve_of(train(base, chat, LESSONS, asked, run, on_step=on_step))
+
+
+def curve_of(result: RunResult) -> list[float]:
     return [point["loss"] for point in json.loads(result.files.curve.read_bytes())]
+
+
+def forked(base: Path, asked: TrainSettings, run: Path) -> list[float]:
+    """The losses of a run in forks of this process."""
+    chat = ChatFormat.from_folder(base, system=SYSTEM)
+    checked = preflight(chat, LESSONS, asked.max_length, objective_of(asked.objective))
+    Job(base, asked, checked).save(Desk(run).job)
+    ranks.both(run, resource.RLIM_INFINITY)
+    result = RunResult.load(run)
+    if result is None:
+        raise Desk(run).cause(asked.launch.ranks)
+    return curve_of(result)
 
 
 def struck(base: Path, asked: TrainSettings, run: Path, blow: "Blow | None") -> list[float]:

@@ -357,9 +357,10 @@ def test_deepspeed_is_told_what_the_launch_says(
         max_grad_norm=1.0,
         bf16=False,
     )
-    config = Zero(launch).config(arguments)
+    config = Zero(launch).config(arguments, 64)
     zero = config["zero_optimization"]
     assert zero.pop("stage") == stage
+    assert zero.pop("stage3_param_persistence_threshold", None) == (640 if stage == 3 else None)
     assert {name: place["device"] for name, place in zero.items()} == places
     if launch.offload == "nvme":
         assert zero["offload_optimizer"]["nvme_path"] == str(tmp_path / "offload")

@@ -22,6 +22,8 @@ from trimtab.train.launchers.ddp import Replicas
 if TYPE_CHECKING:
     from trimtab.train.launchers.ranked import RankedTrainer
 
+SHARED_MEMORY = "deepspeed_shm_comm"
+
 
 class Zero(Replicas):
     """One engine of DeepSpeed around the step."""
@@ -39,7 +41,10 @@ class Zero(Replicas):
         deepspeed = self._library(trainer)
         inner = trainer.optimizer.optimizer
         self._engine, *_ = deepspeed.initialize(
-            model=step, optimizer=inner, config=self.config(trainer.args), dist_init_required=False
+            model=step,
+            optimizer=inner,
+            config=self.config(trainer.args, trainer.model.config.hidden_size),
+            dist_init_required=False,
         )
         trainer.optimizer.step = self._stepped
         joined: torch.nn.Module = self._engine
@@ -60,15 +65,23 @@ class Zero(Replicas):
         trainer.crew.wait()
         import deepspeed
 
+        # On a CPU its own sums over shared memory would have to be compiled first; gloo has them.
+        deepspeed.ops.__compatible_ops__[SHARED_MEMORY] = False
         return deepspeed
 
-    def config(self, arguments: Any) -> dict[str, Any]:
-        """DeepSpeed's own (deepspeed.ai/docs/config-json), for the arguments of the trainer."""
+    def config(self, arguments: Any, width: int) -> dict[str, Any]:
+        """DeepSpeed's own (deepspeed.ai/docs/config-json), for the arguments of the trainer and the
+        width of a hidden state.
+        """
         zero: dict[str, Any] = {"stage": self._stage}
+        if self._stage == 3:
+            # What stays whole in each rank: norms and the like, as transformers chooses it.
+            self._whole = zero["stage3_param_persistence_threshold"] = 10 * width
         if self._offload != "none":
             place: dict[str, Any] = {"device": self._offload}
             if self._offload == "nvme":
-                place["nvme_path"] = str(Path(arguments.output_dir).parent / "offload")
+                self._swapped = Path(arguments.output_dir).parent / "offload"
+                place["nvme_path"] = str(self._swapped)
             zero["offload_optimizer"] = place
             if self._stage == 3 and self._offload == "cpu":
                 zero["offload_param"] = {"device": "cpu"}
@@ -127,6 +140,9 @@ class Zero(Replicas):
         if engine.zero_optimization_stage() != self._stage:
             raise TrimtabError(f"DeepSpeed ran at stage {engine.zero_optimization_stage()}")
         if self._stage == 3:
+            for name, parameter in trainer.model.named_parameters():
+                if parameter.numel() and parameter.ds_numel > self._whole:
+                    raise TrimtabError(f"{name} is whole in a rank: the run was not ZeRO-3")
             numbers = sum(p.ds_numel for p in trainer.model.parameters())
             own = sum(p.ds_tensor.numel() for p in trainer.model.parameters())
         else:
@@ -138,8 +154,22 @@ class Zero(Replicas):
             raise TrimtabError(f"shards of {held} numbers are not {ranks} parts of {numbers}")
         found = {"wrapper": type(engine).__name__, "numbers": numbers, "held": held}
         if self._offload != "none":
-            config = engine.zero_offload_optimizer()
-            if config is None or str(config.device.value) != self._offload:
-                raise TrimtabError(f"nothing was offloaded to {self._offload}")
-            found["offload"] = self._offload
+            found |= self._offloaded()
         return found
+
+    def _offloaded(self) -> dict[str, Any]:
+        """Where the optimizer's state lies."""
+        config = self._engine.zero_offload_optimizer()
+        if config is None or config.device != self._offload:
+            raise TrimtabError(f"nothing was offloaded to {self._offload}")
+        if self._offload == "nvme":
+            files = [file for file in self._swapped.rglob("*") if file.is_file()]
+            swapped = sum(file.stat().st_size for file in files)
+            if not swapped:
+                raise TrimtabError("no state of the optimizer lies on nvme")
+            return {"offload": "nvme", "bytes": swapped}
+        states = self._engine.optimizer.optimizer.state.values()
+        places = {str(t.device) for each in states for t in each.values() if torch.is_tensor(t)}
+        if places != {"cpu"}:
+            raise TrimtabError(f"the optimizer's state lies on {sorted(places)}, not in the host")
+        return {"offload": "cpu"}
