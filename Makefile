@@ -56,6 +56,7 @@ test-learning: $(VENV)/.dev ## Campaign: does each objective learn, on what was 
 test-distributed: $(VENV)/.dev ## Campaign: every launcher and sharding with two ranks, against one process
 	@$(BIN)/python constraints/install.py $(CONSTRAINTS) train,serve,ray,deepspeed,dev
 	@$(BIN)/python -m tests.train.launch_campaign
+	@$(BIN)/python -m pytest -q tests/train/test_ray.py
 
 bench-demo: $(VENV)/.dev ## Measure the demo and write docs/benchmarks/demo.json
 	@$(BIN)/python -m benchmarks.demo
