@@ -54,6 +54,7 @@ CASES = {
     "ddp, early": settings(
         TWO, learning_rate=0.1, epochs=4, validation=0.2, patience=1, extra={"save_steps": 1}
     ),
+    "ddp, orpo": settings(TWO, objective="orpo", epochs=0.45),
     "fsdp, lora": settings(SHARDED),
     "fsdp, full": settings(SHARDED, method="full", learning_rate=1e-3, epochs=0.35),
     "fsdp, dpo": settings(SHARDED, objective="dpo", epochs=0.45),

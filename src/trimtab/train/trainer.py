@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasets import Dataset
 from safetensors.torch import load_file
+from torch import Tensor
 from transformers import AutoTokenizer, PrinterCallback, Trainer, TrainerState
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
@@ -151,6 +152,12 @@ class SealedTrainer(Trainer):
                 total += share * loss.item()
                 weight += share
         return total, weight
+
+    def counted(self, own: Tensor) -> Tensor | float:
+        """What a sum over tokens of a batch's rows is divided by for their mean; `own` are those
+        that this process computes.
+        """
+        return own
 
     def weight(self, row: Row) -> float:
         """What a row counts in a mean loss."""

@@ -122,6 +122,15 @@ class RankedTrainer(SealedTrainer):
         """What this rank's rows of a batch count in the mean over ranks."""
         return self.prepared.share.weight(self.prepared.layout[batch])
 
+    def counted(self, own: Tensor) -> Tensor | float:
+        """Such that the mean over ranks, each by its weight, is that over the batch's tokens."""
+        if not torch.is_grad_enabled():
+            return own
+        weight = self._weight(self._batch)
+        # A rank without a row computes one that is no part of the batch.
+        tokens: int = sum(self.crew.everyone(int(own) if weight else 0))
+        return tokens * weight / self.crew.ranks if weight else own
+
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Labels in the batches of a step, over all ranks."""
         own = super()._get_num_items_in_batch(batch_samples, device)

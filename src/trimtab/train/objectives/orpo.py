@@ -41,7 +41,7 @@ class SealedORPO(SealedTrainer, ORPOTrainer):
         found = model(input_ids=tokens, attention_mask=seen, labels=labels, fused_lm_head=True)
         # What is learnt before the prompt comes back before the columns that were asked for.
         logprobs, logits = found.log_probs[:, -width:], found.mean_logits[:, -width:]
-        loss = -logprobs[:half].sum() / (labels[:half, 1:] != IGNORED).sum()
+        loss = -logprobs[:half].sum() / self.counted((labels[:half, 1:] != IGNORED).sum())
         counted = answers[:, 1:] != IGNORED
         means = (logprobs * counted).sum(dim=1) / counted.sum(dim=1)
         asked = [part[kept] for part, kept in zip(logits, counted, strict=True)]
