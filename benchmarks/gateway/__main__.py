@@ -3,9 +3,10 @@
     make bench-gateway
 
 Both stand before one fake upstream on the same cores, with the same number of worker processes and
-interleaved rounds. Trimtab has everything on: keys, rate limits, budgets on three levels, ledger,
-request log. LiteLLM has its master key; its virtual keys, budgets and spend log need PostgreSQL and
-a Prisma engine that is downloaded at run time, so they are off, which is in its favour.
+interleaved rounds, each begun once both are at rest. Trimtab has everything on: keys, rate limits,
+budgets on three levels, ledger, request log. LiteLLM has its master key; its virtual keys, budgets
+and spend log need PostgreSQL and a Prisma engine that is downloaded at run time, so they are off,
+which is in its favour.
 
 * rps, events_s: closed loop, the upstream answers at once.
 * added_*: open loop at a fixed rate, the upstream takes 100 ms; a quantile through the gateway less
@@ -84,6 +85,10 @@ class System:
     def rss_mb(self) -> float:
         return sum(process.memory_info().rss for process in self.family()) / 1e6
 
+    def cpu_s(self) -> float:
+        times = [process.cpu_times() for process in self.family()]
+        return sum(time.user + time.system for time in times)
+
     def family(self) -> list[psutil.Process]:
         found = {p.pid: p for p in self.processes if p.is_running()}
         for process in list(found.values()):
@@ -101,8 +106,10 @@ def main() -> None:
         for number in range(ROUNDS):
             for system in systems if number % 2 == 0 else reversed(systems):
                 print(f"round {number + 1} of {ROUNDS}: {system.name}", flush=True)
+                await_rest(systems)
                 uvloop.run(measure(system, direct))
         for system in systems:
+            await_rest(systems)
             uvloop.run(fill(system, float("inf") if system is ours else FILL_S))
     rows = [row for system in systems for row in rows_of(system)]
     found = {**head(), "workers": WORKERS, "rows": rows}
@@ -148,6 +155,20 @@ async def fill(system: System, seconds: float) -> None:
     system.note("json/c32", "rss_mb", system.rss_mb())
     system.note("json/c32", "rss_grown_mb", system.rss_mb() - before)
     system.note("json/c32", "requests", float(system.answered))
+
+
+def await_rest(systems: list[System]) -> None:
+    """Until nobody works any more on what was asked before: a gateway goes on with what its clients
+    gave up."""
+    deadline = time.monotonic() + 120
+    before = -1.0
+    while time.monotonic() < deadline:
+        now = sum(system.cpu_s() for system in systems)
+        if before >= 0 and now - before < 0.2:
+            return
+        before = now
+        time.sleep(1.0)
+    raise TimeoutError("the gateways were not at rest within 120 s")
 
 
 def quantile(result: Result, q: float) -> float:
