@@ -37,7 +37,9 @@ log = logging.getLogger(__name__)
 @dataclass(slots=True)
 class Budget:
     """In nano-dollars; without a limit, `limit_nano` is None. `period_window` numbers the day or
-    month that `spent_nano` is of; `warned` is the last of 50, 80 and 100 % that was told."""
+    month that `spent_nano` is of; `warned` is the last of 50, 80 and 100 % that was told.
+    `beyond_nano` was spent beyond the limit, by what could not ask before: a higher limit has to
+    cover it first."""
 
     account: str
     period: Period
@@ -46,13 +48,32 @@ class Budget:
     spent_nano: int = 0
     held_nano: int = 0
     warned: int = 0
+    beyond_nano: int = 0
 
     @property
     def left_nano(self) -> int | None:
         """What can still be reserved; None without a limit."""
         if self.limit_nano is None:
             return None
-        return self.limit_nano - self.spent_nano - self.held_nano
+        free = self.limit_nano - self.spent_nano - self.held_nano
+        # What is freed of a hold pays what is beyond first.
+        return max(0, free - self.beyond_nano)
+
+    def charge(self, amount_nano: int) -> None:
+        """Count what is spent already and was not held."""
+        left = self.left_nano
+        within = amount_nano if left is None else min(amount_nano, left)
+        self.spent_nano += within
+        self.beyond_nano += amount_nano - within
+        self.warn()
+
+    def limit(self, limit_nano: int | None) -> None:
+        """Set another limit, no less than what is spent and held."""
+        whole = self.spent_nano + self.beyond_nano
+        room = whole if limit_nano is None else limit_nano - self.held_nano
+        self.limit_nano, self.warned = limit_nano, 0
+        self.spent_nano = min(whole, room)
+        self.beyond_nano = whole - self.spent_nano
 
     def roll(self, at_us: int) -> None:
         """Begin a new day or month. What is held stays: it will be spent in the new one.
@@ -63,7 +84,7 @@ class Budget:
         """
         now = window_of(self.period, at_us)
         if now > self.period_window:
-            self.spent_nano, self.warned, self.period_window = 0, 0, now
+            self.spent_nano, self.beyond_nano, self.warned, self.period_window = 0, 0, 0, now
         elif now < self.period_window - 1:
             self.period_window = now
 
@@ -126,7 +147,7 @@ def set_budget(
             f"{account}: {show(used)} of this {period} are spent or held already",
             hint="set no less, or revoke the key",
         )
-    budget.limit_nano, budget.warned = limit_nano, 0
+    budget.limit(limit_nano)
     insert_or_update(connection, budgets, asdict(budget), key=["account", "period"])
     return budget
 

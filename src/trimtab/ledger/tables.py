@@ -45,8 +45,11 @@ budgets = Table(
     Column("spent_nano", BigInteger, nullable=False),
     Column("held_nano", BigInteger, nullable=False),
     Column("warned", Integer, nullable=False),
+    # What a project's loop has spent beyond the limit, since nobody holds money for it.
+    Column("beyond_nano", BigInteger, nullable=False, server_default="0"),
     # The promise itself, kept by the database even where our code is wrong.
     CheckConstraint("spent_nano >= 0 AND held_nano >= 0", name="not_negative"),
+    CheckConstraint("beyond_nano >= 0", name="beyond"),
     CheckConstraint(
         "limit_nano IS NULL OR spent_nano + held_nano <= limit_nano", name="within_limit"
     ),

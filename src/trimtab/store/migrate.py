@@ -11,7 +11,7 @@ from trimtab.errors import StoreError, UserError
 from trimtab.store.disk import storing
 
 # The newest revision. Knowing it here spares a start the import of Alembic.
-HEAD = "0010"
+HEAD = "0011"
 _ADVISORY_LOCK = 0x7472696D746162
 
 
