@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,14 @@ import yaml
 from tests.tiny import build_base
 from tests.tiny_project import write_pairs, write_project
 from trimtab.errors import DataError, ProjectError, UserError
+from trimtab.flows import loop
 from trimtab.flows.loop import Outcome, run
 from trimtab.flows.rewards import identities, rewards_of
 from trimtab.flows.watch import Silent
 from trimtab.flows.work import Work
 from trimtab.inference import Message
+from trimtab.ledger.money import nano
+from trimtab.ledger.own import spent
 from trimtab.project import Project
 from trimtab.store.home import find_home
 from trimtab.train.rewards import Rollout, scores
@@ -44,10 +48,22 @@ def naming(project: Project, reward: str) -> Project:
 def ranked(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     """A reward model, trained by the loop."""
     folder = tmp_path_factory.mktemp("ranked")
-    train = {"objective": "reward", "epochs": 0.2, "batch_size": 4, "rank": 2}
+    train = {"objective": "reward", "epochs": 0.2, "batch_size": 4, "rank": 2, "usd_hour": 36}
     project = Project.load(write_project(folder, train=train))
     write_pairs(folder / "tickets.jsonl", 40)
     return run(project, until="train")
+
+
+def test_its_training_is_paid_once_by_whichever_release(
+    ranked: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paid = nano(Decimal(str(ranked.outputs["train"]["usd"])))
+    assert paid > 0
+    monkeypatch.setattr(loop, "__version__", "another")
+    again = run(ranked.project, ranked.home, until="train")
+    assert again.outputs["train"]["run"] == ranked.outputs["train"]["run"]
+    with closing(ranked.home.database()) as database, database.read() as connection:
+        assert spent(connection, "tiny") == {"training": paid}
 
 
 def test_a_reward_model_of_this_home_is_a_reward(ranked: Outcome) -> None:

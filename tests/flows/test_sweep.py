@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,8 @@ from trimtab.flows.settings import HELD_OUT, settings_of
 from trimtab.flows.sweep import Swept, choices, rungs, sweep
 from trimtab.flows.sweep_page import adopted, rows, write_page
 from trimtab.flows.watch import Silent
+from trimtab.ledger.money import usd
+from trimtab.ledger.own import spent
 from trimtab.project import Project, with_fields
 
 TRAIN = {"epochs": 1, "batch_size": 4, "usd_hour": 3.6}
@@ -38,6 +41,12 @@ class Heard(Silent):
     def advanced(self, what: str, done: float, total: float | None, note: str = "") -> None:
         if what.startswith("trial"):
             self.steps.append((what, int(done)))
+
+
+def billed(swept: Swept) -> float:
+    """What the ledger says that training has cost, in dollars."""
+    with closing(swept.home.database()) as database, database.read() as connection:
+        return usd(spent(connection, "tiny")["training"])
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +77,7 @@ def test_the_lowest_held_out_loss_is_trained_to_its_end(swept: Swept) -> None:
     assert swept.best.looks[0][1] == min(loss for _, loss in first)
     assert [trial.verdict for trial in swept.trials].count("left") == 2
     assert swept.usd == pytest.approx(swept.seconds / 1000)
+    assert billed(swept) == pytest.approx(swept.usd, abs=1e-8)
 
 
 def test_done_again_nothing_is_trained_again(swept: Swept) -> None:
@@ -75,6 +85,7 @@ def test_done_again_nothing_is_trained_again(swept: Swept) -> None:
     again = sweep(swept.project, swept.home, watch=heard)
     assert again.trials == swept.trials
     assert heard.steps == []
+    assert billed(again) == pytest.approx(swept.usd, abs=1e-8)
 
 
 def test_the_winner_is_what_its_settings_alone_would_train(swept: Swept) -> None:
@@ -126,9 +137,12 @@ def test_a_budget_is_never_passed_and_more_of_it_goes_on(
         poor = sweep(Project.load(write(tmp_path / f"{share}", budget_usd=budget)))
         assert not poor.whole
         assert 0.5 * budget < poor.usd <= budget
+        assert billed(poor) == pytest.approx(poor.usd, abs=1e-8)
         assert "best" in {trial.verdict for trial in poor.trials}
     rich = sweep(Project.load(write(tmp_path / "0.9", budget_usd=1000)), poor.home)
     assert rich.whole
+    # What the poor one has trained is paid once.
+    assert billed(rich) == pytest.approx(rich.usd, abs=1e-8)
     assert [trial.looks for trial in rich.trials] == [trial.looks for trial in swept.trials]
 
 

@@ -12,7 +12,7 @@ from trimtab.flows.backends import price_of_tokens
 from trimtab.flows.work import Work
 from trimtab.inference import Usage
 from trimtab.ledger.money import nano
-from trimtab.ledger.own import spend
+from trimtab.ledger.own import spend, spend_in_all
 from trimtab.ledger.prices import prices_of
 from trimtab.store.database import Connection
 
@@ -20,19 +20,27 @@ from trimtab.store.database import Connection
 def charged(
     work: Work, step: str, key: str, output: Mapping[str, Any]
 ) -> Callable[[Connection], None]:
-    """Writes what the step has spent since the one before it, under the step's own key."""
-    # Others that know a price speak of what it would be.
-    trained = output.get("usd", 0) if step == "train" else 0
-    used, hours = work.meter.take(), nano(Decimal(str(trained)))
+    """Writes what the step has spent since the one before it. What was asked is named by the step's
+    own key, the hours of training by their run."""
+    used, project = work.meter.take(), work.project.name
+    # What is asked while it trains are the questions to a judge.
+    kind = "judge" if step == "train" else step
 
     def write(connection: Connection) -> None:
-        project = work.project.name
-        asked = _asked_nano(connection, work, used)
-        for kind, amount in (("training", hours), (step, asked)):
-            if amount:
-                spend(connection, project, f"{project}/{kind}/{key}", amount, kind)
+        # Of the other outputs, those that know a price speak of what it would be.
+        if step == "train":
+            bill_training(connection, project, output["run"], output["usd"])
+        if asked := _asked_nano(connection, work, used):
+            spend(connection, project, f"{project}/{kind}/{key}", asked, kind)
 
     return write
+
+
+def bill_training(connection: Connection, project: str, run: str, usd: float) -> None:
+    """Charge what a run has cost in all so far. It is one run for every release, project and sweep
+    that comes upon it, and is paid once; where it went on, the rest."""
+    total = nano(Decimal(str(usd)))
+    spend_in_all(connection, project, f"training/{run}", total, "training")
 
 
 def _asked_nano(connection: Connection, work: Work, used: Mapping[str, Usage]) -> int:

@@ -22,10 +22,12 @@ from trimtab.flows.journal import StepJournal
 from trimtab.flows.lessons import lessons_of
 from trimtab.flows.loop import run
 from trimtab.flows.settings import HELD_OUT, settings_of
+from trimtab.flows.spending import bill_training
 from trimtab.flows.steps import train as training
 from trimtab.flows.watch import Silent, Watch
 from trimtab.flows.work import Outputs, Work
 from trimtab.project import Project, with_fields
+from trimtab.store.database import Connection
 from trimtab.store.home import Home, find_home
 from trimtab.train.heldout import hold_out
 from trimtab.train.limits import HOUR, Pause
@@ -224,8 +226,14 @@ class _Sweep:
         if (found := self._journal.find(STEP, key)) is not None:
             return _with(trial, found)
         self._journal.start(STEP, key)
-        output = self._trained(work, trial, step)
+        try:
+            output = self._trained(work, trial, step)
+        except OutOfBudget as over:
+            with self._work.database.transaction() as connection:
+                self._bill(connection, over.trial.run, over.trial.usd)
+            raise
         with self._work.database.transaction() as connection:
+            self._bill(connection, trial.run, output["usd"])
             self._journal.finish(connection, STEP, key, output)
         return _with(trial, output)
 
@@ -272,6 +280,9 @@ class _Sweep:
                 replace(trial, verdict="out of budget", seconds=seconds, usd=self._usd(seconds))
             )
         return output
+
+    def _bill(self, connection: Connection, run: str, usd: float) -> None:
+        bill_training(connection, self._work.project.name, run, usd)
 
     def _usd(self, seconds: float) -> float:
         return seconds / HOUR * self._work.project.train.usd_hour

@@ -134,6 +134,7 @@ def _reward_model(work: Work, outputs: Outputs, run: str, result: RunResult) -> 
         "steps": result.steps,
         "loss": result.loss,
         "seconds": result.seconds,
+        "usd": result.usd,
         "pairs": len(pairs),
         "accuracy": right / len(pairs),
         "interval": [interval.low, interval.high],
