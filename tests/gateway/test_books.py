@@ -21,7 +21,9 @@ ASK = {"model": "desk", "prompt": PROMPT, "max_tokens": 5}
 
 
 @contextmanager
-def limited(world: World, engine: Echo, limit_nano: int) -> Iterator[tuple[httpx.Client, str]]:
+def limited(
+    world: World, engine: Echo, limit_nano: int | None
+) -> Iterator[tuple[httpx.Client, str]]:
     """A client whose key may spend so many nano-dollars, and the id of the key."""
     key = world.new_key(limit_nano)
     with listening(app_with(world, engine), key.key) as client:
@@ -129,6 +131,23 @@ def test_what_a_prompt_had_in_the_cache_costs_its_own_price(world: World) -> Non
     assert logged.cached_tokens == world.prompt_tokens - 1
     cost = 1_000 + 250 * (world.prompt_tokens - 1) + 7_000 * 5
     assert nano(answer) == logged.cost_nano == world.spent_for(logged) == cost
+
+
+def test_who_leaves_does_not_pay_in_full_for_what_the_engine_may_have_remembered(
+    world: World,
+) -> None:
+    price = Price(prompt_nano=1_000, completion_nano=7_000, cached_nano=250)
+    with world.database.transaction() as connection:
+        set_price(connection, world.adapter.hash, price)
+    with limited(world, Remembering(words=50, pause_s=0.05), None) as (client, _):
+        body = {**ASK, "max_tokens": 50, "stream": True}
+        with client.stream("POST", "/v1/generate", json=body) as response:
+            next(response.iter_text())
+        until(lambda: bool(world.log()))
+    [logged] = world.log()
+    cost = price.least(world.prompt_tokens, logged.completion_tokens)
+    assert logged.status == 499
+    assert logged.cost_nano == world.spent_for(logged) == cost > 0
 
 
 def test_a_version_without_a_price_is_not_free(world: World, client: httpx.Client) -> None:

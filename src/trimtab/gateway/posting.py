@@ -132,8 +132,12 @@ class _Posting:
             self._till.void(reserved.hold.id)
             self._meters.give_back(visit.key, reserved.metered)
             return 0
-        usage = visit.usage
-        used = reserved.price.of(usage.prompt, usage.completion, usage.cached)
+        usage, price = visit.usage, reserved.price
+        if visit.guessed:
+            # Cut off: the engine did not say what of the prompt it remembered. As after a crash.
+            used = price.least(usage.prompt, usage.completion)
+        else:
+            used = price.of(usage.prompt, usage.completion, usage.cached)
         # Whatever an engine counts, nobody pays more than was held, or is paid.
         amount = 0 if visit.forgiven else max(0, min(used, reserved.hold.amount_nano))
         hold = self._till.settle(reserved.hold.id, amount, "batch" if visit.mine else "request")

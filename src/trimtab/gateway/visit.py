@@ -47,7 +47,8 @@ class Visit:
     that is still us. `deadline` is when whoever asked has left (by `time.perf_counter`), None where
     nobody waits. `heard` is set once the client has got a part of the answer, `forgiven` where the
     answer was lost by us: nobody pays for it. `knocked` is set once a request that holds no price
-    was counted. `begun_s` is when it was taken up, in seconds since the epoch. `words`
+    was counted. `guessed` are the choices that the engine has told no count of its own of: how much
+    of the prompt it had computed before is not known. `begun_s` is when it was taken up, in seconds since the epoch. `words`
     tells what was asked and what was answered, where the project wants that kept.
     """
 
@@ -67,6 +68,7 @@ class Visit:
     reserved: Reserved | None = None
     usage: Usage = field(default_factory=lambda: Usage(0, 0))
     counted: dict[int, Usage] = field(default_factory=dict)
+    guessed: set[int] = field(default_factory=set)
     ttft_ms: float | None = None
     finish_reason: FinishReason | None = None
     attempts: int = 0
@@ -130,6 +132,7 @@ class Visit:
         self.attempts += 1
         self.usage, self.ttft_ms, self.finish_reason = Usage(0, 0), None, None
         self.counted.clear()
+        self.guessed.clear()
 
     def count(self, chunk: Chunk, prompt_tokens: int, choice: int = 0) -> None:
         """Add what a chunk of one of the choices brought; the engine's own count, in its last one,
@@ -140,9 +143,11 @@ class Visit:
         counted = self.counted
         if chunk.usage is not None:
             counted[choice] = chunk.usage
+            self.guessed.discard(choice)
         elif chunk.tokens:
             before = counted[choice].completion if choice in counted else 0
             counted[choice] = Usage(prompt_tokens, before + len(chunk.tokens))
+            self.guessed.add(choice)
         if len(counted) == 1:
             [self.usage] = counted.values()
         elif counted:
