@@ -11,6 +11,7 @@ from tests.gateway.echo import Echo
 from tests.gateway.world import PROMPT, World, app_with, listening, until
 from trimtab.errors import StorageFull
 from trimtab.gateway import keys, refusals
+from trimtab.gateway.keys import Limits
 from trimtab.journal.requests import Answered
 from trimtab.store.database import Connection
 
@@ -85,6 +86,30 @@ def test_what_the_books_told_is_told_once(world: World, echo: Echo) -> None:
 
     found = logged(world, echo, ask)
     assert [each.status for each in found] == [404, 503, 503]
+
+
+def test_a_limit_that_is_used_up_while_the_books_close_is_told_by_the_door(
+    world: World, echo: Echo
+) -> None:
+    with world.database.transaction() as connection:
+        limits = Limits(requests_per_minute=1)
+        key = keys.create(connection, "limited", "somebody", limits=limits)
+        ops = keys.create(connection, "ops", "ops", scopes=["metrics"])
+    metrics = ""
+
+    def ask(client: httpx.Client) -> None:
+        nonlocal metrics
+        for _ in range(3):
+            theirs = {"Authorization": f"Bearer {key.key}"}
+            client.post("/v1/generate", json={**ASK, "model": "nobody's"}, headers=theirs)
+        metrics = client.get("/metrics", headers={"Authorization": f"Bearer {ops.key}"}).text
+
+    found = logged(world, echo, ask)
+    assert [each.error_code for each in found] == ["model_not_found", *["rate_limited"] * 2]
+    assert {each.key_id for each in found} == {key.id}
+    assert len({each.id for each in found}) == 3
+    [refused] = [line for line in metrics.splitlines() if 'dry_run="false"' in line]
+    assert refused.endswith(" 2")
 
 
 def test_a_frame_that_does_not_fit_is_a_line_too(world: World, echo: Echo) -> None:

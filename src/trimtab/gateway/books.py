@@ -156,7 +156,7 @@ class Books:
         not take is settled later, with what was to be kept: whoever asks again hears what was paid.
         An answer that nobody heard of, and nobody can ask for again, costs nothing.
         """
-        visit.latency_ms = visit.elapsed_ms()
+        visit.latency_ms, visit.ended = visit.elapsed_ms(), True
         owed = self._owed.get(visit.id)
         kept = kept if owed is None else owed.kept
         await self._written(Closing(visit, status, error_code, kept, late=owed is not None))
@@ -193,6 +193,11 @@ class Books:
             unheard = ours and closing.status == 200 and not visit.heard
             if unheard and not (owes and closing.kept):
                 visit.forgiven = True
+        else:
+            # It is neither settled nor logged: the door tells of it.
+            visit.ended = False
+            if isinstance(error, Problem) and error.code == "rate_limited":
+                self.metrics.note_refusal(dry_run=False)
         if owes:
             self._owed[visit.id] = replace(closing, late=True)
             self._life.start()

@@ -47,9 +47,10 @@ class Visit:
     that is still us. `deadline` is when whoever asked has left (by `time.perf_counter`), None where
     nobody waits. `heard` is set once the client has got a part of the answer, `forgiven` where the
     answer was lost by us: nobody pays for it. `knocked` is set once a request that holds no price
-    was counted. `guessed` are the choices that the engine has told no count of its own of: how much
-    of the prompt it had computed before is not known. `begun_s` is when it was taken up, in seconds since the epoch. `words`
-    tells what was asked and what was answered, where the project wants that kept.
+    was counted, `ended` once the books were told that it is over. `guessed` are the choices that
+    the engine has told no count of its own of: what of the prompt it remembered is not known then.
+    `begun_s` is when it was taken up, in seconds since the epoch. `words` tells what was asked and
+    what was answered, where the project wants that kept.
     """
 
     id: str
@@ -78,6 +79,7 @@ class Visit:
     heard: bool = False
     forgiven: bool = False
     knocked: bool = False
+    ended: bool = False
     latency_ms: float = 0.0
     cost_nano: int = 0
     priority: Priority = "interactive"
@@ -105,11 +107,6 @@ class Visit:
             headers=state.headers,
         )
         return visit
-
-    @property
-    def ended(self) -> bool:
-        """Whether the books were told that it is over."""
-        return self.latency_ms > 0
 
     @property
     def tier(self) -> str | None:
