@@ -19,7 +19,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from tests.gateway.echo import Echo
 from tests.gateway.visiting import Visitors
 from tests.gateway.world import PROMPT, World, app_with, listening, until
-from trimtab.gateway import spans
+from trimtab.gateway import refusals, spans
 from trimtab.gateway.spans import Spans
 
 ASK = {"model": "desk", "prompt": PROMPT, "max_tokens": 5}
@@ -174,6 +174,17 @@ def test_a_refusal_is_a_span_of_its_callers_trace(
     span, told = collector.span()
     assert (span.name, told["error.type"]) == ("models", "wrong_key")
     assert PROMPT.encode() not in b"".join(collector.raw)
+
+
+def test_a_flood_of_refusals_leaves_room_for_the_spans_of_requests(
+    traced: httpx.Client, collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(refusals, "BURST", 1)
+    monkeypatch.setattr(refusals, "A_SECOND", 0)
+    for _ in range(4):
+        traced.get("/v1/models", headers={"Authorization": "Bearer x"})
+    traced.post("/v1/generate", json=ASK)
+    assert [collector.span()[0].name for _ in range(2)] == ["models", "chat desk"]
 
 
 def test_the_caller_decides_what_is_kept(traced: httpx.Client, collector: Collector) -> None:

@@ -1,8 +1,8 @@
 """Requests that ended before the books opened for them: a wrong key, an unfit body, a server that
 stops. What the books close is theirs, and is not seen here.
 
-Each is counted and becomes a span; the request log gets so many a second at most, since whoever has
-no key must neither fill a disk nor stand in the way of those who pay.
+Each is counted; so many a second at most become a span and a line of the request log, since whoever
+has no key must neither fill a disk nor crowd out those who pay.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ from trimtab.store.ids import new_id
 if TYPE_CHECKING:
     from trimtab.gateway.spans import Spans
 
-# So many in a row are logged, and so many a second on the average.
+# So many in a row are logged, and so many a second on the average, by each gateway.
 BURST, A_SECOND = 200, 2
 # They gather for so long, and are written together.
 GATHER_S = 0.25
@@ -70,11 +70,11 @@ class Refusals:
             error_code=problem.code,
         )
         self._metrics.note_refused(entry.route, problem.status, problem.code)
-        if self._spans is not None:
-            self._spans.note_refused(Refused(entry, state["trace"]))
         if not self._has_room():
             self._metrics.note_unlogged()
             return
+        if self._spans is not None:
+            self._spans.note_refused(Refused(entry, state["trace"]))
         self._waiting.append(entry)
         if self._writing is None or self._writing.done():
             self._writing = asyncio.ensure_future(self._write())
