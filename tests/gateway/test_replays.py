@@ -16,6 +16,8 @@ from tests.gateway.world import PRICE, PROMPT, World, until
 from trimtab.gateway import live, replays, stream, tables
 from trimtab.gateway.bodies import Done
 from trimtab.gateway.drain import Drain
+from trimtab.gateway.problems import Problem
+from trimtab.store.database import Database
 from trimtab.store.rows import insert_or_update
 
 ASK = {"model": "desk", "prompt": PROMPT, "max_tokens": 5}
@@ -204,6 +206,7 @@ def test_who_follows_a_stream_elsewhere_hears_that_it_broke_off(
     theirs = replays.Claim(world.key.id, "order-7", print_, "r", "another gateway")
     with world.database.transaction() as connection:
         assert replays.claim(connection, theirs) is None
+        assert not replays.attended(connection, theirs)
         assert not replays.publish(connection, theirs, "said ")
     headers = {**NAMED, "Last-Event-ID": "2", "Content-Type": "application/json"}
     with ThreadPoolExecutor(1) as pool:
@@ -221,7 +224,63 @@ def test_who_follows_a_stream_elsewhere_hears_that_it_broke_off(
         followed = following.result(10).text
     # As an event or, before the first byte, as an answer.
     assert '"code":"stream_lost"' in followed
+    assert '"retryable":true' in followed
     assert "event: done" not in followed
+
+
+def test_whatever_is_said_can_be_put_down_and_who_listens_says_so_seldom(
+    database: Database,
+) -> None:
+    held = replays.Claim("k", "order-7", "f", "r", "a gateway")
+    said = "nul \0, half a pair \ud83d, \u2028 and plain"
+    with database.transaction() as connection:
+        assert replays.claim(connection, held) is None
+        heard = replays.listen(connection, held)
+        assert heard is not None
+        assert heard.unknown
+        replays.attend(connection, held)
+        assert replays.attended(connection, held)
+        assert replays.publish(connection, held, said)
+        heard = replays.listen(connection, held)
+        assert heard == replays.Heard("r", said, None, unknown=False)
+
+
+def test_a_dead_connection_that_counts_as_open_hides_no_listener(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live, "POLL_S", 0.01)
+
+    async def go() -> list[str]:
+        asked: list[str] = []
+        ends = asyncio.Event()
+
+        async def listened(said: str) -> bool:
+            asked.append(said)
+            ends.set()
+            return True
+
+        one = live.Live("f", "trace", listened)
+        one.stream(0)  # never read, never left
+        await one.hear("so far")
+        await one.unless_left(_until(ends), 10)
+        assert one.is_read
+        return asked
+
+    assert asyncio.run(go()) == ["so far"]
+
+
+async def _until(ends: asyncio.Event) -> None:
+    await ends.wait()
+
+
+def test_few_connections_follow_one_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live, "FOLLOWERS", 1)
+    lives, name = live.Lives(Drain()), ("key", "order-7")
+    for _ in range(2):
+        with lives.followed(name), lives.followed(("key", "other")):
+            with pytest.raises(Problem) as refused, lives.followed(name):
+                pass
+            assert (refused.value.status, refused.value.retryable) == (409, True)
 
 
 @pytest.mark.parametrize("mark", ["x", "-1", "1e3", "9" * 12])

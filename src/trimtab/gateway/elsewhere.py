@@ -35,12 +35,13 @@ async def followed(desk: Desk, wanted: Claim, offset: int, trace_id: str) -> Eve
             heard = await _listen(desk, wanted)
             if heard.request_id != work:
                 # It is made anew, and may say something else than was heard.
-                raise lost()
+                raise lost(retryable=True)
         await told_again(emit, Done.model_validate_json(heard.answer), offset)
 
     async def produce(emit: Emit, receive: Receive) -> None:
-        # The work has its own deadline; when that is over, its claim is.
-        await unless_gone(receive, tell(emit, heard, offset), None)
+        with desk.live.followed((wanted.key_id, wanted.name)):
+            # The work has its own deadline; when that is over, its claim is.
+            await unless_gone(receive, tell(emit, heard, offset), None)
 
     return EventStream(produce, trace_id)
 
@@ -55,19 +56,25 @@ async def told_again(emit: Emit, done: Done, offset: int) -> None:
 async def listened(desk: Desk, held: Claim, said: str) -> bool:
     """Whether somebody listens elsewhere to the stream of a claim; if so, that has this far."""
     try:
+        # Nearly always nobody does, and who reads is in nobody's way.
+        if not await desk.database.read(lambda connection: replays.attended(connection, held)):
+            return False
         return await desk.database.write(lambda connection: replays.publish(connection, held, said))
     except STORE:
         return False
 
 
 async def _listen(desk: Desk, wanted: Claim) -> Heard:
-    heard = await desk.database.write(lambda connection: replays.listen(connection, wanted))
+    heard = await desk.database.read(lambda connection: replays.listen(connection, wanted))
     if heard is None:
-        raise lost()
+        raise lost(retryable=True)
+    if heard.unknown:
+        await desk.database.write(lambda connection: replays.attend(connection, wanted))
     return heard
 
 
-def lost() -> Problem:
-    """A stream cannot be taken up again."""
+def lost(*, retryable: bool) -> Problem:
+    """A stream cannot be taken up again. Where its work ended without an answer, it may be done
+    anew."""
     detail = "Last-Event-ID: nobody works on this stream any more; send the request without it"
-    return Problem(409, "stream_lost", detail, retryable=False)
+    return Problem(409, "stream_lost", detail, retryable=retryable)

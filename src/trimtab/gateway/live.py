@@ -6,7 +6,9 @@ the stored answer by all of them afterwards.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections import Counter
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,8 +21,10 @@ from trimtab.gateway.problems import ClientGone, Problem
 from trimtab.gateway.stream import Emit, EventStream, too_late, unless_gone
 
 RESUME_S = 10.0
-# How often a stream that nobody reads here looks whether somebody does elsewhere.
+# How often a stream looks whether somebody reads it elsewhere.
 POLL_S = 0.5
+# Connections of a gateway that may follow one stream that is made elsewhere.
+FOLLOWERS = 4
 # Characters that may wait for a client to come back.
 MOST = 1_000_000
 
@@ -105,15 +109,18 @@ class Live:
             await changed.wait()
 
     async def _deserted(self) -> None:
-        while True:
-            await self._left.wait()
+        """Ends when nobody has read it for RESUME_S. Looks elsewhere all along: a connection that
+        is dead may count as open for long, while its client has come back to another gateway."""
+        alone_s = 0.0
+        while alone_s < RESUME_S:
+            step_s = min(POLL_S, RESUME_S - alone_s)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(step_s):
+                    await self._left.wait()
+            heard = await self._listened(self._text)
+            read = heard or self.is_read or self._left.is_set()
+            alone_s = 0.0 if read else alone_s + step_s
             self._left.clear()
-            alone_s = 0.0
-            while not self._readers and alone_s < RESUME_S:
-                await asyncio.sleep(step_s := min(POLL_S, RESUME_S - alone_s))
-                alone_s = 0.0 if await self._listened(self._text) else alone_s + step_s
-            if not self._readers and not self._left.is_set():
-                return
 
     def _wake(self) -> None:
         self._changed.set()
@@ -126,9 +133,25 @@ class Lives:
 
     drain: Drain
     _lives: dict[Name, Live] = field(default_factory=dict)
+    _followers: Counter[Name] = field(default_factory=Counter)
 
     def get(self, name: Name) -> Live | None:
         return self._lives.get(name)
+
+    @contextmanager
+    def followed(self, name: Name) -> Iterator[None]:
+        """A connection follows a stream that is made elsewhere. Raises Problem where as many do as
+        may: each looks at the database as long as the work runs."""
+        if self._followers[name] >= FOLLOWERS:
+            detail = f"Last-Event-ID: {FOLLOWERS} connections follow this stream already"
+            raise Problem(409, "idempotency_in_flight", detail, retryable=True)
+        self._followers[name] += 1
+        try:
+            yield
+        finally:
+            self._followers[name] -= 1
+            if not self._followers[name]:
+                del self._followers[name]
 
     def start(self, name: Name, live: Live, work: Coroutine[Any, Any, Done]) -> None:
         """Let the work go on by itself, until it ends or is given up."""

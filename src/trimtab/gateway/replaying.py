@@ -48,7 +48,7 @@ async def begin(
         if offset:
             # What was heard of it is no beginning of what would be said now.
             await desk.database.write(lambda connection: replays.release(connection, claim))
-            raise elsewhere.lost()
+            raise elsewhere.lost(retryable=False)
         return claim
     visit.headers[REPLAYED] = "true"
     if streamed:

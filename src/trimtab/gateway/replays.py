@@ -6,9 +6,11 @@ and only the API key that asked can read it.
 """
 
 import hashlib
+import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from trimtab.gateway.problems import Problem
 from trimtab.gateway.tables import FULL_KEYS, NEWEST_NAMES, replays
@@ -18,8 +20,8 @@ from trimtab.store.rows import insert_once
 
 KEPT_US = 24 * 3600 * 1_000_000
 CLAIM_US = 60 * 1_000_000
-# Who has not asked for so long does not listen any more.
-LISTENS_US = 3 * 1_000_000
+# Who has not asked for so long does not listen any more, and says so again after a part of that.
+LISTENS_US, AGAIN_US = 3 * 1_000_000, 1_000_000
 # A longer answer (many embeddings) is not kept; its name is, so that nobody pays twice unawares.
 MOST_BYTES = 1024 * 1024
 # Answers of one API key; of older ones the name alone is kept, for the same reason.
@@ -42,11 +44,12 @@ class Claim:
 @dataclass(frozen=True, slots=True)
 class Heard:
     """A stream that another gateway makes, as far as it is known here; `answer` where it is
-    whole."""
+    whole. `unknown` where whoever makes it has not been told lately that somebody listens."""
 
     request_id: str
     said: str
     answer: str | None
+    unknown: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +127,7 @@ def claim(connection: Connection, wanted: Claim) -> str | None:
 
 
 def listen(connection: Connection, wanted: Claim) -> Heard | None:
-    """What was said so far under a name that another claim has; whoever holds that learns that
-    somebody listens. None where nobody works on it.
+    """What was said so far under a name that another claim has. None where nobody works on it.
 
     Raises Problem where the answer was not kept.
     """
@@ -137,17 +139,37 @@ def listen(connection: Connection, wanted: Claim) -> Heard | None:
         return None
     if found.answer == _NOT_KEPT:
         raise _not_kept()
-    if found.answer is None:
-        connection.execute(replays.update().where(here).values(listened_us=now))
-    return Heard(found.request_id, found.said or "", found.answer)
+    said = "" if found.said is None else json.loads(found.said)
+    unknown = found.answer is None and (found.listened_us or 0) <= now - AGAIN_US
+    return Heard(found.request_id, said, found.answer, unknown)
+
+
+def attend(connection: Connection, wanted: Claim) -> None:
+    """Let whoever holds the claim of a name know that somebody listens."""
+    here = (replays.c.key_id == wanted.key_id) & (replays.c.name == wanted.name)
+    here &= (replays.c.fingerprint == wanted.fingerprint) & replays.c.answer.is_(None)
+    now = database_now(connection)
+    connection.execute(replays.update().where(here).values(listened_us=now))
+
+
+def attended(connection: Connection, held: Claim) -> bool:
+    """Whether somebody listens to what is made under a claim."""
+    heard = _attended(connection, held)
+    return connection.execute(replays.select().where(heard)).first() is not None
 
 
 def publish(connection: Connection, held: Claim, said: str) -> bool:
     """Put down what was said so far, where somebody listens; False where nobody does."""
+    # A model may say what no database takes: NUL, and halves of a surrogate pair.
+    values = {"said": json.dumps(said)}
+    heard = _attended(connection, held)
+    return connection.execute(replays.update().where(heard).values(values)).rowcount == 1
+
+
+def _attended(connection: Connection, held: Claim) -> Any:
     mine = (replays.c.key_id == held.key_id) & (replays.c.name == held.name)
     mine &= (replays.c.request_id == held.request_id) & replays.c.answer.is_(None)
-    mine &= replays.c.listened_us > database_now(connection) - LISTENS_US
-    return connection.execute(replays.update().where(mine).values(said=said)).rowcount == 1
+    return mine & (replays.c.listened_us > database_now(connection) - LISTENS_US)
 
 
 def holds(connection: Connection, held: Claim) -> bool:
