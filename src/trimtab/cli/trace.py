@@ -34,9 +34,18 @@ def command(name: str, path: Path | None, words: bool, home: Path | None, as_jso
         print_json({"chains": chains} if said is None else {"chains": chains, "words": said})
         return
     if said is not None:
-        print_facts(f"request {name}", said.items())
+        print_facts(f"request {name}", _said(said))
+    if not chains:
+        click.echo(f"no version gave this answer: {name}")
     for chain in chains:
         print_facts(f"version {chain['version'][:12]}", _rows(chain))
+
+
+def _said(said: dict[str, Any]) -> list[tuple[str, str]]:
+    from trimtab.journal.words import MOST_CHARACTERS
+
+    cut = [("cut", f"the first {MOST_CHARACTERS:,} characters of each are kept")]
+    return [("asked", said["asked"]), ("answered", said["answered"]), *(cut if said["cut"] else [])]
 
 
 def _rows(chain: dict[str, Any]) -> list[tuple[str, str]]:

@@ -9,7 +9,8 @@ from trimtab.store.database import Connection
 
 
 def lineage(connection: Connection, name: str) -> list[dict[str, Any]]:
-    """The chains that a name leads to; an answer's id leads to the version that gave it.
+    """The chains that a name leads to; an answer's id leads to the version that gave it, and to
+    none where no version did: it was a refusal, or the safe template's.
 
     Raises NotFound where nobody knows the name.
     """
@@ -17,20 +18,25 @@ def lineage(connection: Connection, name: str) -> list[dict[str, Any]]:
         answered = requests.get(connection, name)
     except NotFound:
         answered = None
-    if answered is not None and answered.model_version is not None:
+    if answered is not None:
+        if answered.model_version is None:
+            return []
         name = answered.model_version
     return [_chain(connection, found) for found in trace(connection, name)]
 
 
-def spoken(connection: Connection, request_id: str) -> dict[str, str]:
-    """What was asked and answered. Raises NotFound where no words of it are kept."""
+def spoken(connection: Connection, request_id: str) -> dict[str, Any]:
+    """What was asked and answered, and whether that is the beginning alone.
+
+    Raises NotFound where no words of it are kept.
+    """
     found = words.get(connection, request_id)
     if found is None:
         raise NotFound(
             f"no words of '{request_id[:80]}' are kept",
             hint="a project keeps them from then on that its file says deploy.log_prompts: true",
         )
-    return {"asked": found.prompt, "answered": found.answer}
+    return {"asked": found.prompt, "answered": found.answer, "cut": found.cut}
 
 
 def _chain(connection: Connection, found: Lineage) -> dict[str, Any]:
