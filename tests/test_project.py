@@ -50,6 +50,11 @@ def test_a_hub_source_is_told_from_a_path(tmp_path: Path) -> None:
         ({"base": None}, "field 'base'", ""),
         ({"serve": {"vllm_url": "http://host:8000"}}, "a server at a URL needs a price", ""),
         ({"serve": {"price": {"promt": 1}}}, "unknown field 'serve.price.promt'", "'prompt'?"),
+        (
+            {"serve": {"price": {"prompt": 1, "completion": 1, "cached": 2}}},
+            "a cached token would cost more",
+            "",
+        ),
         ({"serve": {"vllm_url": "http://me:key@host"}}, "field 'serve.vllm_url'", ""),
         ({"serve": {"vllm_url": "http://h", "vllm_env": "e"}}, "names two engines", ""),
         ({"sweep": {"over": {"train.lerning_rate": [1]}}}, "is nothing to try", "'train.learning_"),

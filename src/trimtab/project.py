@@ -177,10 +177,19 @@ class Deploy(Section):
 
 
 class Price(Section):
-    """Dollars for a million tokens."""
+    """Dollars for a million tokens; `cached` for those of prompts that were computed before, which
+    cost what the others do where it is left out.
+    """
 
     prompt: Annotated[float, Field(ge=0)]
     completion: Annotated[float, Field(ge=0)]
+    cached: Annotated[float, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _cached_is_no_dearer(self) -> "Price":
+        if self.cached is not None and self.cached > self.prompt:
+            raise ValueError("a cached token would cost more than another: cached is up to prompt")
+        return self
 
 
 class Serve(Section):

@@ -10,6 +10,9 @@ import pytest
 from tests.gateway.world import World, build_world
 from tests.tiny import build_tokenizer
 from trimtab.cli import main
+from trimtab.flows.backends import price_of_tokens
+from trimtab.ledger.money import Price
+from trimtab.project import Project
 
 Verb = Callable[..., tuple[int, str, str]]
 
@@ -65,6 +68,30 @@ def test_a_price_that_is_set_is_listed(prices: Verb, world: World) -> None:
         "completion_usd_per_million_tokens": 0.4,
         "cached_usd_per_million_tokens": 0.025,
     }
+
+
+def test_what_the_project_file_decides_is_not_set_beside_it(
+    prices: Verb, world: World, tmp_path: Path
+) -> None:
+    file = tmp_path / "trimtab.yaml"
+    said = {
+        "name": "support-desk",
+        "base": "base",
+        "data": {"sources": [{"path": "tickets.jsonl"}]},
+        "deploy": {"name": "desk"},
+    }
+    usd = ("--prompt=0.1", "--completion=0.4", "--cached=0.025")
+    before = prices("list", "--json")[1]
+    price = {"prompt": 1, "completion": 2, "cached": 0.25}
+    file.write_text(json.dumps(said | {"serve": {"price": price}}))
+    assert price_of_tokens(Project.load(file)) == Price(1_000, 2_000, 250)
+    for name in ("desk", world.base.hash):
+        code, told, error = prices("set", name, str(file), *usd)
+        assert (code, told, error.count("\n")) == (2, "", 1)
+        assert "serve.price" in error
+    assert prices("list", "--json")[1] == before
+    file.write_text(json.dumps(said))
+    assert prices("set", "desk", str(file), *usd)[0] == 0
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ data:
 # serve:                         # the built-in engine answers, unless vLLM is named
 #   vllm_env: ../vllm            # an environment with vLLM, to start a server from
 #   vllm_url: http://host:8000   # or a server that runs; its key is TRIMTAB_VLLM_KEY
-#   price: {{prompt: 0.1, completion: 0.4}}   # dollars a million tokens; needed with vllm_url
+#   price: {{prompt: 0.1, completion: 0.4, cached: 0.05}}   # a million tokens; needed with vllm_url
 #   quantisation: none           # or int8, on a processor with VNNI; the built-in engine's
 """
 

@@ -13,6 +13,7 @@ from trimtab.cli.options import (
     print_json,
     print_table,
     project_argument,
+    project_if_any,
     verbose_option,
 )
 
@@ -69,12 +70,15 @@ def set_price(
 
     Work is paid at the price of the moment it was admitted.
     """
-    from trimtab.flows.prices import moment, state
+    from trimtab.flows.prices import check_undecided, moment, state
     from trimtab.ledger.money import price_of_million
 
     price = price_of_million(prompt, completion, cached)
     from_us = None if since is None else moment(since)
+    project = project_if_any(path)
     with open_database(home, path) as database, database.transaction() as connection:
+        if project is not None:
+            check_undecided(connection, project, name)
         stated = state(connection, name, price, from_us)
     if as_json:
         print_json(_plain(stated))

@@ -62,10 +62,12 @@ def price_of_tokens(project: Project) -> Price:
     price = project.serve.price
     if price is None:
         return OWN_MACHINE
-    prompt, completion = (
-        nano(Decimal(str(usd)) / MILLION) for usd in (price.prompt, price.completion)
-    )
-    return Price(prompt, completion)
+    cached = None if price.cached is None else _of_token(price.cached)
+    return Price(_of_token(price.prompt), _of_token(price.completion), cached)
+
+
+def _of_token(usd_of_million: float) -> int:
+    return nano(Decimal(str(usd_of_million)) / MILLION)
 
 
 def declare(connection: Connection, project: Project, base: str) -> None:

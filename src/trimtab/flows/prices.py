@@ -16,6 +16,7 @@ from trimtab.ledger import reservation
 from trimtab.ledger.money import Price
 from trimtab.ledger.prices import history, set_price
 from trimtab.ledger.tables import database_now
+from trimtab.project import Project
 from trimtab.registry import deployments, encoders, versions
 from trimtab.store import clock
 from trimtab.store.database import Connection
@@ -63,6 +64,21 @@ def state(connection: Connection, name: str, price: Price, from_us: int | None =
     set_price(connection, version, price, from_us)
     names = _names(connection).get(version, ())
     return Stated(version, names, price, from_us, "later" if from_us > now else "now")
+
+
+def check_undecided(connection: Connection, project: Project, name: str) -> None:
+    """Raises UserError where a project's file says what this version costs: the next run that
+    promotes would undo another price."""
+    if project.serve.price is None:
+        return
+    bases = {each.hash: each.spec.base for each in versions.list(connection)}
+    live = {each.name: each.live for each in deployments.list(connection)}.get(project.deployment)
+    version = _version(connection, name)
+    if version in bases and live is not None and bases[version] == bases[live]:
+        raise UserError(
+            f"serve.price in {project.name}'s file says what version {short(version)} costs",
+            hint="change it there (prompt, completion, cached) and run the loop, or take it out",
+        )
 
 
 def moment(written: str) -> int:
