@@ -57,7 +57,7 @@ class Outcome:
 
 
 def record_all(connection: Connection, answered: Sequence[Answered]) -> None:
-    """Log requests that were never logged before, in one statement."""
+    """Log requests that were never logged before, as many in one statement as a `Put` takes."""
     RECORD.run(connection, [{name: getattr(each, name) for name in _FIELDS} for each in answered])
 
 

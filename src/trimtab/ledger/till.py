@@ -132,7 +132,7 @@ class Till:
         return hold is not None and hold.state == "open" and hold.expires_us == seen.expires_us
 
     def write(self) -> None:
-        """Everything above, in a statement for each table."""
+        """Everything above: of each table, as many rows in one statement as a `Put` takes."""
         budgets = [budget for found in self._budgets.values() for budget in found]
         write_budgets(self._connection, budgets)
         DELETE_HOLDS.run(self._connection, [{"at_id": hold} for hold in self._voided])
