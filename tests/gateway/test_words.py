@@ -15,7 +15,7 @@ from tests.gateway.test_policies import project
 from tests.gateway.world import World
 from trimtab.gateway import policies
 from trimtab.gateway.offline import retention
-from trimtab.gateway.spoken import masked
+from trimtab.gateway.spoken import LOOKED_AT, beginning, masked
 from trimtab.journal import words
 from trimtab.journal.words import Words
 
@@ -87,6 +87,34 @@ def test_secrets_and_what_was_not_asked_by_its_name_are_not_kept(
     assert found.prompt == f"my key is tt_{world.key.id}_***, help"
     assert masked("Authorization: Bearer abcdefgh12345678") == "Authorization: Bearer ***"
     assert masked("a bearer of bad news, a bearer token") == "a bearer of bad news, a bearer token"
+
+
+@pytest.mark.parametrize("before", ["x ", "bearer " + "y" * 900 + " "])
+def test_no_half_of_a_secret_is_kept_where_a_text_is_cut(before: str) -> None:
+    filled = before * (LOOKED_AT // len(before) + 99)
+    assert beginning(filled[:9000]) == (masked(filled[:9000]), False)
+    for secret in ("tt_0123abcd_" + "Z" * 43, "Bearer " + "Z" * 43):
+        for place in range(-70, 20, 3):
+            found, cut = beginning(f"{filled[: LOOKED_AT + place]} {secret}, {filled[:900]}")
+            assert cut
+            assert "Z" not in found
+
+
+@pytest.mark.usefixtures("logs_words")
+def test_a_long_text_is_masked_before_the_database_is_asked(
+    world: World, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+
+    def look(text: str) -> str:
+        looked.append(len(text))
+        return masked(text)
+
+    monkeypatch.setattr("trimtab.gateway.spoken.masked", look)
+    client.post("/v1/generate", json={**ASK, "prompt": "x" * 100_000})
+    [found] = kept(world)
+    assert (found.prompt, found.cut) == ("x" * words.MOST_CHARACTERS, True)
+    assert max(looked) == LOOKED_AT
 
 
 @pytest.mark.usefixtures("logs_words")

@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from trimtab.errors import StoreRefused
-from trimtab.gateway import problems
+from trimtab.gateway import problems, spoken
 from trimtab.gateway.entries import Admitted, Closing, Item, Kept, Knock, Opening
 from trimtab.gateway.group import STORE, GroupCommit
 from trimtab.gateway.heartbeat import Heartbeat
@@ -159,7 +159,10 @@ class Books:
         visit.latency_ms, visit.ended = visit.elapsed_ms(), True
         owed = self._owed.get(visit.id)
         kept = kept if owed is None else owed.kept
-        await self._written(Closing(visit, status, error_code, kept, late=owed is not None))
+        # Masked here: the transaction keeps the database from everybody else.
+        words = spoken.kept(visit)
+        late = owed is not None
+        await self._written(Closing(visit, status, error_code, kept, late=late, words=words))
 
     async def give_up(self, visit: Visit, kept: Kept) -> None:
         """Take back what was held, as if it had never been asked: it comes to nothing, or will be

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from trimtab.gateway.limits import Verdict
 from trimtab.gateway.visit import Reserved, Visit
+from trimtab.journal.words import Words
 from trimtab.store.database import Connection
 
 
@@ -36,9 +37,9 @@ class Opening:
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """Settle and log, and keep what is to be kept. One that is `void` came to nothing: neither
-    settled nor logged, as if it had never been asked. One that is `late` was refused by the store
-    before."""
+    """Settle and log, and keep what is to be kept, `words` among it. One that is `void` came to
+    nothing: neither settled nor logged, as if it had never been asked. One that is `late` was
+    refused by the store before."""
 
     visit: Visit
     status: int
@@ -46,6 +47,7 @@ class Closing:
     kept: Kept | None
     void: bool = False
     late: bool = False
+    words: Words | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from trimtab.errors import TrimtabError
-from trimtab.gateway import keys, replays, spoken
+from trimtab.gateway import keys, replays
 from trimtab.gateway.entries import Admitted, Closing, Item, Knock, Opening
 from trimtab.gateway.heartbeat import LIFE_US
 from trimtab.gateway.limits import Meters, Verdict
@@ -71,9 +71,8 @@ class _Posting:
         ]
         entries = [_entry(item, done[id(item)]) for item in closed if not item.void]
         requests.record_all(self._connection, entries)
-        spoke = [item.visit for item in closed if item.visit.words and not item.void]
-        kept_words = [spoken.kept(visit, self._till.now_us) for visit in spoke]
-        words.record_all(self._connection, kept_words)
+        spoke = [item.words for item in closed if item.words is not None]
+        words.record_all(self._connection, spoke)
         kept = [item.kept for item in closed if item.kept is not None]
         for each in sorted(kept, key=lambda each: each.locks):
             each.keep(self._connection)

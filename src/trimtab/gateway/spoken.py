@@ -13,20 +13,28 @@ from trimtab.gateway.dialogue import Dialogue
 from trimtab.gateway.visit import Visit
 from trimtab.journal import words
 from trimtab.journal.words import Words
+from trimtab.store.clock import now_us
 
 # A key of ours without its secret, and what stands behind the name of a credential.
 _SECRETS = re.compile(
     r"(tt_[0-9a-f]{8}_)[A-Za-z0-9_-]{43}|(?i:(\bbearer\s+))[A-Za-z0-9._~+/=-]{16,}"
 )
 
+# Characters of a text that are looked at; masked, they are fewer than what is kept seldom enough.
+LOOKED_AT = 2 * words.MOST_CHARACTERS
+# More than what of a secret can stand there without being known for one.
+LONGEST_HALF = 64
 
-def kept(visit: Visit, now_us: int) -> Words:
-    """The words of a visit that is closed; it has some."""
-    assert visit.words is not None
-    prompt, answers = visit.words()
-    answer = answers[0] if len(answers) == 1 else _json(answers) if answers else ""
-    key = visit.key
-    return words.of(visit.id, key.id, key.owner, masked(prompt), masked(answer), now_us)
+
+def kept(visit: Visit) -> Words | None:
+    """The words of a visit that ends now; None where they are not wanted."""
+    if visit.words is None:
+        return None
+    asked, answers = visit.words()
+    said = answers[0] if len(answers) == 1 else _json(answers) if answers else ""
+    (prompt, left_out), (answer, unsaid), key = beginning(asked), beginning(said), visit.key
+    cut = left_out or unsaid
+    return words.of(visit.id, key.id, key.owner, prompt, answer, now_us(), cut=cut)
 
 
 def prompt_of(body: Asked) -> str:
@@ -39,6 +47,16 @@ def prompt_of(body: Asked) -> str:
     if isinstance(body, ScoreBody):
         return _json({"prompt": asked, "completions": body.completions})
     return asked
+
+
+def beginning(text: str) -> tuple[str, bool]:
+    """As much of a text, masked, as may be kept of it, and whether some was left out.
+
+    Where it is cut, a secret is cut as well, and half of one has no form to know it by: it goes.
+    """
+    if len(text) <= LOOKED_AT:
+        return masked(text), False
+    return masked(text[:LOOKED_AT])[:-LONGEST_HALF], True
 
 
 def masked(text: str) -> str:

@@ -30,9 +30,18 @@ class Words:
     expires_us: int
 
 
-def of(request_id: str, key_id: str, owner: str, prompt: str, answer: str, now_us: int) -> Words:
-    """What is kept of a request's words."""
-    cut = max(len(prompt), len(answer)) > MOST_CHARACTERS
+def of(
+    request_id: str,
+    key_id: str,
+    owner: str,
+    prompt: str,
+    answer: str,
+    now_us: int,
+    *,
+    cut: bool = False,
+) -> Words:
+    """What is kept of a request's words; `cut` where these are their beginning already."""
+    cut |= max(len(prompt), len(answer)) > MOST_CHARACTERS
     return Words(
         request_id=request_id,
         key_id=key_id,
