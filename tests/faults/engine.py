@@ -13,8 +13,8 @@ from trimtab.engine.server import Connection
 
 
 @asynccontextmanager
-async def engine_at(socket: Path, echo: Echo) -> AsyncIterator[None]:
-    """Serve `echo` at a Unix socket, with the engine process's own server."""
+async def engine_at(socket: Path, engine: Echo | LocalEngine) -> AsyncIterator[None]:
+    """Serve `engine` at a Unix socket, with the engine process's own server."""
     connections: set[asyncio.Task[None]] = set()
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -22,7 +22,7 @@ async def engine_at(socket: Path, echo: Echo) -> AsyncIterator[None]:
         assert task is not None
         connections.add(task)
         # The server asks of its engine only what the Engine protocol has.
-        await Connection(cast(LocalEngine, echo), reader, writer).serve()
+        await Connection(cast(LocalEngine, engine), reader, writer).serve()
         connections.discard(task)
 
     server = await asyncio.start_unix_server(accept, socket, limit=MAX_FRAME)

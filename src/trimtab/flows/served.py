@@ -2,19 +2,23 @@
 
 An engine process that was restarted holds nothing; the first request to it loads its version again.
 At every load the engine has a few golden probes repeated before it answers anybody, so that a
-version never answers as something else.
+version never answers as something else. That may take longer than a request has: no request that
+leaves ends a load, and the next one finds it done.
 """
 
 import asyncio
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 
+from trimtab.canonical import short
 from trimtab.engine.remote import RemoteEngine
-from trimtab.errors import VersionNotLoaded
+from trimtab.errors import EngineUnavailable, VersionNotLoaded
 from trimtab.flows.serving import version_files
 from trimtab.flows.sockets import engine_socket
+from trimtab.gateway.catalogue import LOAD_S
+from trimtab.gateway.shared import Shared
 from trimtab.inference import (
     Capabilities,
     Chunk,
@@ -41,7 +45,7 @@ class Engines:
         self._database = database
         self._remote: dict[str, RemoteEngine] = {}
         self._loads: Counter[str] = Counter()
-        self._loading: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._loading: Shared[None] = Shared()
 
     async def ready(self, version: ModelVersion) -> Engine:
         """An engine that holds a version. Raises what loading raises, and IdentityError."""
@@ -68,14 +72,23 @@ class Engines:
     async def load(self, version: ModelVersion, seen: int) -> None:
         """Load a version, which then proves itself, unless that was done since `seen` loads.
 
-        So of several callers that miss a version at once, one loads it for all.
+        So of several callers that miss a version at once, one loads it for all; and it goes on when
+        they leave.
         """
-        engine = self.of(version)
-        async with self._loading[version.hash]:
-            if self.loads(version) != seen:
-                return
-            await engine.load(await asyncio.to_thread(self._files, version))
-            self._loads[version.hash] += 1
+        if self.loads(version) == seen:
+            await self._loading.do(version.hash, lambda: self._load(version))
+
+    async def _load(self, version: ModelVersion) -> None:
+        """Raises EngineUnavailable where the engine does not answer in time: it lost the call."""
+        try:
+            async with asyncio.timeout(LOAD_S):
+                await self.of(version).load(await asyncio.to_thread(self._files, version))
+        except TimeoutError:
+            raise EngineUnavailable(
+                f"version {short(version.hash)} was not loaded within {LOAD_S:.0f} s",
+                hint="is its engine busy with something else? try again in a moment",
+            ) from None
+        self._loads[version.hash] += 1
 
     def _files(self, version: ModelVersion) -> VersionFiles:
         return version_files(self._home, version, self._folder(version))
