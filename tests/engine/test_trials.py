@@ -208,3 +208,30 @@ def test_a_server_that_was_gone_has_its_versions_proved_again(
             await engine.close()
 
     asyncio.run(run())
+
+
+def test_who_is_told_that_a_server_has_forgotten_an_adapter_trusts_nothing_that_it_holds(
+    base: Path, tmp_path: Path, version_of: VersionOf
+) -> None:
+    """It was restarted while nobody asked, with another model under the name of the base."""
+    other = build_base(tmp_path / base.name, layers=3, seed=9)
+
+    async def run() -> None:
+        server, another = await asyncio.gather(
+            asyncio.to_thread(Vllm, base), asyncio.to_thread(Vllm, other)
+        )
+        with server.listening() as url:
+            engine = VllmEngine(Server(url, KEY), base)
+            await engine.open()
+            for name in ("base", "red"):
+                await engine.load(proved(version_of(name)))
+            first, server.engine = server.engine, another.engine
+            server.adapters.clear()
+            await refused(engine, "red")
+            await refused(engine, "base")
+            with pytest.raises(IdentityError, match="does not answer as itself"):
+                await engine.load(proved(version_of("base")))
+            first.close()
+            await engine.close()
+
+    asyncio.run(run())

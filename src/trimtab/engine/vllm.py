@@ -287,9 +287,13 @@ class VllmEngine:
         try:
             yield
         except VersionNotLoaded:
-            for version in [v for v, other in self._held.items() if other.name == held.name]:
+            known = [v for v, other in self._held.items() if other.name == held.name]
+            for version in known:
                 del self._held[version]
                 self._trials.forget(version)
+            if known:
+                # It was restarted.
+                self._trials.doubt()
             raise
         except EngineUnavailable:
             self._trials.doubt()
