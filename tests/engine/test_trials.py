@@ -161,6 +161,37 @@ def test_a_caller_that_leaves_in_the_middle_leaves_nothing_that_answers(
     asyncio.run(run())
 
 
+def test_what_is_unloaded_as_its_last_probe_is_answered_can_be_loaded_again(
+    opened: Open, base: Path, version_of: VersionOf
+) -> None:
+    async def run() -> None:
+        async with opened(base) as engine:
+            score, answered = engine._trials._score, 0
+
+            async def unloaded(request: ScoreRequest) -> list[Score]:
+                nonlocal answered
+                scores = await score(request)
+                answered += 1
+                if answered == len(ENDS):
+                    await engine.unload("red")
+                return scores
+
+            engine._trials._score = unloaded
+            with pytest.raises(VersionNotLoaded, match="while it was on trial"):
+                await engine.load(proved(version_of("red")))
+            await refused(engine, "red")
+            await engine.load(proved(version_of("red")))
+            await ask(engine, "red")
+            # Gone without a word to those who judge.
+            await engine.unload("red")
+            engine._trials._passed.add("red")
+            await engine.load(proved(version_of("red")))
+            assert answered == 3 * len(ENDS)
+            await ask(engine, "red")
+
+    asyncio.run(run())
+
+
 def test_a_base_that_a_server_holds_under_the_same_name_is_found_out(
     base: Path, tmp_path: Path, version_of: VersionOf
 ) -> None:

@@ -69,6 +69,8 @@ class Trials:
         version = files.version
         ours = version not in self._held
         if ours:
+            # Whatever passed under this name is gone.
+            self._passed.discard(version)
             self._open.add(version)
         try:
             await self._load(files)
@@ -76,6 +78,11 @@ class Trials:
                 return
             ours = True
             await judge(version, proof, runtime, self._score)
+            if version not in self._held:
+                raise VersionNotLoaded(
+                    f"version {version} was unloaded while it was on trial",
+                    hint="load it again, then ask again",
+                )
         except BaseException:
             if ours:
                 # It stays on trial until it is gone, whatever comes between.
