@@ -1,6 +1,7 @@
 """A version answers once it has repeated its proof, whichever engine computes it."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
@@ -14,13 +15,15 @@ from tests.engine.reference import Reference
 from tests.engine.wire import KEY, Vllm
 from tests.tiny import build_base
 from trimtab.engine.local import LocalEngine
+from trimtab.engine.trials import judge
 from trimtab.engine.vllm import VllmEngine
 from trimtab.engine.vllm_routes import Server
-from trimtab.errors import EngineUnavailable, IdentityError, VersionNotLoaded
+from trimtab.errors import EngineError, EngineUnavailable, IdentityError, VersionNotLoaded
 from trimtab.inference import (
     GenerateRequest,
     Probe,
     Proof,
+    Runtime,
     Sampling,
     Score,
     ScoreRequest,
@@ -29,6 +32,7 @@ from trimtab.inference import (
 )
 
 PROMPT, ENDS = (17, 40, 5, 99), ((7, 8, 9), (250, 4))
+RUNTIME = Runtime("trimtab", "0", "cpu", "float32")
 Computing = LocalEngine | VllmEngine
 Open = Callable[[Path], AbstractAsyncContextManager[Computing]]
 
@@ -264,5 +268,37 @@ def test_who_is_told_that_a_server_has_forgotten_an_adapter_trusts_nothing_that_
                 await engine.load(proved(version_of("base")))
             first.close()
             await engine.close()
+
+    asyncio.run(run())
+
+
+def test_a_number_that_is_none_is_found_wherever_it_stands() -> None:
+    proof = Proof(1e-3, (Probe(PROMPT, (7, 8, 9), (-1.0, -2.0, -3.0)),))
+
+    async def damaged(request: ScoreRequest) -> list[Score]:
+        return [Score((-1.0, math.nan, -3.0))]
+
+    with pytest.raises(EngineError, match="not finite"):
+        asyncio.run(judge("red", proof, RUNTIME, damaged))
+
+
+def test_a_probe_that_fails_ends_the_others() -> None:
+    proof = Proof(1e-3, tuple(Probe(PROMPT, (token,), (-1.0,)) for token in (7, 8)))
+    left: list[int] = []
+
+    async def failing(request: ScoreRequest) -> list[Score]:
+        [[token]] = request.completions
+        if token == 8:
+            raise EngineUnavailable("gone")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            left.append(token)
+        return []
+
+    async def run() -> None:
+        with pytest.raises(EngineUnavailable):
+            await judge("red", proof, RUNTIME, failing)
+        assert left == [7]
 
     asyncio.run(run())

@@ -98,13 +98,20 @@ async def judge(version: str, proof: Proof, runtime: Runtime, score: Scoring) ->
     EngineError where one is not a number.
     """
 
-    async def off(probe: Probe) -> float:
+    async def off(probe: Probe) -> list[float]:
         asked = ScoreRequest(version, probe.prompt, (probe.completion,), secrets.token_hex(8))
         [found] = await score(asked)
         pairs = zip(probe.logprobs, found.logprobs, strict=True)
-        return max((abs(told - said) for told, said in pairs), default=0.0)
+        return [abs(told - said) for told, said in pairs]
 
-    differences = await asyncio.gather(*map(off, proof.probes))
+    asking = [asyncio.ensure_future(off(probe)) for probe in proof.probes]
+    try:
+        differences = [each for row in await asyncio.gather(*asking) for each in row]
+    finally:
+        # Where one fails, nobody waits for the others.
+        for one in asking:
+            one.cancel()
+        await asyncio.gather(*asking, return_exceptions=True)
     if not all(map(math.isfinite, differences)):
         raise EngineError(
             "a golden probe scored a log-probability that is not finite",
