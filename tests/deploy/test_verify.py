@@ -111,11 +111,21 @@ def test_a_version_is_judged_under_a_name_that_nobody_asks_for_and_is_gone_after
     engine: Engine, package: Package, files: VersionFiles, world: World
 ) -> None:
     run(engine, package, files, world)
-    base = world.base_files().version
-    for version in (files.version, base):
-        for name in (version, f"{version}+trial", f"{version}+merged"):
-            with pytest.raises(VersionNotLoaded):
-                asyncio.run(engine.score(ScoreRequest(name, (1,), ((2,),), name)))
+    assert isinstance(engine, LocalEngine)
+    assert not engine._held
+
+
+def test_two_runs_judge_through_one_engine_at_once(
+    engine: Engine, package: Package, files: VersionFiles, world: World
+) -> None:
+    """The one that is done first takes nothing from the other."""
+
+    async def both() -> list[Verification]:
+        one = verify(engine, package, files, world.base_files())
+        other = verify(engine, package, files, world.base_files())
+        return await asyncio.gather(one, other)
+
+    assert [found.ok for found in asyncio.run(both())] == [True, True]
 
 
 def test_a_base_that_does_not_repeat_what_it_says_elsewhere_is_refused(

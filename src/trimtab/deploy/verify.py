@@ -7,6 +7,7 @@ weights equal to the unmerged ones? That is measured, and the version stays unve
 """
 
 import math
+import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, replace
@@ -199,8 +200,11 @@ async def _in_float32(engine: Engine, files: VersionFiles, probes: Sequence[Prob
 
 @asynccontextmanager
 async def _on_trial(engine: Engine, files: VersionFiles) -> AsyncIterator[str]:
-    """The name of a version while it is judged: not the one by which it is asked for."""
-    name = f"{files.version}+{'merged' if files.merged else 'trial'}"
+    """The name of a version while it is judged: not the one by which it is asked for, and no other
+    run's, which may judge a version on the same base through the same engine.
+    """
+    kind = "merged" if files.merged else "trial"
+    name = f"{files.version}+{kind}-{secrets.token_hex(4)}"
     await engine.load(replace(files, version=name))
     try:
         yield name
