@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -165,6 +165,30 @@ def test_a_caller_that_leaves_in_the_middle_leaves_nothing_that_answers(
     asyncio.run(run())
 
 
+def test_what_is_loaded_while_it_is_unloaded_is_there_and_proved_anew(
+    opened: Open, base: Path, version_of: VersionOf
+) -> None:
+    async def run() -> None:
+        async with opened(base) as engine:
+            gate = Gate(engine)
+            gate.open.set()
+            await engine.load(proved(version_of("red")))
+            async with aclosing(
+                engine.generate(GenerateRequest("red", PROMPT, Sampling(max_tokens=20), "g"))
+            ) as stream:
+                await anext(stream)
+                # The built-in engine lets the stream end first.
+                gone = asyncio.create_task(engine.unload("red"))
+                await asyncio.sleep(0)
+                again = asyncio.create_task(engine.load(proved(version_of("red"))))
+                await asyncio.sleep(0)
+            await asyncio.gather(gone, again)
+            assert gate.asked == 2 * len(ENDS)
+            await ask(engine, "red")
+
+    asyncio.run(run())
+
+
 def test_what_is_unloaded_as_its_last_probe_is_answered_can_be_loaded_again(
     opened: Open, base: Path, version_of: VersionOf
 ) -> None:
@@ -177,7 +201,7 @@ def test_what_is_unloaded_as_its_last_probe_is_answered_can_be_loaded_again(
                 scores = await score(request)
                 answered += 1
                 if answered == len(ENDS):
-                    await engine.unload("red")
+                    await engine._drop("red")
                 return scores
 
             engine._trials._score = unloaded

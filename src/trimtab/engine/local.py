@@ -106,7 +106,7 @@ class LocalEngine:
             self.context, self.vocabulary = shape.context, shape.vocabulary
         self._grammars = Grammars(self.vocabulary)
         self._held: dict[str, Held] = {}
-        self._trials = Trials(self._held, self._take, self.unload, self._scores)
+        self._trials = Trials(self._held, self._take, self._drop, self._scores)
         self._arrived: list[Job | Command] = []
         self._commands: list[Command] = []
         self._changed = threading.Condition()
@@ -140,6 +140,9 @@ class LocalEngine:
         await self._order(Command(files.version, lambda: self._load(files, ready), leaves=False))
 
     async def unload(self, version: str) -> None:
+        await self._trials.unload(version)
+
+    async def _drop(self, version: str) -> None:
         await self._order(Command(version, lambda: self._unload(version), leaves=True))
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:

@@ -54,13 +54,22 @@ class Trials:
 
     async def load(self, files: VersionFiles, runtime: Runtime) -> None:
         """One caller at a time; the others find it done. What fails is unloaded again."""
-        lock = self._locks.setdefault(files.version, asyncio.Lock())
-        async with lock:
+        async with self._lock(files.version):
             if files.proof is None:
                 await self._load(files)
                 self._open.discard(files.version)
             else:
                 await self._prove(files, files.proof, runtime)
+
+    async def unload(self, version: str) -> None:
+        """After whoever loads it now. Who asks for it meanwhile has it loaded and proved anew, and
+        is not told that it is there while it goes.
+        """
+        async with self._lock(version):
+            await self._unload(version)
+
+    def _lock(self, version: str) -> asyncio.Lock:
+        return self._locks.setdefault(version, asyncio.Lock())
 
     async def _prove(self, files: VersionFiles, proof: Proof, runtime: Runtime) -> None:
         """One that was held before without a proof answers on while it is judged: who loaded it so

@@ -74,7 +74,7 @@ class VllmEngine:
         self._routes = Routes(server)
         self._base = base
         self._held: dict[str, Held] = {}
-        self._trials = Trials(self._held, self._take, self.unload, self._scores)
+        self._trials = Trials(self._held, self._take, self._drop, self._scores)
         self._loading = asyncio.Lock()
         self._running = 0
         self._model = self._version = ""
@@ -138,6 +138,9 @@ class VllmEngine:
             self._held[files.version] = held or Held(files, name, Tokenizer(files.tokenizer))
 
     async def unload(self, version: str) -> None:
+        await self._trials.unload(version)
+
+    async def _drop(self, version: str) -> None:
         async with self._loading:
             held = self._held.pop(version, None)
             self._trials.forget(version)
