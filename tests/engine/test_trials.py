@@ -326,3 +326,32 @@ def test_a_probe_that_fails_ends_the_others() -> None:
         assert left == [7]
 
     asyncio.run(run())
+
+
+def test_an_answer_that_is_wrong_is_no_sign_of_another_server(
+    base: Path, version_of: VersionOf
+) -> None:
+    """But for the word of a proxy that has lost it."""
+
+    async def run() -> None:
+        server = await asyncio.to_thread(Vllm, base)
+        with server.listening() as url:
+            engine = VllmEngine(Server(url, KEY), base)
+            await engine.open()
+            await engine.load(proved(version_of("red")))
+            server.fails = 500
+            with pytest.raises(EngineUnavailable):
+                await ask(engine, "red")
+            server.fails, server.ends_after = None, 1
+            with pytest.raises(EngineUnavailable, match="ended before"):
+                await ask(engine, "red")
+            server.ends_after = None
+            await ask(engine, "red")
+            server.fails = 502
+            with pytest.raises(EngineUnavailable):
+                await ask(engine, "red")
+            server.fails = None
+            await refused(engine, "red")
+            await engine.close()
+
+    asyncio.run(run())

@@ -33,8 +33,9 @@ VERSION = "0.32.0"
 @dataclass
 class Vllm:
     """`ignores_adapters` answers as the base under an adapter's name; `breaks_after` so many tokens
-    the connection of a stream is cut; `cached` is told as cached tokens; `root` is told in place of
-    the base's path; `busy` is the Retry-After of the 429 that every request gets.
+    the connection of a stream is cut, `ends_after` so many it ends as if all were said; `cached` is
+    told as cached tokens; `root` is told in place of the base's path; `busy` is the Retry-After of
+    the 429 that every request gets, `fails` the status of another failure.
     """
 
     base: Path
@@ -42,9 +43,11 @@ class Vllm:
     root: str | None = None
     ignores_adapters: bool = False
     breaks_after: int | None = None
+    ends_after: int | None = None
     pause_s: float = 0.0
     cached: int = 0
     busy: str | None = None
+    fails: int | None = None
     adapters: dict[str, str] = field(default_factory=dict)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     cancelled: int = 0
@@ -113,6 +116,8 @@ class Vllm:
             self.bodies.append(body)
             if self.busy is not None:
                 return PlainTextResponse("busy", 429, headers={"Retry-After": self.busy})
+            if self.fails is not None:
+                return refused(self.fails, "planted")
             if body["model"] not in (self.model, *self.adapters):
                 return refused(404, f"The model `{body['model']}` does not exist.")
             if body.get("stream"):
@@ -148,6 +153,8 @@ class Vllm:
             async for chunk in self.engine.generate(request):
                 if count == self.breaks_after:
                     raise RuntimeError("planted: the connection breaks")
+                if count == self.ends_after:
+                    return
                 count += 1
                 row = {f"token_id:{t}": value for t, value in (chunk.top[0] if chunk.top else ())}
                 row.setdefault(f"token_id:{chunk.tokens[0]}", chunk.logprobs[0])

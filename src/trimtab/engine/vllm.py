@@ -24,7 +24,6 @@ from trimtab.engine.vllm_frames import drawn_in, finite, with_cached
 from trimtab.engine.vllm_routes import Routes, Server, not_loaded
 from trimtab.errors import (
     BaseError,
-    EngineUnavailable,
     IdentityError,
     RequestRefused,
     VersionNotLoaded,
@@ -71,10 +70,12 @@ class VllmEngine:
         self, server: Server, base: Path, alive: Callable[[], bool] = lambda: True
     ) -> None:
         self.alive = alive
-        self._routes = Routes(server)
         self._base = base
         self._held: dict[str, Held] = {}
         self._trials = Trials(self._held, self._take, self._drop, self._scores)
+        # One that was gone may be another when it comes back, with another model under the same
+        # name. What it answers is no sign of that, be it an error.
+        self._routes = Routes(server, lost=self._trials.doubt)
         self._loading = asyncio.Lock()
         self._running = 0
         self._model = self._version = ""
@@ -284,9 +285,7 @@ class VllmEngine:
 
     @contextmanager
     def _forgetting(self, held: Held) -> Iterator[None]:
-        """What the server knows no more is not held any longer; and one that was gone may be
-        another when it comes back, with another model under the same name.
-        """
+        """What the server knows no more is not held any longer."""
         try:
             yield
         except VersionNotLoaded:
@@ -297,9 +296,6 @@ class VllmEngine:
             if known:
                 # It was restarted.
                 self._trials.doubt()
-            raise
-        except EngineUnavailable:
-            self._trials.doubt()
             raise
 
     def _asked(self, held: Held, request: GenerateRequest) -> dict[str, Any]:

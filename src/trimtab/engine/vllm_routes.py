@@ -6,7 +6,7 @@ OpenAI's, and those for LoRA adapters, of vLLM 0.32 (in `vllm/entrypoints`:
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -47,11 +47,12 @@ class Server:
 
 class Routes:
     """A client of one server. Raises what `refusal` makes of its answers, and EngineUnavailable
-    where it cannot be reached.
+    where it cannot be reached or the connection breaks: `lost` is called first then.
     """
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, lost: Callable[[], None]) -> None:
         self.server = server
+        self._lost = lost
         headers = {"Authorization": f"Bearer {server.key}"} if server.key else {}
         # What is asked for by address is not behind the proxy that the environment may name. And
         # a connection that is kept may be one that the server has just closed: a new one is cheap.
@@ -104,7 +105,7 @@ class Routes:
                         first = await anext(frames, None)
                 yield _chained(first, frames)
         except httpx.TransportError as error:
-            raise self.gone(str(error) or type(error).__name__) from error
+            raise self._broken(error) from error
 
     async def _frames(
         self, lines: AsyncIterator[str], model: str
@@ -128,7 +129,7 @@ class Routes:
         try:
             response = await self._client.post(f"/v1/{route}", json=body)
         except httpx.TransportError as error:
-            raise self.gone(str(error) or type(error).__name__) from error
+            raise self._broken(error) from error
         told = _message(response.content)
         if response.status_code == httpx.codes.OK:
             return
@@ -150,7 +151,7 @@ class Routes:
         try:
             response = await call
         except httpx.TransportError as error:
-            raise self.gone(str(error) or type(error).__name__) from error
+            raise self._broken(error) from error
         if response.status_code != httpx.codes.OK:
             raise self._refused(response, model)
         try:
@@ -163,6 +164,9 @@ class Routes:
 
     def _refused(self, response: httpx.Response, model: str | None) -> TrimtabError:
         error = self.refusal(response.status_code, response.content, model)
+        if response.status_code == httpx.codes.BAD_GATEWAY:
+            # A proxy says what it met behind it.
+            self._lost()
         after = response.headers.get("retry-after", "")
         # A server, or a proxy before it, may name a date instead; then we say a second, as ever.
         if isinstance(error, EngineOverloaded) and after.isdecimal() and len(after) < 9:
@@ -183,6 +187,10 @@ class Routes:
         if httpx.codes.is_client_error(status):
             return RequestRefused(f"vLLM: {told}", hint="change the request: it can never work")
         return self.gone(f"{status} {told}")
+
+    def _broken(self, error: httpx.TransportError) -> EngineUnavailable:
+        self._lost()
+        return self.gone(str(error) or type(error).__name__)
 
     def gone(self, why: str) -> EngineUnavailable:
         return EngineUnavailable(f"vLLM at {self.server.url}: {why}", hint=HINT)
