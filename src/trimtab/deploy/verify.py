@@ -24,9 +24,9 @@ from trimtab.text.chat import ChatFormat
 
 NO_OP_FACTOR = 5
 ROUNDING_FACTOR = 3
-OTHER_DTYPE_NATS = 0.5
-"""What another width of numbers may change of a single token, as 8 bits may; another model is nats
-off.
+NARROW_NATS = 0.5
+"""What two programs may differ by in a single token where one of them computes in narrow numbers,
+as 8 bits may; other models are nats off.
 """
 Logprobs = list[tuple[float, ...]]
 
@@ -175,7 +175,9 @@ async def said_of(package: Package, base_files: VersionFiles, engine: Engine, by
     probes = package.probes.probes
     async with _on_trial(by, replace(base_files, proof=None)) as name:
         said = await _together(by, name, probes)
-    tolerance = package.probes.tolerance if ours == theirs else OTHER_DTYPE_NATS
+    # Two that round to 16 bits, each in its own order, are further apart than one is from float32.
+    exact = ours == theirs == "float32"
+    tolerance = package.probes.tolerance if exact else NARROW_NATS
     told = zip(probes, said, strict=True)
     return Probes(tolerance, ours, tuple(replace(one, logprobs=row) for one, row in told))
 
