@@ -266,8 +266,9 @@ void through(float* x, float* out, const Layer* layers, const Network& network, 
         Company company;
         return walk(0);
     }
-    // In their order: a part waits for those before it alone.
-#pragma omp parallel for schedule(dynamic, 1)
+    // In their order, which OpenMP 5 keeps only where it is told to: a part waits for those before
+    // it alone.
+#pragma omp parallel for schedule(monotonic : dynamic, 1)
     for (int p = 0; p < count; p++) walk(p);
 }
 
