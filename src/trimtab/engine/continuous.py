@@ -129,8 +129,8 @@ class ContinuousPath:
         self._schedule.leave(self._is_unwanted)
         shares = self._with_adapters(self._schedule.next(self._beside_streams()))
         apart = [share for share in shares if share[0].sequence.apart]
-        together = [share for share in shares if not share[0].sequence.apart]
-        for each in (together, *([share] for share in apart)):
+        mixed = [share for share in shares if not share[0].sequence.apart]
+        for each in (mixed, *([share] for share in apart)):
             if each:
                 self._compute_all(each)
         self._schedule.leave(lambda sequence: sequence.finished)
