@@ -18,7 +18,9 @@ from trimtab.text.chat import ChatFormat
 
 
 def package_of(home: Home, version: ModelVersion) -> Package:
-    """The package of a version with an adapter, laid out in the home, every file checked."""
+    """The package of a version, laid out in the home, every file checked. Raises IdentityError for
+    a version without one.
+    """
     if version.package_artifact is None:
         raise IdentityError(f"version {version.hash} has no package", hint="register it again")
     return materialise(home.blobs, version.package_artifact, home.versions)
@@ -32,8 +34,8 @@ def method_of_package(package: Package) -> str:
 
 
 def version_files(home: Home, version: ModelVersion, base: Path) -> VersionFiles:
-    """`base` is the folder of the version's base. A base that no
-    other engine than the built-in one computed has no package.
+    """`base` is the folder of the version's base. A base that only the built-in engine has computed
+    has no package.
     """
     bare = version.spec.adapter is None and version.package_artifact is None
     package = None if bare else package_of(home, version)
