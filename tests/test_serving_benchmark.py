@@ -1,8 +1,9 @@
-"""A part of the serving benchmark run again: what stays, and of which commit each row is."""
+"""A part of the serving benchmark run again: what stays, of which run it is, what is judged."""
 
 from typing import Any
 
 from benchmarks.serve.kept import merged
+from benchmarks.serve.page import Table, goals, verdict
 
 
 def row(system: str, case: str, value: float | None, **more: Any) -> dict[str, Any]:
@@ -26,7 +27,8 @@ def test_each_row_says_of_which_commit_it_is() -> None:
         ("peer", "c1"): (2.0, "aaa"),
         ("peer", "c32"): (4.0, "ccc"),
     }
-    assert len(third["rows"]) == 3
+    rounds = [(r["system"], r["rounds"]) for r in third["rows"]]
+    assert rounds == [("ours", 1), ("peer", 3), ("peer", 0)]
     assert third["rounds"] == 3
     assert third["precisions"] == dict.fromkeys(("aaa", "bbb", "ccc"), "float32")
 
@@ -35,3 +37,24 @@ def test_a_case_measured_again_keeps_no_figure_of_its_last_time() -> None:
     failed = {**row("ours", "c1", 2.0), "figure": "failed"}
     rows = merged(found("bbb", 3, row("ours", "c1", 3.0)), found("aaa", 3, failed))["rows"]
     assert [(r["figure"], r["commit"]) for r in rows] == [("output_tok_s", "bbb")]
+
+
+def verdicts(found: dict[str, Any]) -> dict[str, str]:
+    table = Table(found)
+    return {goal.name: verdict(table, goal) for goal in goals(table)}
+
+
+def test_what_two_runs_found_is_not_compared() -> None:
+    ours = [row("trimtab", f"base/{case}", value) for case, value in (("c1", 3.0), ("c4", 9.0))]
+    peer = [row("llama-server", f"base/{case}", 2.0) for case in ("c1", "c4")]
+    first = found("aaa", 3, *ours, *peer)
+    assert set(verdicts(first).values()) == {"met"}
+    again = merged(found("bbb", 3, row("trimtab", "base/c4", 9.0)), first)
+    assert verdicts(again) == {
+        "base/c1 beside the best peer": "met",
+        "base/c4 beside the best peer": "not judged: of two runs",
+    }
+    both = [row("trimtab", "base/c1", 3.0), row("llama-server", "base/c1", 2.0)]
+    hasty = merged(found("ccc", 1, *both), first)
+    assert hasty["rounds"] == 3
+    assert verdicts(hasty)["base/c1 beside the best peer"] == "not judged: of too few rounds"

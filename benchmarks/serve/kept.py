@@ -1,4 +1,4 @@
-"""A run that measures a part: what earlier runs found stays, each row with its own commit."""
+"""A run that measures a part: what earlier runs found stays, each row with what tells its run."""
 
 from typing import Any
 
@@ -34,4 +34,4 @@ def _case(row: Found) -> tuple[str, str]:
 
 
 def _origin(found: Found) -> Found:
-    return {"commit": found["commit"], "date": found["date"]}
+    return {name: found[name] for name in ("commit", "date", "rounds")}
