@@ -18,7 +18,8 @@ from tests.engine.kinds import build_kind
 from tests.engine.reference import Reference
 from tests.engine.wire import KEY, VERSION, Vllm
 from trimtab.engine import vllm_server
-from trimtab.engine.vllm import METHODS, VllmEngine
+from trimtab.engine.vllm import VllmEngine
+from trimtab.engine.vllm_names import METHODS
 from trimtab.engine.vllm_routes import Server
 from trimtab.errors import (
     BaseError,

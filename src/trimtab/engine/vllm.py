@@ -3,24 +3,23 @@
 vLLM computes tokens and log-probabilities. Text and stop strings are made of them here, by the code
 that the built-in engine uses, so that both mean the same.
 
-vLLM finds cached blocks by an adapter's name and path: each version has a name of its own, the hash
-of its content in it, and lies in a folder that is never written again. The server must see that
-folder under the same path. Needs no torch.
+Each version has a name of its own at the server (`vllm_names`), and lies in a folder that is never
+written again. The server must see that folder under the same path. Needs no torch.
 """
 
 import asyncio
-import hashlib
 import json
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from trimtab.engine.admission import check_generate, check_score
 from trimtab.engine.answer import Answer
 from trimtab.engine.trials import Trials
+from trimtab.engine.vllm_bodies import generation, scoring
 from trimtab.engine.vllm_frames import drawn_in, finite, with_cached
+from trimtab.engine.vllm_names import METHODS, name_of
 from trimtab.engine.vllm_routes import Routes, Server, not_loaded
 from trimtab.errors import (
     BaseError,
@@ -36,20 +35,13 @@ from trimtab.inference import (
     Runtime,
     Score,
     ScoreRequest,
-    Service,
     Vector,
     VersionFiles,
 )
-from trimtab.registry.methods import method_of
 from trimtab.text.tokenizer import Tokenizer
-
-METHODS: Mapping[str, Service] = {"lora": "mixed", "full": "mixed"}
-PRIORITIES = {"interactive": 0, "batch": 1, "shadow": 2}
-"""vLLM serves the lower number first."""
 
 MAX_BATCH = 32
 POLL_S = 0.05
-ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +122,13 @@ class VllmEngine:
                     f"version {files.version} is loaded from other files already",
                     hint="unload it first; a version's name is the hash of its content",
                 )
-            name = self._name(files)
+            if files.base.resolve() != self._base.resolve():
+                raise IdentityError(
+                    f"version {files.version} stands on {files.base}, this engine holds"
+                    f" {self._base}",
+                    hint="each base has an engine of its own",
+                )
+            name = name_of(files, self._model, self._routes.server.max_rank)
             if name != self._model and name not in await self._adapters():
                 if held is not None:
                     # It was restarted.
@@ -162,7 +160,8 @@ class VllmEngine:
                 hint="ask the built-in engine, or leave deterministic out",
             )
         answer = Answer(request, held.tokenizer, held.files.stop_tokens)
-        body = self._asked(held, request)
+        priority = self._routes.server.priority
+        body = generation(held.name, request, held.files.stop_tokens, priority)
         with self._counted(), self._forgetting(held):
             async with self._routes.stream(body, request.patience_s) as events:
                 async for event in events:
@@ -186,12 +185,7 @@ class VllmEngine:
         scores = [Score(())] * len(request.completions)
         if not asked:
             return scores
-        body = self._body(held, request) | {
-            "prompt": [[*request.prompt, *request.completions[i]] for i in asked],
-            "prompt_logprobs": 0,
-            # None would not be an answer.
-            "max_tokens": 1,
-        }
+        body = scoring(held.name, request, asked, self._routes.server.priority)
         with self._counted(), self._forgetting(held):
             found = await self._routes.complete(body, request.patience_s)
         for choice in found["choices"]:
@@ -213,52 +207,10 @@ class VllmEngine:
     async def close(self) -> None:
         await self._routes.close()
 
-    def _name(self, files: VersionFiles) -> str:
-        """What the server knows a version by. Raises RequestRefused and IdentityError."""
-        if files.merged:
-            raise RequestRefused(
-                "vLLM serves the weights that it was started with, and no merged copy",
-                hint="the built-in engine computes merged copies",
-            )
-        if files.base.resolve() != self._base.resolve():
-            raise IdentityError(
-                f"version {files.version} stands on {files.base}, this engine holds {self._base}",
-                hint="each base has an engine of its own",
-            )
-        if files.adapter is None:
-            return self._model
-        try:
-            content = [(files.adapter / name).read_bytes() for name in ADAPTER_FILES]
-            config = json.loads(content[0])
-            method, rank = method_of(config), _rank(config)
-        except (OSError, ValueError, AttributeError) as error:
-            raise IdentityError(
-                f"{files.adapter}: {error}", hint="the adapter's files are damaged"
-            ) from error
-        if method not in METHODS:
-            raise RequestRefused(
-                f"vLLM does not serve adapters of the method {method}, only LoRA",
-                hint="serve the version with the built-in engine",
-            )
-        most = self._routes.server.max_rank
-        if most is not None and rank > most:
-            raise RequestRefused(
-                f"{files.adapter}: a rank of {rank}, and vLLM is started for {most}",
-                hint="serve the version with the built-in engine",
-            )
-        digest = hashlib.sha256(b"".join(content)).hexdigest()
-        return f"{files.version}@{digest[:16]}"
-
     def _of(self, version: str) -> Held:
         if (held := self._held.get(version)) is None:
             raise not_loaded(version)
         return held
-
-    def _body(self, held: Held, request: GenerateRequest | ScoreRequest) -> dict[str, Any]:
-        body: dict[str, Any] = {"model": held.name}
-        if self._routes.server.priority:
-            body["priority"] = PRIORITIES[request.priority]
-        return body
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -297,36 +249,3 @@ class VllmEngine:
                 # It was restarted.
                 self._trials.doubt()
             raise
-
-    def _asked(self, held: Held, request: GenerateRequest) -> dict[str, Any]:
-        """The body of a completion that is streamed."""
-        sampling = request.sampling
-        body = self._body(held, request) | {
-            "prompt": list(request.prompt),
-            "max_tokens": sampling.max_tokens,
-            "temperature": sampling.temperature,
-            "top_p": sampling.top_p,
-            "top_k": sampling.top_k,
-            "min_p": sampling.min_p,
-            "repetition_penalty": sampling.repetition_penalty,
-            "presence_penalty": sampling.presence_penalty,
-            "frequency_penalty": sampling.frequency_penalty,
-            "stop_token_ids": [*held.files.stop_tokens, *sampling.stop_tokens],
-            # What ends an answer is the version's, not the model's generation_config.
-            "ignore_eos": True,
-            "logprobs": sampling.top_logprobs,
-            "return_token_ids": True,
-            "return_tokens_as_token_ids": True,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-        if sampling.seed is not None:
-            body["seed"] = sampling.seed
-        if sampling.schema is not None:
-            body["structured_outputs"] = {"json": json.loads(sampling.schema)}
-        return body
-
-
-def _rank(config: dict[str, Any]) -> int:
-    """The largest of an adapter: single layers may have one of their own."""
-    return int(max([config.get("r") or 0, *(config.get("rank_pattern") or {}).values()]))
