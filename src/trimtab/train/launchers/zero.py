@@ -39,11 +39,14 @@ class Zero(Replicas):
 
     def join(self, trainer: "RankedTrainer", step: torch.nn.Module) -> torch.nn.Module:
         deepspeed = self._library(trainer)
-        inner = trainer.optimizer.optimizer
+        config = self.config(trainer.args, trainer.model.config.hidden_size)
+        zero = config["zero_optimization"]
+        self._whole = zero.get("stage3_param_persistence_threshold", 0)
+        self._swapped = zero.get("offload_optimizer", {}).get("nvme_path", "")
         self._engine, *_ = deepspeed.initialize(
             model=step,
-            optimizer=inner,
-            config=self.config(trainer.args, trainer.model.config.hidden_size),
+            optimizer=trainer.optimizer.optimizer,
+            config=config,
             dist_init_required=False,
         )
         trainer.optimizer.step = self._stepped
@@ -76,12 +79,11 @@ class Zero(Replicas):
         zero: dict[str, Any] = {"stage": self._stage}
         if self._stage == 3:
             # What stays whole in each rank: norms and the like, as transformers chooses it.
-            self._whole = zero["stage3_param_persistence_threshold"] = 10 * width
+            zero["stage3_param_persistence_threshold"] = 10 * width
         if self._offload != "none":
             place: dict[str, Any] = {"device": self._offload}
             if self._offload == "nvme":
-                self._swapped = Path(arguments.output_dir).parent / "offload"
-                place["nvme_path"] = str(self._swapped)
+                place["nvme_path"] = str(Path(arguments.output_dir).parent / "offload")
             zero["offload_optimizer"] = place
             if self._stage == 3 and self._offload == "cpu":
                 zero["offload_param"] = {"device": "cpu"}
@@ -163,7 +165,7 @@ class Zero(Replicas):
         if config is None or config.device != self._offload:
             raise TrimtabError(f"nothing was offloaded to {self._offload}")
         if self._offload == "nvme":
-            files = [file for file in self._swapped.rglob("*") if file.is_file()]
+            files = [file for file in Path(self._swapped).rglob("*") if file.is_file()]
             swapped = sum(file.stat().st_size for file in files)
             if not swapped:
                 raise TrimtabError("no state of the optimizer lies on nvme")
