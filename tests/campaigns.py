@@ -18,12 +18,13 @@ def record(
     counts: dict[str, int],
     folder: Path = FOLDER,
     figures: dict[str, Any] | None = None,
+    whole: bool = True,
 ) -> Path:
     """Write what a campaign found at this commit; `counts` are what it did, by name, and `figures`
-    what it measured.
+    what it measured. One that is not `whole` says nothing of the last that passed.
     """
     file, now = folder / f"{name}.json", head()
-    if violations:
+    if violations or not whole:
         passed = json.loads(file.read_text())["last_passing"] if file.exists() else None
     else:
         passed = {"commit": now["commit"], "date": now["date"]}

@@ -2,8 +2,9 @@
 
 `make test-distributed`. Writes docs/campaigns/distributed.json: of each mode its ranks and who
 started them, its losses and those of one process, the largest difference, and what shows that the
-run really was shared. Where the launcher itself is not in question, the ranks are forks of this
-process, which has imported what they need.
+run really was shared. A mode keeps the commit that it was last run at; the campaign has passed only
+where all of them ran, at one. Where the launcher itself is not in question, the ranks are forks of
+this process, which has imported what they need.
 """
 
 import dataclasses
@@ -21,6 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import psutil
+from benchmarks.machine import head
 
 from tests.campaigns import FOLDER, record
 from tests.tiny import build_base
@@ -102,7 +104,7 @@ def main(*words: str) -> int:
     """Returns the number of violations; `words` choose the modes whose names hold one of them, and
     the others stay as they were found last.
     """
-    rows: dict[str, dict[str, Any]] = found_last() if words else {}
+    rows: dict[str, dict[str, Any]] = {}
     import_all()
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -113,11 +115,23 @@ def main(*words: str) -> int:
                 continue
             row = rows[mode.name] = one(mode, alone, folder / str(number))
             print(f"{mode.name}: {row['violation'] or row['reason'] or 'the same'}", flush=True)
-    ran = [row for row in rows.values() if not row["reason"]]
+            # A campaign that is cut short leaves what it found so far.
+            keep(found_last() | rows, part=True)
+    return keep(found_last() | rows, part=bool(words))
+
+
+def keep(rows: dict[str, dict[str, Any]], part: bool, folder: Path = FOLDER) -> int:
+    """Write the rows by the names of their modes; of one that was not run there may be none.
+
+    Returns the number of violations among them.
+    """
+    found = [rows[mode.name] for mode in MODES if mode.name in rows]
+    ran = [row for row in found if not row["reason"]]
     violations = sum(row["violation"] != "" for row in ran)
-    counts = {"modes": len(ran), "modes not run": len(rows) - len(ran)}
-    figures = {"modes": [rows[mode.name] for mode in MODES if mode.name in rows]}
-    print(f"wrote {record('distributed', violations, counts, figures=figures)}")
+    absent = len(MODES) - len(ran)
+    counts = {"modes": len(ran), "modes not run": absent}
+    whole = not part and not absent
+    record("distributed", violations, counts, folder, {"modes": found}, whole)
     return violations
 
 
@@ -162,6 +176,7 @@ def one(mode: Mode, alone: Alone, folder: Path) -> dict[str, Any]:
     """One mode beside one process."""
     row: dict[str, Any] = {
         "mode": mode.name,
+        "commit": head()["commit"],
         "ranks": mode.launch.ranks,
         "started_by": mode.launch.kind if mode.by == "launcher" else "forks",
         "losses": None,
