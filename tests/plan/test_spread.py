@@ -88,6 +88,26 @@ def test_workers_of_ray_have_a_gpu_each_and_share_the_cpu() -> None:
     assert Spread("torchrun", 4).devices(cards(2)) == 2
 
 
+@pytest.mark.parametrize(
+    ("spread", "devices", "machines"),
+    [
+        (Spread("ray", 4), 1, 4),
+        (Spread("ray", 4), 4, 1),
+        (Spread("ray", 5), 4, 2),
+        (Spread("torchrun", 4), 2, 1),
+        (ALONE, 1, 1),
+    ],
+)
+def test_every_machine_is_paid_for(
+    spread: Spread, devices: int, machines: int, smollm: ModelShape, work: Work
+) -> None:
+    machine = dataclasses.replace(cards(devices), usd_hour=3.6)
+    plan = make_plan(smollm, work, [machine], Limits(), spread_of=lambda *_: spread)
+    chosen = plan.choice("lora")
+    assert chosen.cost.machines == machines
+    assert chosen.cost.usd == pytest.approx(machines * chosen.cost.seconds / 1000)
+
+
 def test_more_ranks_than_devices_share_a_device() -> None:
     alone = dataclasses.replace(CARDS, devices=1)
     crowd = held(LORA_8B, Spread("torchrun", 2), alone.devices)

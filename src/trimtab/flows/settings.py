@@ -1,5 +1,9 @@
 """From a project file to what the room `train` takes."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
 from trimtab.project import Project
 from trimtab.train.launchers import Launch, refusals
 from trimtab.train.settings import TrainSettings
@@ -33,6 +37,13 @@ def settings_of(project: Project) -> TrainSettings:
         patience=section.patience,
         extra=section.extra,
     )
+
+
+def planned(project: Project, plan: Mapping[str, Any]) -> TrainSettings:
+    """The same, launched as the output of the plan says, at the price of all its machines."""
+    asked = settings_of(project)
+    price = asked.usd_hour * plan["machines"]
+    return replace(asked, launch=Launch(**plan["launch"]), usd_hour=price)
 
 
 def asked_launch(project: Project, devices: int) -> Launch | None:

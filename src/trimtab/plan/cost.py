@@ -20,13 +20,16 @@ PROBE_PROMPTS = 32
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """`operations` of training; seconds to start, to train and to probe; US dollars."""
+    """`operations` of training; seconds to start, to train and to probe; US dollars for all
+    `machines` from beginning to end.
+    """
 
     operations: float
     start_s: float
     training_s: float
     probes_s: float
     usd: float
+    machines: int = 1
 
     @property
     def seconds(self) -> float:
@@ -39,8 +42,9 @@ class Cost:
 def training_cost(
     shape: ModelShape, work: Work, method: str, machine: Machine, devices: int = 1
 ) -> Cost:
-    """Time at the machine's measured rate, of `devices` like its own; price at its price an hour.
-    What ranks send each other is not counted."""
+    """Time at the machine's measured rate, of `devices` like its own; price at its price an hour,
+    of as many machines like it as they lie in. What ranks send each other is not counted.
+    """
     operations = training_operations(shape, work, method)
     training = operations / (machine.rate * EFFICIENCY)
     training += writing_operations(shape, work) / (machine.rate * WRITING)
@@ -48,8 +52,9 @@ def training_cost(
     start = START_S + shape.parameters * WEIGHT_BYTES[machine.dtype] / READ_RATE
     probed = 2 * min(PROBE_PROMPTS, work.records) * work.tokens / work.records
     probes = probed * 2 * shape.linear_parameters / (machine.rate * EFFICIENCY)
-    hours = (start + training + probes) / 3600
-    return Cost(operations, start, training, probes, hours * machine.usd_hour)
+    hours, machines = (start + training + probes) / 3600, machine.holding(devices)
+    usd = hours * machine.usd_hour * machines
+    return Cost(operations, start, training, probes, usd, machines)
 
 
 def training_operations(shape: ModelShape, work: Work, method: str) -> float:

@@ -26,6 +26,10 @@ class Machine:
     usd_hour: float = 0.0
     devices: int = 1
 
+    def holding(self, devices: int) -> int:
+        """How many machines like this one so many devices lie in."""
+        return -(-devices // self.devices)
+
 
 def this_machine(
     *,

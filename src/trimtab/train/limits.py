@@ -22,7 +22,9 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """`deadline_s` and `budget_usd` end a run, at `usd_hour` dollars an hour; None is no limit."""
+    """`deadline_s` and `budget_usd` end a run, at `usd_hour` dollars an hour of all machines that
+    it runs on; None is no limit.
+    """
 
     deadline_s: float | None = None
     budget_usd: float | None = None

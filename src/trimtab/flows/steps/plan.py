@@ -46,6 +46,7 @@ def work(work: Work, outputs: Outputs) -> Result:
         "chosen": chosen.name,
         "launch": launch_of(chosen.spread).to_json(),
         "launch_why": chosen.spread.why,
+        "machines": chosen.cost.machines,
         "seconds": chosen.cost.seconds,
         "usd": chosen.cost.usd,
         "preflight": checked.to_json(),

@@ -2,7 +2,6 @@
 
 import platform
 import shutil
-from dataclasses import replace
 from typing import Any
 
 from trimtab import __version__
@@ -10,16 +9,14 @@ from trimtab.canonical import content_hash, short
 from trimtab.flows.lessons import lessons_of
 from trimtab.flows.publication import Publication
 from trimtab.flows.rewards import identities, rewards_of
-from trimtab.flows.settings import settings_of
+from trimtab.flows.settings import planned
 from trimtab.flows.work import Outputs, Result, Work
 from trimtab.inference import Message
 from trimtab.plan.candidates import duration, gigabytes
 from trimtab.registry.identity import adapter_hash, base_hash
 from trimtab.stats.binomial import clopper_pearson
-from trimtab.train.launchers import Launch
 from trimtab.train.objectives import objective_of
 from trimtab.train.run import RunFolder, RunResult, StepProgress, write_json
-from trimtab.train.settings import TrainSettings
 from trimtab.train.start import train
 
 ENDED = {
@@ -36,7 +33,7 @@ def inputs(work: Work, outputs: Outputs) -> dict[str, Any]:
         "base": work.base.hash,
         "chat_template": work.chat.template.source,
         "system": work.chat.system,
-        "settings": _settings(work, outputs).to_json(),
+        "settings": planned(work.project, outputs["plan"]).to_json(),
         "rewards": identities(work) if _learns_from_rewards(work) else [],
     }
 
@@ -49,7 +46,7 @@ def work(work: Work, outputs: Outputs) -> Result:
     run = content_hash(inputs(work, outputs))[:32]
     folder = work.home.runs / run
     _record(work, outputs, RunFolder(folder))
-    settings = _settings(work, outputs)
+    settings = planned(work.project, outputs["plan"])
     with Publication(work, run, settings.to_json()) as publication:
 
         def on_step(step: StepProgress) -> None:
@@ -144,12 +141,6 @@ def _reward_model(work: Work, outputs: Outputs, run: str, result: RunResult) -> 
         f"({interval.low:.0%} to {interval.high:.0%})"
     )
     return Result(output, line)
-
-
-def _settings(work: Work, outputs: Outputs) -> TrainSettings:
-    """The project's, launched as the plan says."""
-    launch = Launch(**outputs["plan"]["launch"])
-    return replace(settings_of(work.project), launch=launch)
 
 
 def _learns_from_rewards(work: Work) -> bool:
