@@ -268,6 +268,19 @@ def test_each_rank_sees_one_device_its_own() -> None:
     assert (own_device("", 0), own_device("4", 1)) == ("", "")
 
 
+def test_a_rank_that_sees_several_devices_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from trimtab.train.launchers.crew import Crew
+
+    # As a launcher leaves a rank that has met the others already.
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    with pytest.raises(UserError, match="sees 4 CUDA devices") as caught:
+        Crew.join()
+    assert "CUDA_VISIBLE_DEVICES" in caught.value.hint
+
+
 def test_a_job_comes_back_as_it_was(
     base: Path, chat: ChatFormat, records: Records, tmp_path: Path
 ) -> None:

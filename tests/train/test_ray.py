@@ -5,20 +5,22 @@ are replaced, is for `make test-distributed` to show, which installs Ray: 250 MB
 import importlib.util
 import os
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
 from tests.train.conftest import Records
-from tests.train.test_launchers import RECORDS, settings
+from tests.train.test_launchers import RECORDS, job, settings
 from trimtab.errors import Preempted, RankLost, UserError
 from trimtab.text.chat import ChatFormat
 from trimtab.train.checkpoint import newest
 from trimtab.train.launchers import Launch
 from trimtab.train.launchers.job import Desk
-from trimtab.train.launchers.ray import fewest
+from trimtab.train.launchers.ray import fewest, launch
 from trimtab.train.run import RunFolder, StepProgress, write_json
 from trimtab.train.start import train
 
@@ -57,6 +59,41 @@ def test_ranks_that_no_signal_reaches_are_told_to_end_by_a_file(tmp_path: Path) 
     assert ours.asked_s > 0
     assert theirs.to_end
     assert theirs.asked_s == 0
+
+
+class Cluster(ModuleType):
+    """In the place of Ray: remembers what it is told, and cannot be reached."""
+
+    def __init__(self) -> None:
+        super().__init__("ray")
+        self.told: dict[str, Any] = {}
+
+    def is_initialized(self) -> bool:
+        return False
+
+    def init(self, address: str | None, **told: Any) -> None:
+        self.told = told
+        raise ConnectionError(f"Failed to connect to Ray cluster at {address}\nand more")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", None])
+def test_each_worker_sees_its_own_gpu_wherever_the_cluster_is(
+    address: str | None,
+    base: Path,
+    chat: ChatFormat,
+    records: Records,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cluster = Cluster()
+    monkeypatch.setitem(sys.modules, "ray", cluster)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address is not None:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ConnectionError):
+        launch(job(base, chat, records, settings(WORKERS)), tmp_path, None)
+    variables = cluster.told["runtime_env"]["env_vars"]
+    assert variables["TRAIN_ENABLE_SHARE_CUDA_VISIBLE_DEVICES"] == "0"
 
 
 @installed

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from trimtab.errors import UserError
 from trimtab.train.share import Share
 
 # What tells accelerate, DeepSpeed and transformers that they are not alone.
@@ -39,7 +40,8 @@ class Crew:
     @classmethod
     def join(cls) -> "Crew":
         """Meet the others as the environment says (`torchrun`'s variables), or as a launcher that
-        has met them already; each rank sees one CUDA device, its own.
+        has met them already; each rank sees one CUDA device, its own. Raises UserError where it
+        sees several.
         """
         if not dist.is_initialized():
             # Told of no other ranks, transformers takes the first device that it sees, and all that
@@ -47,6 +49,11 @@ class Crew:
             local = int(os.environ["LOCAL_RANK"])
             os.environ[VISIBLE] = own_device(os.environ.get(VISIBLE), local)
             dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        if (seen := torch.cuda.device_count()) > 1:
+            raise UserError(
+                f"a rank sees {seen} CUDA devices, and would share its rows out among all of them",
+                hint=f"let what starts the ranks set {VISIBLE} to one device for each",
+            )
         for name in TOLD:
             os.environ.pop(name, None)
         return cls(dist.get_rank(), dist.get_world_size())

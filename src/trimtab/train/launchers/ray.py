@@ -20,6 +20,9 @@ from trimtab.train.run import RunResult, StepProgress
 from trimtab.train.signals import terminated
 
 NAME = "trimtab"
+# Ray Train shows every worker all GPUs of its machine's workers; not so where this says 0. It asks
+# for it where its controller runs, which a cluster does not tell of this process's environment.
+OWN_DEVICE = {"TRAIN_ENABLE_SHARE_CUDA_VISIBLE_DEVICES": "0"}
 POLL_S = 0.2
 # How often a group of workers is started anew before the run is given up.
 REPLACED = 3
@@ -84,6 +87,7 @@ def _cluster(job: Job) -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS")
+    variables = dict(OWN_DEVICE)
     here: dict[str, Any] = {}
     if address is None:
         # Nothing is sent to Ray's makers. Nor does Ray end workers where other processes fill the
@@ -91,14 +95,15 @@ def _cluster(job: Job) -> Iterator[None]:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
         threads = max(1, len(os.sched_getaffinity(0)) // job.settings.launch.ranks)
-        here = {
-            "num_cpus": job.settings.launch.ranks,
-            "include_dashboard": False,
-            "runtime_env": {
-                "env_vars": {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
-            },
-        }
-    ray.init(address, log_to_driver=False, logging_level="ERROR", **here)
+        variables["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
+        here = {"num_cpus": job.settings.launch.ranks, "include_dashboard": False}
+    ray.init(
+        address,
+        runtime_env={"env_vars": variables},
+        log_to_driver=False,
+        logging_level="ERROR",
+        **here,
+    )
     try:
         yield
     finally:
@@ -150,9 +155,9 @@ def work_in_ray(config: dict[str, str]) -> None:
     desk = Desk(Path(config["run"]))
     if desk.final:
         return
-    crew = Crew.join()
+    rank = int(os.environ["RANK"])
     try:
-        work(desk.run, crew)
+        work(desk.run, Crew.join())
     except Exception as error:
-        desk.fail(crew.rank, error)
+        desk.fail(rank, error)
         raise
