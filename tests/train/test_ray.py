@@ -90,8 +90,14 @@ def test_each_worker_sees_its_own_gpu_wherever_the_cluster_is(
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     if address is not None:
         monkeypatch.setenv("RAY_ADDRESS", address)
-    with pytest.raises(ConnectionError):
+    with pytest.raises((ConnectionError, UserError)) as caught:
         launch(job(base, chat, records, settings(WORKERS)), tmp_path, None)
+    if address is not None:
+        assert isinstance(caught.value, UserError)
+        assert caught.value.message == (
+            "RAY_ADDRESS: no cluster can be used at '127.0.0.1:9': "
+            "ConnectionError: Failed to connect to Ray cluster at 127.0.0.1:9"
+        )
     variables = cluster.told["runtime_env"]["env_vars"]
     assert variables["TRAIN_ENABLE_SHARE_CUDA_VISIBLE_DEVICES"] == "0"
 

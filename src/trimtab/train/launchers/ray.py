@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trimtab.errors import Preempted, RankLost
+from trimtab.errors import Preempted, RankLost, UserError
 from trimtab.train.launchers.job import Desk, Job, first_line
 from trimtab.train.run import RunResult, StepProgress
 from trimtab.train.signals import terminated
@@ -33,8 +33,8 @@ GRACE_S = 70.0
 def launch(job: Job, run: Path, on_step: Callable[[StepProgress], None] | None) -> RunResult:
     """Do a run in workers of the cluster that RAY_ADDRESS names, else of one of this machine.
 
-    Raises what the first rank to fail raised; RankLost where workers were lost too often. Told to
-    end, the workers save at once.
+    Raises what the first rank to fail raised; RankLost where workers were lost too often; UserError
+    where RAY_ADDRESS names no cluster. Told to end, the workers save at once.
     """
     desk = Desk(run.absolute())
     shutil.rmtree(desk.path, ignore_errors=True)
@@ -97,13 +97,22 @@ def _cluster(job: Job) -> Iterator[None]:
         threads = max(1, len(os.sched_getaffinity(0)) // job.settings.launch.ranks)
         variables["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
         here = {"num_cpus": job.settings.launch.ranks, "include_dashboard": False}
-    ray.init(
-        address,
-        runtime_env={"env_vars": variables},
-        log_to_driver=False,
-        logging_level="ERROR",
-        **here,
-    )
+    try:
+        ray.init(
+            address,
+            runtime_env={"env_vars": variables},
+            log_to_driver=False,
+            logging_level="ERROR",
+            **here,
+        )
+    # Ray raises several kinds: nobody answers, another release does, or it is no address at all.
+    except (OSError, RuntimeError, ValueError) as error:
+        if address is None:
+            raise
+        raise UserError(
+            f"RAY_ADDRESS: no cluster can be used at {address!r}: {first_line(error)}",
+            hint="name one that runs (ray start --head), or unset it for one of this machine",
+        ) from error
     try:
         yield
     finally:
