@@ -20,7 +20,7 @@ from trimtab.text.chat import ChatFormat
 from trimtab.train.checkpoint import newest
 from trimtab.train.launchers import Launch
 from trimtab.train.launchers.job import Desk
-from trimtab.train.launchers.ray import fewest, launch
+from trimtab.train.launchers.ray import fewest, launch, work_in_ray
 from trimtab.train.run import RunFolder, StepProgress, write_json
 from trimtab.train.start import train
 
@@ -100,6 +100,23 @@ def test_each_worker_sees_its_own_gpu_wherever_the_cluster_is(
         )
     variables = cluster.told["runtime_env"]["env_vars"]
     assert variables["TRAIN_ENABLE_SHARE_CUDA_VISIBLE_DEVICES"] == "0"
+
+
+def test_a_worker_that_does_not_see_the_base_is_final_and_one_without_the_run_says_so(
+    chat: ChatFormat, records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    desk, base = Desk(tmp_path / "run"), tmp_path / "cache" / "base"
+    told = {"run": str(desk.run), "base": str(base)}
+    with pytest.raises(UserError, match="run: not to be seen on"):
+        work_in_ray(told)
+    job(base, chat, records, settings(WORKERS)).save(desk.job)
+    with pytest.raises(UserError, match="base: not to be seen on"):
+        work_in_ray(told)
+    assert desk.final
+    assert desk.cause(2).message.startswith(str(base))
+    # The group that is started in its place does nothing.
+    work_in_ray(told)
 
 
 @installed

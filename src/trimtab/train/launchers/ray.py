@@ -2,11 +2,12 @@
 
 A worker that is lost ends its group; Ray starts another, which goes on from the newest whole
 checkpoint, since that is where every rank begins. With more ranks asked for than there is room,
-Ray starts as many as a batch can be shared out among. The run's folder must be one that all
-machines of the cluster see.
+Ray starts as many as a batch can be shared out among. The run's folder and the base must be where
+all machines of the cluster see them, and Trimtab be installed on each.
 """
 
 import os
+import platform
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -129,7 +130,7 @@ def _fit(job: Job, desk: Desk, lost: list[BaseException]) -> None:
     least = fewest(most, job.settings.batch_size)
     trainer = TorchTrainer(
         work_in_ray,
-        train_loop_config={"run": str(desk.run)},
+        train_loop_config={"run": str(desk.run), "base": str(job.base.absolute())},
         scaling_config=ScalingConfig(
             num_workers=most if least == most else (least, most),
             use_gpu=device().name == "cuda",
@@ -161,12 +162,24 @@ def work_in_ray(config: dict[str, str]) -> None:
     from trimtab.train.launchers.crew import Crew
     from trimtab.train.launchers.rank import work
 
-    desk = Desk(Path(config["run"]))
+    desk, base = Desk(Path(config["run"])), Path(config["base"])
+    if not desk.job.is_file():
+        # Nobody would see what is written there.
+        raise _unseen(desk.run)
     if desk.final:
         return
     rank = int(os.environ["RANK"])
     try:
+        if not base.is_dir():
+            raise _unseen(base)
         work(desk.run, Crew.join())
     except Exception as error:
         desk.fail(rank, error)
         raise
+
+
+def _unseen(folder: Path) -> UserError:
+    return UserError(
+        f"{folder}: not to be seen on {platform.node()}, where a worker of Ray runs",
+        hint="let home and base lie on a file system that every worker has at the same path",
+    )
