@@ -7,7 +7,7 @@ VLLM ?= .venv-vllm
 # One file of pins for each Python; its header says whether the tests were run with it.
 CONSTRAINTS = constraints/$(shell $(or $(PYTHON),false) -c 'import sys; print("py%d%d" % sys.version_info[:2])' 2>/dev/null).txt
 
-.PHONY: help demo test test-vllm lint lock bench-demo bench-gateway bench-serve bench-train bench-matrix test-crash test-fuzz test-clients test-mutation test-learning test-distributed clean
+.PHONY: help demo test test-vllm lint lock bench-demo bench-gateway bench-serve bench-train bench-methods bench-matrix test-crash test-fuzz test-clients test-mutation test-learning test-distributed clean
 .DEFAULT_GOAL := help
 
 ifneq ($(filter-out help clean,$(or $(MAKECMDGOALS),help)),)
@@ -69,6 +69,9 @@ bench-serve: $(VENV)/.dev ## Measure the engine beside its peers; writes docs/be
 
 bench-train: $(VENV)/.dev ## Measure training beside TRL; writes docs/benchmarks/train.json
 	@$(BIN)/python -m benchmarks.train
+
+bench-methods: $(VENV)/.dev ## What LoRA, QLoRA and full fine-tuning learn; writes docs/benchmarks/methods.json
+	@$(BIN)/python -m benchmarks.train.quality
 
 bench-matrix: $(VENV)/.dev ## Run each method with each objective; writes docs/benchmarks/matrix.json
 	@$(BIN)/python -m benchmarks.matrix

@@ -1,10 +1,10 @@
 """LoRA, QLoRA and full fine-tuning on the same records: what each learns, and its memory.
 
-    python -m benchmarks.train.quality
+    make bench-methods
 
-Writes docs/benchmarks/methods.json and its page. Each method is trained in a process of its own and
-read back as a stranger would load it, by plain transformers and PEFT. Knows nothing of speed, so it
-may run beside other work.
+Writes docs/benchmarks/methods.json and its page; it was not run to its end yet, so there is neither.
+Each method is trained in a process of its own and read back as a stranger would load it, by plain
+transformers and PEFT. Knows nothing of speed, so it may run beside other work.
 """
 
 import json
@@ -127,7 +127,7 @@ def page(told: dict[str, Any]) -> Iterator[str]:
     machine = told["machine"]
     yield "# What the methods learn, measured\n"
     yield (
-        f"`python -m benchmarks.train.quality` at {told['commit']} on {told['date']}: "
+        f"`make bench-methods` at {told['commit']} on {told['date']}: "
         f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB.\n"
     )
     yield ABOUT + "\n"
