@@ -2,9 +2,9 @@
 
     make bench-methods
 
-Writes docs/benchmarks/methods.json and its page; it was not run to its end yet, so there is neither.
-Each method is trained in a process of its own and read back as a stranger would load it, by plain
-transformers and PEFT. Knows nothing of speed, so it may run beside other work.
+Writes docs/benchmarks/methods.json and its page; it was not run to its end yet, so there is
+neither. Each method is trained in a process of its own and read back as a stranger would load it,
+by plain transformers and PEFT. Knows nothing of speed, so it may run beside other work.
 """
 
 import json
