@@ -62,8 +62,8 @@ class TrainSettings:
     own rule). `epochs` may be a fraction. With `packing` a row of a batch is filled with whole
     records up to `max_length` tokens, else it is one record. `learning_rate` None leaves it to
     objective and method. `deadline_s` counts seconds of training over all attempts, and so does
-    `budget_usd`, at `usd_hour` dollars an hour of all machines. `validation` is the share of records
-    held out to watch the loss on, which ends the run where it has not fallen for `patience`
+    `budget_usd`, at `usd_hour` dollars an hour of all machines. `validation` is the share of
+    records held out to watch the loss on, which ends the run where it has not fallen for `patience`
     checkpoints. `extra` holds further fields of TRL's configuration of the objective. `launch` says
     in how many processes.
     """
