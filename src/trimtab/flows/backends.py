@@ -9,7 +9,7 @@ version on its base gets that.
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 
-from trimtab.engine import vllm, vllm_server
+from trimtab.engine import vllm_names, vllm_server
 from trimtab.engine.processor import require_vnni
 from trimtab.errors import EngineError, UserError
 from trimtab.flows.tables import backends, find_backend
@@ -106,8 +106,8 @@ def check_method(project: Project) -> None:
     if backend.built_in:
         return
     method = "lora" if train.method in ("rslora", "qlora") else train.method
-    if method not in vllm.METHODS:
-        raise _cannot(f"train.method {method}", f"vLLM serves {', '.join(vllm.METHODS)}")
+    if method not in vllm_names.METHODS:
+        raise _cannot(f"train.method {method}", f"vLLM serves {', '.join(vllm_names.METHODS)}")
     if method == "full" and backend.vllm_url:
         raise _cannot("train.method full", "it makes a base that the server at a URL does not hold")
     if method == "lora" and backend.vllm_env and train.rank > vllm_server.MAX_RANK:
