@@ -19,8 +19,10 @@ from typing import Any
 
 import torch
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trimtab.engine.local import LocalEngine
 from trimtab.errors import IdentityError
@@ -64,16 +66,7 @@ class Vllm:
         app = FastAPI()
         loading: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
-        @app.middleware("http")
-        async def authenticate(request: Request, call: Any) -> Response:
-            wanted = f"Bearer {KEY}"
-            if (
-                request.url.path.startswith("/v1")
-                and request.headers.get("authorization") != wanted
-            ):
-                return JSONResponse({"error": "Unauthorized"}, 401)
-            found: Response = await call(request)
-            return found
+        app.add_middleware(Keyed)
 
         @app.get("/version")
         async def version() -> dict[str, str]:
@@ -209,6 +202,22 @@ class Vllm:
             server.should_exit = True
             thread.join()
             self.engine.close()
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """Refuses who has not the key. One that went through Starlette's own class for middleware would
+    end a stream that fails as if it were whole, and the connection would not be cut.
+    """
+
+    app: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = scope["type"] == "http" and scope["path"].startswith("/v1")
+        if asked and Headers(scope=scope).get("authorization") != f"Bearer {KEY}":
+            await JSONResponse({"error": "Unauthorized"}, 401)(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
 
 
 def refused(status: int, message: str) -> JSONResponse:
