@@ -10,6 +10,14 @@ from trimtab.ledger.tables import database_now
 from trimtab.ledger.till import Till
 from trimtab.store.database import Connection
 
+# The modules that ask the database for the time: where a test may set it.
+CLOCKED = (
+    "tests.ledger.one",
+    "trimtab.ledger.accounts",
+    "trimtab.ledger.recovery",
+    "trimtab.ledger.till",
+)
+
 
 def reserve(
     connection: Connection,

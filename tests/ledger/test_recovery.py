@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.ledger.one import reserve, settle
+from tests.ledger.one import CLOCKED, reserve, settle
 from tests.ledger.test_holds import check
 from trimtab.errors import LedgerError
 from trimtab.ledger import recovery
@@ -31,8 +31,8 @@ class Times:
 @pytest.fixture
 def times(monkeypatch: pytest.MonkeyPatch) -> Times:
     times = Times()
-    for module in ("till", "accounts", "holds", "recovery"):
-        monkeypatch.setattr(f"trimtab.ledger.{module}.database_now", lambda _: times.wall)
+    for module in CLOCKED:
+        monkeypatch.setattr(f"{module}.database_now", lambda _: times.wall)
     return times
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
 from tests.databases import sqlite_database
-from tests.ledger.one import recover, reserve, settle
+from tests.ledger.one import CLOCKED, recover, reserve, settle
 from tests.ledger.test_holds import check
 from tests.processes import all_running
 from trimtab.errors import BudgetExceeded, LedgerError, UserError
@@ -43,8 +43,8 @@ ACCOUNTS = ("key:k", "owner:o", "project:p")
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The database's time, which a test may change."""
     now = [NOON]
-    for module in ("till", "accounts", "holds", "recovery"):
-        monkeypatch.setattr(f"trimtab.ledger.{module}.database_now", lambda connection: now[0])
+    for module in CLOCKED:
+        monkeypatch.setattr(f"{module}.database_now", lambda connection: now[0])
     return now
 
 
@@ -371,10 +371,8 @@ class Spending(RuleBasedStateMachine):
         }
         self._patch = pytest.MonkeyPatch()
         self._now = NOON
-        for module in ("till", "accounts", "holds"):
-            self._patch.setattr(
-                f"trimtab.ledger.{module}.database_now", lambda connection: self._now
-            )
+        for module in CLOCKED:
+            self._patch.setattr(f"{module}.database_now", lambda connection: self._now)
         with self._database.transaction(durable=False) as connection:
             open_account(connection, "k", 900)
             set_budget(connection, "owner", "o", "day", 300)

@@ -28,7 +28,7 @@ from tests.campaigns import record
 
 LEAST = 0.85
 MUTATED = (
-    *(f"src/trimtab/ledger/{name}.py" for name in ("accounts", "holds", "money", "prices")),
+    *(f"src/trimtab/ledger/{name}.py" for name in ("accounts", "money", "prices")),
     *(f"src/trimtab/ledger/{name}.py" for name in ("recovery", "reservation", "till")),
     *(f"src/trimtab/gateway/{name}.py" for name in ("breaker", "gcra", "limits", "retry")),
 )
