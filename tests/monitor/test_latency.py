@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from scipy.stats import binomtest
 
-from trimtab.journal.requests import Answered, Outcome, record
+from trimtab.journal.requests import Answered, Outcome, record_all
 from trimtab.monitor.latency import Share, judge, slo_report
 from trimtab.project import Slo
 from trimtab.store.database import Database
@@ -103,7 +103,7 @@ def test_the_log_is_read_for_one_deployment_or_version_since_a_time(tmp_path: Pa
                 model_version=version,
                 created_us=at,
             )
-            record(connection, answered)
+            record_all(connection, [answered])
         by_name = slo_report(connection, SLO, deployment="desk")
         by_version = slo_report(connection, SLO, version="b" * 64, since_us=20)
         nothing = slo_report(connection, SLO, deployment="desk", since_us=40)
