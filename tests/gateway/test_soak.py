@@ -10,6 +10,7 @@ import pytest
 from tests.faults.test_upstream import descriptors
 from tests.gateway.echo import Echo
 from tests.gateway.world import PROMPT, World, until
+from trimtab.gateway import refusals
 
 ASK = {"model": "desk", "prompt": PROMPT, "max_tokens": 5}
 
@@ -42,19 +43,30 @@ def living() -> tuple[int, int, int, int]:
 
 @pytest.mark.parametrize("rounds", [15])
 def test_many_requests_leave_nothing_behind(
-    world: World, client: httpx.Client, echo: Echo, rounds: int
+    world: World,
+    client: httpx.Client,
+    echo: Echo,
+    rounds: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(refusals, "GATHER_S", 0.05)
+
+    def settled(asked: int) -> bool:
+        """Nothing is held, and the refusals, three a round, are written too."""
+        refused = sum(each.status in (401, 404, 422) for each in world.log())
+        return world.account().held_nano == 0 and refused == 3 * asked
+
     ask(client, rounds)  # what is made once is made now
-    until(lambda: world.account().held_nano == 0)
+    until(lambda: settled(rounds))
     echo.asked.clear()
     objects, files, tasks, threads = living()
     ask(client, rounds)
-    until(lambda: world.account().held_nano == 0)
+    until(lambda: settled(2 * rounds))
     echo.asked.clear()
     more, now, working, running = living()
     assert working == tasks
     # The pool of threads has a bound of its own, and may not have reached it in the first round.
     assert running <= threads + 2
     assert now <= files + 2
-    # One object a request would be 120; what a list of the test's own holds is less.
-    assert more - objects < 60
+    # One object a request would be 120. What comes and goes, up and down over rounds, is less.
+    assert more - objects < 100

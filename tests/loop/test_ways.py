@@ -34,10 +34,16 @@ def test_full_fine_tuning_ends_in_a_base_of_its_own(tmp_path: Path) -> None:
     assert verified["base_difference"] > 5 * verified["tolerance"]
 
 
-@pytest.mark.parametrize("method", ["prompt", "prefix", "bottleneck", "ia3", "qlora"])
-def test_an_adapter_of_another_kind_is_proved_and_goes_live(tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize(
+    ("method", "rate"),
+    # At 0.05 QLoRA's adapter here grows so large that two exact programs are 0.002 nat apart.
+    [("prompt", 0.05), ("prefix", 0.05), ("bottleneck", 0.05), ("ia3", 0.05), ("qlora", 0.02)],
+)
+def test_an_adapter_of_another_kind_is_proved_and_goes_live(
+    tmp_path: Path, method: str, rate: float
+) -> None:
     """Four through the engine's general path, one trained in 4 bits and served in full."""
-    train = {"method": method, "epochs": 2, "batch_size": 8, "rank": 8, "learning_rate": 0.05}
+    train = {"method": method, "epochs": 2, "batch_size": 8, "rank": 8, "learning_rate": rate}
     file = write_project(tmp_path, 90, train=train, evaluate=EVALUATE)
     outcome = run(Project.load(file))
     assert outcome.promoted, outcome.refused
