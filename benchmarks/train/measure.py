@@ -11,18 +11,14 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks.serve.material import base_folder
 from benchmarks.train.material import Material, material
-
-# The quickstart's own warm-up would leave the first step, here the only one, at a rate of nothing.
-SCHEDULE: dict[str, Any] = {"lr_scheduler_type": "cosine", "warmup_steps": 0}
-# Trains, and gives what loads the result, and the seconds.
-Run = Callable[[Material, Path], "tuple[Callable[[], Any], float]"]
+from benchmarks.train.swift import ms_swift
+from benchmarks.train.trained import SCHEDULE, Run, Trained, adapted, loaded
 
 
 def main() -> None:
@@ -35,18 +31,19 @@ def cell(system: str, case: str, *, whole: bool) -> dict[str, float]:
     """
     found = material(case)
     with tempfile.TemporaryDirectory() as folder:
-        result, seconds = SYSTEMS[system](found, Path(folder))
+        done = SYSTEMS[system](found, Path(folder))
         # A second copy of the base would count as memory of the training.
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        peak = done.peak_mb or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         tokens = sum(row.size for row in found.rows(found.taught))
-        told = {"tokens": tokens, "tok_s": tokens / seconds, "peak_mb": peak}
+        told = {"tokens": tokens, "tok_s": tokens / done.seconds, "peak_mb": peak}
+        told["first_loss"] = done.losses[0]
         if whole:
-            model = result()
+            model = done.load()
             told["final_loss"] = held_out(model, found)
         if whole and system == "trimtab":
             from benchmarks.train.limit import share
 
-            told["share_of_limit"] = share(model, found, seconds)
+            told["share_of_limit"] = share(model, found, done.seconds)
     return told
 
 
@@ -57,13 +54,11 @@ def product_rate() -> float:
     return gemm_rate(device())
 
 
-def trimtab(found: Material, folder: Path) -> tuple[Callable[[], Any], float]:
+def trimtab(found: Material, folder: Path) -> Trained:
     """The room `train` as a project calls it, saved behind its last step."""
-    from peft import PeftModel
-
     from trimtab.train.start import train
 
-    clock: list[float] = []
+    told: list[Any] = []
     settings = replace(found.settings, extra={"save_steps": found.steps, **SCHEDULE})
     result = train(
         base_folder(),
@@ -71,29 +66,13 @@ def trimtab(found: Material, folder: Path) -> tuple[Callable[[], Any], float]:
         found.taught,
         settings,
         folder / "run",
-        on_step=lambda step: clock.append(step.seconds),
+        on_step=told.append,
     )
-    adapter = str(result.files.adapter)
-    return lambda: PeftModel.from_pretrained(loaded(found), adapter, is_trainable=True), clock[-1]
+    losses = [step.loss for step in told]
+    return Trained(lambda: adapted(found, result.files.adapter), told[-1].seconds, losses)
 
 
-def loaded(found: Material) -> Any:
-    """The base in float32, or for QLoRA its matrices in 4 bits, as the quickstart has them."""
-    import torch
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-
-    more: dict[str, Any] = {}
-    if found.settings.method == "qlora":
-        more["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=torch.float32,
-        )
-    return AutoModelForCausalLM.from_pretrained(base_folder(), dtype=torch.float32, **more)
-
-
-def trl(found: Material, folder: Path, **tuned: Any) -> tuple[Callable[[], Any], float]:
+def trl(found: Material, folder: Path, **tuned: Any) -> Trained:
     """TRL with the quickstart's settings; `tuned` is what is set otherwise."""
     import torch
     from datasets import Dataset
@@ -130,6 +109,7 @@ def trl(found: Material, folder: Path, **tuned: Any) -> tuple[Callable[[], Any],
         "use_cpu": True,
         "dataloader_pin_memory": False,
         "save_strategy": "no",
+        "logging_steps": 1,
         "report_to": "none",
         "disable_tqdm": True,
         "seed": asked.seed,
@@ -167,10 +147,12 @@ def trl(found: Material, folder: Path, **tuned: Any) -> tuple[Callable[[], Any],
             callbacks=[clock],
         )
     trainer.train()
-    return lambda: trainer.accelerator.unwrap_model(trainer.model), clock.ended - clock.started
+    losses = [told["loss"] for told in trainer.state.log_history if "loss" in told]
+    seconds = clock.ended - clock.started
+    return Trained(lambda: trainer.accelerator.unwrap_model(trainer.model), seconds, losses)
 
 
-def trl_tuned(found: Material, folder: Path) -> tuple[Callable[[], Any], float]:
+def trl_tuned(found: Material, folder: Path) -> Trained:
     """TRL at its fastest here: a record at a time, as many as make up the same step, nothing
     padded, masked or computed twice, and memory kept as ours keeps it.
 
@@ -208,7 +190,12 @@ def held_out(model: Any, found: Material) -> float:
     return total / count
 
 
-SYSTEMS: dict[str, Run] = {"trimtab": trimtab, "trl": trl, "trl-tuned": trl_tuned}
+SYSTEMS: dict[str, Run] = {
+    "trimtab": trimtab,
+    "trl": trl,
+    "trl-tuned": trl_tuned,
+    "ms-swift": ms_swift,
+}
 
 if __name__ == "__main__":
     main()
