@@ -112,7 +112,7 @@ def test_a_version_is_judged_under_a_name_that_nobody_asks_for_and_is_gone_after
 ) -> None:
     run(engine, package, files, world)
     assert isinstance(engine, LocalEngine)
-    assert not engine._held
+    assert not engine._versions.held
 
 
 def test_two_runs_judge_through_one_engine_at_once(

@@ -155,15 +155,15 @@ def test_a_version_that_is_just_going_still_has_its_context(
 ) -> None:
     """The computing thread forgets a version in two steps; a request may come between them."""
     load(engine, base, "going", kinds["prompt_tuning"])
-    held = engine._held["going"]
+    held = engine._versions.held["going"]
     asyncio.run(engine.unload("going"))
-    engine._held["going"] = held
+    engine._versions.held["going"] = held
     try:
         prompt = GenerateRequest("going", (5,) * 500, Sampling(max_tokens=13 - VIRTUAL), "late")
         with pytest.raises(RequestRefused, match=f"the model holds {512 - VIRTUAL}"):
             asyncio.run(complete(engine, prompt))
     finally:
-        del engine._held["going"]
+        del engine._versions.held["going"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -14,8 +14,9 @@ from tests.engine.conftest import VersionOf
 from tests.engine.reference import Reference
 from tests.tiny import build_base
 from trimtab.engine.general import GeneralPath, Version
-from trimtab.engine.local import MAX_WAITING, LocalEngine
+from trimtab.engine.local import LocalEngine
 from trimtab.engine.process import serve
+from trimtab.engine.worker import MAX_WAITING
 from trimtab.errors import (
     EngineError,
     EngineOverloaded,
@@ -74,7 +75,7 @@ def test_too_many_are_refused_and_the_admitted_are_answered(
     async def flood() -> list[object]:
         await engine.load(version_of("base"))
         # The computing thread is kept busy, so that nothing leaves the queue.
-        engine._load = blocks  # type: ignore[method-assign]
+        engine._versions.load = blocks  # type: ignore[method-assign]
         blocked = asyncio.create_task(engine.load(version_of("red")))
         await asyncio.to_thread(begun.wait, 60)
         many = [complete(engine, request("base", 1, str(i))) for i in range(MAX_WAITING + 20)]
