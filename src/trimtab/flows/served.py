@@ -14,7 +14,7 @@ from pathlib import Path
 
 from trimtab.canonical import short
 from trimtab.engine.remote import RemoteEngine
-from trimtab.errors import EngineUnavailable, VersionNotLoaded
+from trimtab.errors import EngineUnavailable, UserError, VersionNotLoaded
 from trimtab.flows.serving import version_files
 from trimtab.flows.sockets import engine_socket
 from trimtab.gateway.catalogue import LOAD_S
@@ -79,7 +79,10 @@ class Engines:
             await self._loading.do(version.hash, lambda: self._load(version))
 
     async def _load(self, version: ModelVersion) -> None:
-        """Raises EngineUnavailable where the engine does not answer in time: it lost the call."""
+        """Raises EngineUnavailable where the engine does not answer in time: it lost the call; and
+        where a file is missing. On a command line that is the user's to mend, and never a caller's
+        here, be it at the first load or at one in the middle of a request.
+        """
         try:
             async with asyncio.timeout(LOAD_S):
                 await self.of(version).load(await asyncio.to_thread(self._files, version))
@@ -88,6 +91,10 @@ class Engines:
                 f"version {short(version.hash)} was not loaded within {LOAD_S:.0f} s",
                 hint="is its engine busy with something else? try again in a moment",
             ) from None
+        except UserError as error:
+            raise EngineUnavailable(
+                f"version {short(version.hash)}: {error.message}", hint=error.hint
+            ) from error
         self._loads[version.hash] += 1
 
     def _files(self, version: ModelVersion) -> VersionFiles:

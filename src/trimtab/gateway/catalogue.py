@@ -19,7 +19,6 @@ from trimtab.errors import (
     EngineUnavailable,
     IdentityError,
     NotFound,
-    UserError,
 )
 from trimtab.gateway import policies
 from trimtab.gateway.off_loop import OffLoop
@@ -83,7 +82,9 @@ class Resolved:
 
 
 class Catalogue:
-    """Knows what is deployed. `ready` hands over an engine that holds a version."""
+    """Knows what is deployed. `ready` hands over an engine that holds a version; what is wrong with
+    the version's files it raises as an error of the engine, for it is no caller's.
+    """
 
     def __init__(self, database: OffLoop, ready: Ready) -> None:
         self._database = database
@@ -151,11 +152,6 @@ class Catalogue:
             raise EngineUnavailable(
                 f"version {short(version.hash)} was not loaded within {LOAD_S:.0f} s"
             ) from None
-        except UserError as error:
-            # A missing file is the user's fault on a command line, and never a caller's here.
-            raise EngineUnavailable(
-                f"version {short(version.hash)}: {error.message}", hint=error.hint
-            ) from error
 
     def _at_hand(self, model: str) -> Resolved | None:
         """Without asking the database; None where it has to be asked."""
