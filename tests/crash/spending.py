@@ -77,6 +77,8 @@ def spend(url: str, seed: int, tell: Tell) -> None:
         if number % 7 == 6:
             with database.transaction(durable=False) as connection:
                 beat(connection, dict.fromkeys(open_, 5), 2**61)
+            # A transaction of its own, as a gateway's: it locks budgets before holds, a beat holds.
+            with database.transaction(durable=False) as connection:
                 # What a killed one left: nobody has named it since it was made.
                 recover(connection, 2**60)
 
