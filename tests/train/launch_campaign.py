@@ -12,10 +12,12 @@ import importlib.util
 import json
 import os
 import resource
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,6 +42,8 @@ from trimtab.train.start import train
 
 # Nats: the order of a sum is another, and float32 adds 24 bits.
 TOLERANCE = 1e-4
+# How often a run of forks is told to end.
+STOPS = 3
 LESSONS = DIALOGUES[:23]
 OnStep = Callable[[StepProgress], None]
 
@@ -93,6 +97,13 @@ MODES = (
     Mode(torchrun("zero3"), objective="dpo"),
     Mode(torchrun("zero3", "cpu"), method="full"),
     Mode(torchrun("zero3", "nvme", 1), method="full"),
+    Mode(torchrun("none"), objective="kto"),
+    Mode(torchrun("fsdp"), objective="kto"),
+    Mode(torchrun("zero3"), objective="kto"),
+    Mode(torchrun("zero2"), method="full", fate="told to end"),
+    Mode(torchrun("zero2", "cpu"), fate="told to end"),
+    Mode(torchrun("zero3"), fate="told to end"),
+    Mode(torchrun("zero3", "cpu"), method="full", fate="told to end"),
     # Ray's threads last: what is forked has none.
     Mode(Launch("ray", 2), by="launcher"),
     Mode(Launch("ray", 2, "fsdp"), by="launcher"),
@@ -196,15 +207,15 @@ def one(mode: Mode, alone: Alone, folder: Path) -> dict[str, Any]:
         method=mode.method,
         accumulation=mode.accumulation,
         learning_rate=1e-3 if mode.method == "full" else 1e-2,
-        epochs=4 if mode.fate else 1,
+        epochs=4 if mode.fate and mode.by == "launcher" else 1,
     )
     single = alone.losses(asked)
     began = time.monotonic()
-    blow = Blow(mode.fate) if mode.fate else None
+    blow = Blow(mode.fate) if mode.fate and mode.by == "launcher" else None
     shared = dataclasses.replace(asked, launch=mode.launch)
     try:
         if mode.by == "forks":
-            many = forked(alone.base, shared, folder)
+            many = forked(alone.base, shared, folder, STOPS if mode.fate else 0)
         else:
             many = struck(alone.base, shared, folder, blow)
     except TrimtabError as error:
@@ -235,15 +246,23 @@ def curve_of(result: RunResult) -> list[float]:
     return [point["loss"] for point in json.loads(result.files.curve.read_bytes())]
 
 
-def forked(base: Path, asked: TrainSettings, run: Path) -> list[float]:
-    """The losses of a run in forks of this process."""
+def forked(base: Path, asked: TrainSettings, run: Path, stops: int) -> list[float]:
+    """The losses of a run in forks of this process, told to end behind its first step, and behind
+    every further one, `stops` times, and begun again each time.
+    """
     chat = ChatFormat.from_folder(base, system=SYSTEM)
     checked = preflight(chat, LESSONS, asked.max_length, objective_of(asked.objective))
-    Job(base, asked, checked).save(Desk(run).job)
-    ranks.both(run, resource.RLIM_INFINITY)
-    result = RunResult.load(run)
-    if result is None:
-        raise Desk(run).cause(asked.launch.ranks)
+    for left in range(stops, -1, -1):
+        desk = Desk(run)
+        shutil.rmtree(desk.path, ignore_errors=True)
+        Job(base, asked, checked).save(desk.job)
+        if left:
+            desk.ask_to_end()
+        ranks.both(run, resource.RLIM_INFINITY)
+        result = RunResult.load(run)
+        if result is None and not isinstance(cause := desk.cause(asked.launch.ranks), Preempted):
+            raise cause
+    assert result is not None
     return curve_of(result)
 
 
@@ -269,11 +288,19 @@ class Blow:
             os.kill(os.getpid(), signal.SIGTERM)
             self.done = True
             return
-        for process in psutil.process_iter(["cmdline"]):
-            if "RayTrainWorker" in " ".join(process.info["cmdline"] or []):
+        self.done = kill_a_worker()
+
+
+def kill_a_worker() -> bool:
+    """End one of this process's workers of Ray as a machine that goes away does; whether one was
+    there.
+    """
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            if "RayTrainWorker" in " ".join(process.cmdline()):
                 process.kill()
-                self.done = True
-                return
+                return True
+    return False
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +25,7 @@ from tests.train.conftest import Records, small_settings
 from trimtab.errors import InUse, ProjectError, RankLost, StorageFull, UserError
 from trimtab.text.chat import ChatFormat
 from trimtab.train.checkpoint import newest
-from trimtab.train.launchers import Launch
+from trimtab.train.launchers import Launch, tpu
 from trimtab.train.launchers.builds import clear_dead_locks
 from trimtab.train.launchers.crew import own_device
 from trimtab.train.launchers.job import Desk, Job
@@ -55,6 +56,8 @@ CASES = {
         TWO, learning_rate=0.1, epochs=4, validation=0.2, patience=1, extra={"save_steps": 1}
     ),
     "ddp, orpo": settings(TWO, objective="orpo", epochs=0.45),
+    # The last batch has one row, and so has that of what is held out.
+    "ddp, kto": settings(TWO, objective="kto", epochs=0.45, validation=0.2),
     "fsdp, lora": settings(SHARDED),
     "fsdp, full": settings(SHARDED, method="full", learning_rate=1e-3, epochs=0.35),
     "fsdp, dpo": settings(SHARDED, objective="dpo", epochs=0.45),
@@ -305,7 +308,7 @@ def test_a_job_comes_back_as_it_was(
         (SHARDED, {"method": "qlora"}, "fsdp cannot cut weights of 4 bits"),
         (SHARDED, {"method": "bottleneck"}, "a bottleneck hangs beside the model"),
         (SHARDED, {"validation": 0.1, "patience": 2}, "best checkpoint is not read back into"),
-        (TWO, {"objective": "kto"}, "kto holds each row against the mean of its whole batch"),
+        (TWO, {"objective": "kto", "batch_size": 2}, "kto needs two rows of each batch in each"),
         (TWO, {"objective": "grpo"}, "draws its answers from one stream"),
     ],
 )
@@ -318,6 +321,25 @@ def test_what_cannot_be_is_refused_with_the_reason(
         check(settings(launch, **changes), ())
     assert caught.value.message.startswith("train.launcher: ")
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("installed", "reason"),
+    [
+        (False, "torch_xla is not installed, and its newest release, 2.9, needs torch 2.9, not 2."),
+        (True, "no release of torch_xla goes with this torch"),
+    ],
+)
+def test_a_machine_with_a_tpu_is_told_what_is_missing(
+    installed: bool, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tpu, "DEVICES", (str(tmp_path),))
+    found = ModuleSpec("torch_xla", None) if installed else None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
+    with pytest.raises(ProjectError) as caught:
+        check(settings(Launch("tpu")), ())
+    assert caught.value.message.startswith(f"train.launcher: tpu, 1 x ddp: {reason}")
+    assert "docs/guides/distributed.md" in caught.value.hint
 
 
 @pytest.mark.parametrize("launch", [Launch("torchrun", 2, "zero2"), Launch("ray", 2)])
@@ -382,3 +404,18 @@ def test_deepspeed_is_told_what_the_launch_says(
     # The trainer counts the batches of a step, and its optimizer is the one process's.
     assert config["gradient_accumulation_steps"] == 1
     assert config["zero_force_ds_cpu_optimizer"] is False
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_offload_to_nvme_says_what_deepspeed_lacks(
+    there: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trimtab.train.launchers.zero import must_have_aio
+
+    builder = SimpleNamespace(AsyncIOBuilder=lambda: SimpleNamespace(is_compatible=lambda: there))
+    for name in ("deepspeed", "deepspeed.ops", "deepspeed.ops.op_builder"):
+        monkeypatch.setitem(sys.modules, name, builder)
+    with nullcontext() if there else pytest.raises(UserError, match="finds no libaio") as caught:
+        must_have_aio()
+    if caught is not None:
+        assert "libaio-dev" in caught.value.hint

@@ -244,7 +244,7 @@ def test_no_kl_is_estimated_on_an_answer_behind_its_own_prompt(
 
     settings = settings_of("kto", batch_size=8, epochs=epochs)
     ready = prepared(base, chat, judged(records)[:9], settings)
-    pairs = list(mismatched(ready))
+    pairs = [pair for batch in mismatched(ready) for pair in batch]
     assert len(ready.order[-1]) == rows % 8
     assert [row for row, _ in pairs] == ready.laid_out
     assert len(pairs) == rows

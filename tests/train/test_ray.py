@@ -3,10 +3,12 @@ are replaced, is for `make test-distributed` to show, which installs Ray: 250 MB
 """
 
 import importlib.util
+import json
 import os
 import signal
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,7 +16,8 @@ from typing import Any
 import pytest
 
 from tests.train.conftest import Records
-from tests.train.test_launchers import RECORDS, job, settings
+from tests.train.launch_campaign import kill_a_worker
+from tests.train.test_launchers import RECORDS, TOLERANCE, alone, curve, job, settings
 from trimtab.errors import Preempted, RankLost, UserError
 from trimtab.text.chat import ChatFormat
 from trimtab.train.checkpoint import newest
@@ -119,6 +122,32 @@ def test_a_worker_that_does_not_see_the_base_is_final_and_one_without_the_run_sa
     work_in_ray(told)
 
 
+def test_workers_that_begin_behind_the_order_to_end_say_what_is_saved(
+    base: Path,
+    chat: ChatFormat,
+    records: Records,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("RANK", "0")
+    desk = Desk(tmp_path)
+    job(base, chat, records, settings(WORKERS)).save(desk.job)
+    desk.ask_to_end()
+    with pytest.raises(Preempted, match="before these workers began; nothing was saved yet"):
+        work_in_ray({"run": str(tmp_path), "base": str(base)})
+    assert isinstance(desk.cause(2), Preempted)
+
+
+def test_slow_steps_are_waited_for_when_ranks_are_told_to_end(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    desk.path.mkdir()
+    for seconds in (3600.0, 3640.0, 3690.0):
+        desk.tell(StepProgress(1, 9, 1.0, 1.0, seconds, 1.0, 0, 0.0, None, None))
+    desk.tell_on(None)
+    # The first has all that earlier attempts took behind it.
+    assert desk.patience(70.0) == 170.0
+
+
 @installed
 def test_told_to_end_the_workers_save_at_once(
     base: Path, chat: ChatFormat, records: Records, tmp_path: Path
@@ -133,6 +162,47 @@ def test_told_to_end_the_workers_save_at_once(
     last = newest(RunFolder(tmp_path).checkpoints)
     assert last is not None
     assert last.step >= 3
+
+
+@installed
+def test_a_lost_worker_is_replaced_and_the_steps_are_those_of_one_process(
+    base: Path, chat: ChatFormat, records: Records, tmp_path: Path
+) -> None:
+    told: list[int] = []
+    killed: list[int] = []
+
+    def strike(progress: StepProgress) -> None:
+        told.append(progress.step)
+        if progress.step >= 5 and not killed and kill_a_worker():
+            killed.append(progress.step)
+
+    asked = settings(WORKERS, epochs=4)
+    many = train(base, chat, records[:RECORDS], asked, tmp_path / "many", on_step=strike)
+    one = alone(base, chat, records, asked, tmp_path / "one")
+    assert killed
+    # It went back to a checkpoint, and not to the beginning.
+    again = next(after for before, after in pairwise(told) if after <= before)
+    assert again > 1
+    losses = [[point["loss"] for point in curve(run.folder)] for run in (one, many)]
+    assert losses[1] == pytest.approx(losses[0], abs=TOLERANCE)
+
+
+@installed
+def test_where_there_is_room_for_fewer_workers_fewer_take_the_same_steps(
+    base: Path, chat: ChatFormat, records: Records, tmp_path: Path
+) -> None:
+    import ray
+
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        asked = settings(WORKERS)
+        many = train(base, chat, records[:RECORDS], asked, tmp_path / "many")
+    finally:
+        ray.shutdown()
+    one = alone(base, chat, records, asked, tmp_path / "one")
+    assert json.loads(many.files.launch.read_bytes())["ranks"] == 1
+    losses = [[point["loss"] for point in curve(run.folder)] for run in (one, many)]
+    assert losses[1] == pytest.approx(losses[0], abs=TOLERANCE)
 
 
 @installed

@@ -43,6 +43,8 @@ class SealedTrainer(Trainer):
     validation: Dataset | None = None
     bottlenecks: bottleneck.Attached | None = None
     told_of_saves: Sequence[Callable[[checkpoint.Checkpoint], None]] = ()
+    # Whether the rows at hand are part of a batch: one of several ranks may have none of it.
+    _counts = True
 
     def __init__(self, *, watch: "Watch", **given: Any) -> None:
         super().__init__(callbacks=[watch], **given)
@@ -144,19 +146,25 @@ class SealedTrainer(Trainer):
             for whole, batch in zip(held.layout, held.shared, strict=True):
                 rows = [self.validation[start + place] for place in range(len(batch))]
                 start += len(batch)
-                if not held.share.of(whole):
-                    continue
+                # Where it has no row of the batch, a rank computes one that counts for nothing, for
+                # the others may ask for what it has.
+                self._counts = bool(held.share.of(whole))
                 inputs = self._prepare_inputs(self.data_collator(rows))
                 share = float(sum(self.weight(record) for row in batch for record in row))
                 loss: Any = self.compute_loss(model, inputs)
-                total += share * loss.item()
-                weight += share
+                if self._counts:
+                    total += share * loss.item()
+                    weight += share
         return total, weight
 
     def counted(self, own: Tensor) -> Tensor | float:
         """What a sum over tokens of a batch's rows is divided by for their mean; `own` are those
         that this process computes.
         """
+        return own
+
+    def over_ranks(self, own: Tensor) -> Tensor:
+        """A value of each row of a batch, where `own` are those of the rows of this process."""
         return own
 
     def weight(self, row: Row) -> float:

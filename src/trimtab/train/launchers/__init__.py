@@ -130,6 +130,11 @@ def refusals(
             f"a batch of {batch_size} is not shared out evenly among {launch.ranks} ranks",
             "set train.batch_size to a multiple of train.launcher.ranks",
         )
+    elif objective == "kto" and batch_size < 2 * launch.ranks:
+        yield Refusal(
+            "kto needs two rows of each batch in each rank: TRL takes no fewer",
+            "set train.batch_size to twice train.launcher.ranks or more",
+        )
     if early and launch.sharding != "none":
         yield Refusal(
             "the best checkpoint is not read back into shards",
@@ -167,11 +172,6 @@ def _alone(launch: Launch, objective: str, method: str) -> Iterator[Refusal]:
         yield Refusal(
             f"{objective} draws its answers from one stream of random numbers, in one process",
             "leave train.launcher out",
-        )
-    if launch.ranks > 1 and objective == "kto":
-        yield Refusal(
-            "kto holds each row against the mean of its whole batch, which no rank sees",
-            "leave train.launcher out, or set train.objective to dpo",
         )
     if not SHARDINGS[launch.sharding].whole and method == "bottleneck":
         yield Refusal(

@@ -93,6 +93,8 @@ class Desk:
         self._end = self.path / "end"
         self._read = 0
         self._asked: float | None = None
+        self._longest = 0.0
+        self._seconds: float | None = None
 
     @property
     def run(self) -> Path:
@@ -115,6 +117,10 @@ class Desk:
     def tell_on(self, on_step: Callable[[StepProgress], None] | None) -> None:
         """Tell whoever asked for the run what was told since the last call."""
         for step in self.told():
+            # Behind the first that is told here, earlier attempts may lie.
+            if self._seconds is not None:
+                self._longest = max(self._longest, step.seconds - self._seconds)
+            self._seconds = step.seconds
             if on_step is not None:
                 on_step(step)
 
@@ -127,6 +133,12 @@ class Desk:
     def asked_s(self) -> float:
         """How many seconds ago this process has told the ranks to end; 0 where it has not."""
         return 0.0 if self._asked is None else time.monotonic() - self._asked
+
+    def patience(self, save_s: float) -> float:
+        """How many seconds ranks need at most from the order to end to the answer, where a save
+        takes `save_s`: the order may come at the begin of a step, and steps differ.
+        """
+        return save_s + 2 * self._longest
 
     @property
     def to_end(self) -> bool:

@@ -80,6 +80,7 @@ class RankedTrainer(SealedTrainer):
     _sharding: Replicas
     _joined: torch.nn.Module | None
     _weights: dict[str, Tensor] | None
+    _last: Path | None
 
     # ------------------------------------------------------------------ the step
 
@@ -92,6 +93,8 @@ class RankedTrainer(SealedTrainer):
     def _prepare_for_training(self, *given: Any, **named: Any) -> Any:
         prepared = super()._prepare_for_training(*given, **named)  # type: ignore[no-untyped-call]
         self._joined = self._sharding.join(self, self.step)
+        if self._last is not None:
+            self._go_on_from(self._last)
         return prepared
 
     def training_step(
@@ -102,6 +105,7 @@ class RankedTrainer(SealedTrainer):
         model.train()
         inputs = self._prepare_inputs(inputs)
         last = self.accelerator.sync_gradients
+        self._counts = self._weight(self._batch) > 0
         with self._sharding.waiting(last), self.compute_loss_context_manager():
             loss: Tensor = self._joined(inputs, num_items_in_batch)
             if num_items_in_batch is None:
@@ -130,6 +134,10 @@ class RankedTrainer(SealedTrainer):
         # A rank without a row computes one that is no part of the batch.
         tokens: int = sum(self.crew.everyone(int(own) if weight else 0))
         return tokens * weight / self.crew.ranks if weight else own
+
+    def over_ranks(self, own: Tensor) -> Tensor:
+        every: list[list[float]] = self.crew.everyone(own.tolist() if self._counts else [])
+        return own.new_tensor([value for each in every for value in each])
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
         """Labels in the batches of a step, over all ranks."""
@@ -179,10 +187,11 @@ class RankedTrainer(SealedTrainer):
         torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULER)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """Not yet: DeepSpeed lays the optimizer's state out where the ranks are joined."""
+        self._last = None if checkpoint is None else Path(checkpoint)
+
+    def _go_on_from(self, folder: Path) -> None:
         self._batch = self.state.global_step * self.args.gradient_accumulation_steps
-        if checkpoint is None:
-            return
-        folder = Path(checkpoint)
         state = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
         self._sharding.load_optimizer(self, state)
         self.lr_scheduler.load_state_dict(torch.load(folder / SCHEDULER, weights_only=True))
@@ -220,7 +229,7 @@ def join(
     trainer.__class__ = mixed
     assert isinstance(trainer, RankedTrainer)
     trainer.crew, trainer._sharding, trainer._joined = crew, sharding, None
-    trainer._weights, trainer._batch = None, 0
+    trainer._weights, trainer._last, trainer._batch = None, None, 0
     setattr(bare(trainer.model), IN_RANKS, True)
     trainer.step = Step(trainer)
     trainer.add_callback(Agree(crew, trainer._watch, to_end))

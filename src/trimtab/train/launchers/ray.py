@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.errors import Preempted, RankLost, UserError
+from trimtab.train.checkpoint import newest
 from trimtab.train.launchers.job import Desk, Job, first_line
-from trimtab.train.run import RunResult, StepProgress
+from trimtab.train.run import RunFolder, RunResult, StepProgress
 from trimtab.train.signals import terminated
 
 NAME = "trimtab"
@@ -27,7 +28,7 @@ OWN_DEVICE = {"TRAIN_ENABLE_SHARE_CUDA_VISIBLE_DEVICES": "0"}
 POLL_S = 0.2
 # How often a group of workers is started anew before the run is given up.
 REPLACED = 3
-# How long workers that are told to end have to save.
+# How long workers that are told to end have to save, beside the time of two of their steps.
 GRACE_S = 70.0
 
 
@@ -35,17 +36,20 @@ def launch(job: Job, run: Path, on_step: Callable[[StepProgress], None] | None) 
     """Do a run in workers of the cluster that RAY_ADDRESS names, else of one of this machine.
 
     Raises what the first rank to fail raised; RankLost where workers were lost too often; UserError
-    where RAY_ADDRESS names no cluster. Told to end, the workers save at once.
+    where RAY_ADDRESS names no cluster. Told to end, the workers save at once. Where a worker has
+    said what would stop every other too, no further group is waited for.
     """
     desk = Desk(run.absolute())
     shutil.rmtree(desk.path, ignore_errors=True)
     job.save(desk.job)
     lost: list[BaseException] = []
-    with _cluster(job):
-        fitting = threading.Thread(target=_fit, args=(job, desk, lost), daemon=True)
+    with _cluster(job) as fixed:
+        most, batch = job.settings.launch.ranks, job.settings.batch_size
+        least = most if fixed else fewest(most, batch)
+        fitting = threading.Thread(target=_fit, args=(job, desk, least, lost), daemon=True)
         fitting.start()
         with terminated(desk.ask_to_end):
-            while fitting.is_alive() and desk.asked_s < GRACE_S:
+            while fitting.is_alive() and not desk.final and desk.asked_s < desk.patience(GRACE_S):
                 fitting.join(POLL_S)
                 desk.tell_on(on_step)
     desk.tell_on(on_step)
@@ -61,14 +65,20 @@ def _cause(desk: Desk, ranks: int, lost: list[BaseException]) -> Exception:
     if desk.final:
         return desk.cause(ranks)
     if desk.asked_s:
-        return Preempted(
-            f"{desk.run}: told to end, and the workers did not answer",
-            hint="run the same command again: it goes on from its last checkpoint",
-        )
+        return _preempted(desk.run, ", and the workers did not answer")
     words = "; ".join(map(_words, lost)) or "nothing was said"
     return RankLost(
         f"the workers of Ray did not finish: {words}",
         hint="run again: the run goes on from its last checkpoint",
+    )
+
+
+def _preempted(run: Path, how: str) -> Preempted:
+    """Told to end, where no worker could save; what stands."""
+    last = newest(RunFolder(run).checkpoints)
+    stands = f"step {last.step} is saved" if last else "nothing was saved yet"
+    return Preempted(
+        f"{run}: told to end{how}; {stands}", hint="run the same command again: it goes on"
     )
 
 
@@ -80,12 +90,14 @@ def _words(error: BaseException) -> str:
 
 
 @contextmanager
-def _cluster(job: Job) -> Iterator[None]:
-    """The cluster that RAY_ADDRESS names, else one of this machine for as long as the run lasts."""
+def _cluster(job: Job) -> Iterator[bool]:
+    """The cluster that RAY_ADDRESS names, else one of this machine for as long as the run lasts,
+    with room for its ranks; whether that room is sure.
+    """
     import ray
 
     if ray.is_initialized():
-        yield
+        yield False
         return
     address = os.environ.get("RAY_ADDRESS")
     variables = dict(OWN_DEVICE)
@@ -115,19 +127,18 @@ def _cluster(job: Job) -> Iterator[None]:
             hint="name one that runs (ray start --head), or unset it for one of this machine",
         ) from error
     try:
-        yield
+        yield address is None
     finally:
         ray.shutdown()
 
 
-def _fit(job: Job, desk: Desk, lost: list[BaseException]) -> None:
+def _fit(job: Job, desk: Desk, least: int, lost: list[BaseException]) -> None:
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     from trimtab.train.speed import device
 
     most = job.settings.launch.ranks
-    least = fewest(most, job.settings.batch_size)
     trainer = TorchTrainer(
         work_in_ray,
         train_loop_config={"run": str(desk.run), "base": str(job.base.absolute())},
@@ -172,6 +183,8 @@ def work_in_ray(config: dict[str, str]) -> None:
     try:
         if not base.is_dir():
             raise _unseen(base)
+        if desk.to_end:
+            raise _preempted(desk.run, " before these workers began")
         work(desk.run, Crew.join())
     except Exception as error:
         desk.fail(rank, error)

@@ -18,6 +18,7 @@ from trimtab.errors import TrimtabError, UserError
 from trimtab.train.launchers import Launch
 from trimtab.train.launchers.builds import clear_dead_locks, folder
 from trimtab.train.launchers.ddp import Replicas
+from trimtab.train.launchers.zero_state import gathered, restore
 
 if TYPE_CHECKING:
     from trimtab.train.launchers.ranked import RankedTrainer
@@ -36,6 +37,7 @@ class Zero(Replicas):
     def arrange(self, optimizer: torch.optim.Optimizer) -> None:
         """Without groups that hold nothing: DeepSpeed drops them, and the schedule would not."""
         optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
+        self._owners = [each for group in optimizer.param_groups for each in group["params"]]
 
     def join(self, trainer: "RankedTrainer", step: torch.nn.Module) -> torch.nn.Module:
         deepspeed = self._library(trainer)
@@ -68,6 +70,8 @@ class Zero(Replicas):
         trainer.crew.wait()
         import deepspeed
 
+        if self._offload == "nvme":
+            must_have_aio()
         # On a CPU its own sums over shared memory would have to be compiled first; gloo has them.
         deepspeed.ops.__compatible_ops__[SHARED_MEMORY] = False
         return deepspeed
@@ -128,14 +132,15 @@ class Zero(Replicas):
         return kept
 
     def optimizer_state(self, trainer: "RankedTrainer") -> dict[str, Any]:
-        """Nothing: DeepSpeed lays its states out as it likes, and reads back only pickles."""
-        return {}
+        return {} if self._offload == "nvme" else gathered(self._engine.optimizer, self._owners)
 
     def load_optimizer(self, trainer: "RankedTrainer", state: dict[str, Any]) -> None:
-        raise UserError(
-            "a run under DeepSpeed does not go on from a checkpoint",
-            hint="delete the run's folder and run again, or shard by fsdp, which goes on",
-        )
+        if self._offload == "nvme":
+            raise UserError(
+                "a run whose optimizer lies on nvme does not go on from a checkpoint",
+                hint="delete the run's folder and run again, or offload to cpu, which goes on",
+            )
+        restore(self._engine.optimizer, self._owners, state)
 
     def proof(self, trainer: "RankedTrainer") -> dict[str, Any]:
         ranks, engine = trainer.crew.ranks, self._engine
@@ -175,3 +180,14 @@ class Zero(Replicas):
         if places != {"cpu"}:
             raise TrimtabError(f"the optimizer's state lies on {sorted(places)}, not in the host")
         return {"offload": "cpu"}
+
+
+def must_have_aio() -> None:
+    """Raises UserError where DeepSpeed cannot build what reads and writes NVMe for it."""
+    from deepspeed.ops.op_builder import AsyncIOBuilder
+
+    if not AsyncIOBuilder().is_compatible():
+        raise UserError(
+            "offload to nvme: DeepSpeed finds no libaio to build its async_io with",
+            hint="apt-get install g++ libaio-dev, or set train.launcher.offload to cpu",
+        )

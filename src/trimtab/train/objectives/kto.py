@@ -2,15 +2,17 @@
 
 Its KL term is estimated on answers that stand behind the prompt of another record: of the same
 batch, and where a batch holds one record alone, of the first batch that has another. So there are
-two records at least, and the order stays as it is laid out.
+two records at least, and the order stays as it is laid out. It is a mean over the whole batch, also
+where several ranks share that out.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from torch import Tensor
 from trl.trainer.kto_trainer import KTOTrainer
 
 from trimtab.train.fused import answer_fast
@@ -23,6 +25,11 @@ from trimtab.train.watch import Watch
 
 class SealedKTO(SealedTrainer, KTOTrainer):
     """KTO over answers that are tokens already."""
+
+    def _compute_kl_logps(self, model: Any, batch: Any) -> Tensor | None:
+        """Of every row of the batch, for TRL takes their mean; None where the loss needs no KL."""
+        own: Tensor | None = super()._compute_kl_logps(model, batch)  # type: ignore[no-untyped-call]
+        return None if own is None else self.over_ranks(own)
 
 
 def build(prepared: Prepared, checkpoints: Path, watch: Watch) -> SealedTrainer:
@@ -51,26 +58,26 @@ def rows(prepared: Prepared) -> Dataset:
             "KL_completion_ids": list(other.completion),
             "label": row.good,
         }
-        for row, other in mismatched(prepared)
+        for batch in mismatched(prepared)
+        # A rank without a row of a batch computes one that counts for nothing.
+        for row, other in prepared.share.of(batch) or batch[:1]
     ]
     return Dataset.from_list(made)
 
 
-def mismatched(prepared: Prepared) -> Iterator[tuple[Answers, Answers]]:
-    """Each row in its order, with the row of another record whose answer stands behind its prompt.
+def mismatched(prepared: Prepared) -> Iterator[list[tuple[Answers, Answers]]]:
+    """The rows of each batch, each with that of another record whose answer stands behind its
+    prompt.
 
     The row before it in its batch, of the last row for the first, as TRL takes them; an epoch that
     ends within a batch may put a record beside itself, which is passed over.
     """
-    laid_out = [row for row in prepared.laid_out if isinstance(row, Answers)]
-    start = 0
-    for places in prepared.order:
-        batch = laid_out[start : start + len(places)]
-        for at, row in enumerate(batch):
-            near = [*batch[:at][::-1], *batch[at:][::-1]]
-            yield row, _of_another(row, chain(near, laid_out))
-        start += len(places)
+    batches = [[row for row in rows if isinstance(row, Answers)] for rows in prepared.batches]
+    everything = [row for batch in batches for row in batch]
+    for batch in batches:
+        yield [(row, _beside(at, batch, everything)) for at, row in enumerate(batch)]
 
 
-def _of_another(row: Answers, rows: Iterable[Answers]) -> Answers:
-    return next(other for other in rows if other.record != row.record)
+def _beside(at: int, batch: Sequence[Answers], everything: Iterable[Answers]) -> Answers:
+    near = [*batch[:at][::-1], *batch[at:][::-1]]
+    return next(other for other in chain(near, everything) if other.record != batch[at].record)
