@@ -18,7 +18,7 @@ from typing import Any
 from benchmarks.machine import head
 
 from tests.campaigns import FOLDER, record
-from tests.learning import layout, preference, rivals, verifiable
+from tests.learning import judged, layout, preference, rivals, verifiable
 
 NAME = "learning"
 Piece = Callable[[Path], dict[str, Any]]
@@ -26,7 +26,10 @@ PIECES: dict[str, Piece] = {
     "sft": layout.run,
     "dpo": preference.dpo,
     "reward": preference.reward,
-    "grpo": verifiable.run,
+    "kto": judged.kto,
+    "orpo": judged.orpo,
+    "grpo": verifiable.grpo,
+    "rloo": verifiable.rloo,
     "rivals": rivals.run,
 }
 NEED_DATA = ("dpo", "reward")
