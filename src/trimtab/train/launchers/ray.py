@@ -104,9 +104,11 @@ def _cluster(job: Job) -> Iterator[bool]:
     here: dict[str, Any] = {}
     if address is None:
         # Nothing is sent to Ray's makers. Nor does Ray end workers where other processes fill the
-        # machine's memory: whether the run itself fits was planned.
+        # machine's memory, for whether the run itself fits was planned; nor let every other process
+        # of the machine go before them, which on a busy one leaves them nothing for minutes.
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_memory_monitor_refresh_ms", "0")
+        os.environ.setdefault("RAY_worker_niceness", "0")
         threads = max(1, len(os.sched_getaffinity(0)) // job.settings.launch.ranks)
         variables["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(threads))
         here = {"num_cpus": job.settings.launch.ranks, "include_dashboard": False}
