@@ -1,5 +1,7 @@
 """Real databases for tests: a SQLite file, and a PostgreSQL server that the test session starts."""
 
+import os
+import signal
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -7,6 +9,7 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
+import psutil
 import pytest
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL, make_url
@@ -46,6 +49,10 @@ def postgres_server() -> Iterator[URL]:
         # Tests kill clients, never the server, so it need not wait for the disk.
         _administer(url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
         yield url
+        # Nobody wants to find anything there again, so it writes nothing down before it ends.
+        process = psutil.Process(server.get_pid())
+        os.kill(process.pid, signal.SIGQUIT)
+        process.wait(30)
         server.cleanup()
 
 

@@ -16,8 +16,9 @@ from tests.tiny_project import write_project
 from trimtab.errors import ProjectError
 from trimtab.flows import sweep as sweeping
 from trimtab.flows.settings import HELD_OUT, settings_of
-from trimtab.flows.sweep import Swept, choices, rungs, sweep
+from trimtab.flows.sweep import choices, rungs, sweep
 from trimtab.flows.sweep_page import adopted, rows, write_page
+from trimtab.flows.trials import Swept
 from trimtab.flows.watch import Silent
 from trimtab.ledger.money import usd
 from trimtab.ledger.own import spent

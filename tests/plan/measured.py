@@ -28,7 +28,7 @@ def main() -> None:
                 Message("user", f"Ticket {i}: the lock is late. " * 3),
                 Message("assistant", "Sorry. " * 9),
             )
-            for i in range(48)
+            for i in range(16)
         ]
     )
     settings = TrainSettings(rank=16, batch_size=8, max_length=256)

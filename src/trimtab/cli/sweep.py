@@ -16,7 +16,7 @@ from trimtab.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from trimtab.flows.sweep import Swept
+    from trimtab.flows.trials import Swept
 
 
 @click.command("sweep")

@@ -6,7 +6,6 @@ Shows what others measured and decided; all it chooses is the examples, by a rul
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from trimtab.evaluate.examples import Examples, choose_examples
@@ -17,8 +16,9 @@ from trimtab.evaluate.items import Item
 from trimtab.evaluate.performance import PerformanceItem
 from trimtab.evaluate.report import Report
 from trimtab.evaluate.safety import SafetyItem
+from trimtab.page import template
 
-TONES = {"better": "good", "not worse": "good", "cannot tell": "unsure", "worse": "worse"}
+TONES = {"better": "good", "not worse": "good", "cannot tell": "unsure", "worse": "bad"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +54,8 @@ class Page:
 
 def render(page: Page) -> str:
     """The whole page; everything that came from data is escaped, the two pictures are ours."""
-    environment = Environment(
-        loader=PackageLoader("trimtab.evaluate", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     examples = choose_examples(page.items, page.rows[0].holdout.items, page.rows[-1].holdout.items)
-    return environment.get_template("page.html").render(
+    return template("trimtab.evaluate", "page.html").render(
         page=page,
         gate=page.gate,
         tone=TONES[page.gate.verdict],

@@ -4,18 +4,8 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from trimtab.inference import (
-    Capabilities,
-    Chunk,
-    EmbedRequest,
-    Engine,
-    GenerateRequest,
-    Score,
-    ScoreRequest,
-    Usage,
-    Vector,
-    VersionFiles,
-)
+from trimtab.flows.standing import Standing
+from trimtab.inference import Chunk, Engine, GenerateRequest, Score, ScoreRequest, Usage
 
 
 @dataclass
@@ -36,7 +26,7 @@ class Meter:
         return used
 
 
-class Metered:
+class Metered(Standing):
     """The same engine; a stream that is left is counted as far as it came, a score as a gateway
     counts it."""
 
@@ -44,14 +34,9 @@ class Metered:
         self._engine = engine
         self._meter = meter
 
-    async def capabilities(self) -> Capabilities:
-        return await self._engine.capabilities()
-
-    async def load(self, files: VersionFiles) -> None:
-        await self._engine.load(files)
-
-    async def unload(self, version: str) -> None:
-        await self._engine.unload(version)
+    @property
+    def behind(self) -> Engine:
+        return self._engine
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         usage = Usage(len(request.prompt), 0)
@@ -70,6 +55,3 @@ class Metered:
         completion = sum(map(len, request.completions))
         self._meter.add(request.version, len(request.prompt), completion)
         return scores
-
-    async def embed(self, request: EmbedRequest) -> list[Vector]:
-        return await self._engine.embed(request)

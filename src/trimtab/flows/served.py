@@ -17,17 +17,15 @@ from trimtab.engine.remote import RemoteEngine
 from trimtab.errors import EngineUnavailable, UserError, VersionNotLoaded
 from trimtab.flows.serving import version_files
 from trimtab.flows.sockets import engine_socket
+from trimtab.flows.standing import Standing
 from trimtab.gateway.catalogue import LOAD_S
 from trimtab.gateway.shared import Shared
 from trimtab.inference import (
-    Capabilities,
     Chunk,
-    EmbedRequest,
     Engine,
     GenerateRequest,
     Score,
     ScoreRequest,
-    Vector,
     VersionFiles,
 )
 from trimtab.registry import bases
@@ -105,7 +103,7 @@ class Engines:
             return bases.get(connection, version.spec.base).folder
 
 
-class Served:
+class Served(Standing):
     """An engine for one request to one version, loaded again where the engine has lost it."""
 
     def __init__(self, engines: Engines, version: ModelVersion, loads: int) -> None:
@@ -115,35 +113,23 @@ class Served:
 
     async def generate(self, request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
         try:
-            async with aclosing(self._engine.generate(request)) as chunks:
+            async with aclosing(self.behind.generate(request)) as chunks:
                 async for chunk in chunks:
                     yield chunk
         except VersionNotLoaded:
             # An engine says so before it computes anything: no chunk was given out yet.
             await self._engines.load(self._version, self._loads)
-            async with aclosing(self._engine.generate(request)) as chunks:
+            async with aclosing(self.behind.generate(request)) as chunks:
                 async for chunk in chunks:
                     yield chunk
 
     async def score(self, request: ScoreRequest) -> list[Score]:
         try:
-            return await self._engine.score(request)
+            return await self.behind.score(request)
         except VersionNotLoaded:
             await self._engines.load(self._version, self._loads)
-            return await self._engine.score(request)
-
-    async def embed(self, request: EmbedRequest) -> list[Vector]:
-        return await self._engine.embed(request)
-
-    async def capabilities(self) -> Capabilities:
-        return await self._engine.capabilities()
-
-    async def load(self, files: VersionFiles) -> None:
-        await self._engine.load(files)
-
-    async def unload(self, version: str) -> None:
-        await self._engine.unload(version)
+            return await self.behind.score(request)
 
     @property
-    def _engine(self) -> RemoteEngine:
+    def behind(self) -> RemoteEngine:
         return self._engines.of(self._version)

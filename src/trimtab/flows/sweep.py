@@ -12,8 +12,8 @@ import math
 import random
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 from trimtab import __version__
 from trimtab.canonical import content_hash
@@ -24,6 +24,7 @@ from trimtab.flows.loop import run
 from trimtab.flows.settings import HELD_OUT, settings_of
 from trimtab.flows.spending import bill_training
 from trimtab.flows.steps import train as training
+from trimtab.flows.trials import Swept, Trial
 from trimtab.flows.watch import Silent, Watch
 from trimtab.flows.work import Outputs, Work
 from trimtab.project import Project, with_fields
@@ -38,54 +39,6 @@ from trimtab.train.settings import TrainSettings
 from trimtab.train.start import train_until
 
 STEP = "sweep"
-Verdict = Literal["best", "left", "failed", "out of budget", "not begun"]
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """One choice of the fields, and how far it came: `rung` counts from 1, 0 before the first;
-    `looks` are (step, held-out loss).
-    """
-
-    number: int
-    fields: dict[str, Any]
-    run: str
-    steps: int
-    rung: int = 0
-    looks: tuple[tuple[int, float], ...] = ()
-    seconds: float = 0.0
-    usd: float = 0.0
-    verdict: Verdict = "not begun"
-    why: str = ""
-
-    @property
-    def step(self) -> int:
-        return self.looks[-1][0] if self.looks else 0
-
-    @property
-    def held_out(self) -> float:
-        return self.looks[-1][1] if self.looks else math.inf
-
-
-@dataclass(frozen=True, slots=True)
-class Swept:
-    """A sweep that has ended. `trials` stand in the order they were drawn; `best` is None where
-    none came as far as a measurement; `whole` says whether the budget was enough.
-    """
-
-    project: Project
-    home: Home
-    trials: tuple[Trial, ...]
-    best: Trial | None
-    whole: bool
-
-    @property
-    def seconds(self) -> float:
-        return sum(trial.seconds for trial in self.trials)
-
-    @property
-    def usd(self) -> float:
-        return sum(trial.usd for trial in self.trials)
 
 
 class OutOfBudget(Exception):
@@ -177,7 +130,7 @@ class _Sweep:
             best = replace(best, verdict="best")
             trials[best.number - 1] = best
         swept = Swept(self._work.project, self._work.home, tuple(trials), best, whole)
-        self._work.watch.finished(STEP, _line(swept), swept.seconds)
+        self._work.watch.finished(STEP, swept.line, swept.seconds)
         return swept
 
     def _best(self) -> Trial | None:
@@ -224,7 +177,7 @@ class _Sweep:
         inputs = self._inputs(work)
         key = content_hash({"release": __version__, **inputs, "step": step})
         if (found := self._journal.find(STEP, key)) is not None:
-            return _with(trial, found)
+            return trial.behind(found)
         self._journal.start(STEP, key)
         try:
             output = self._trained(work, trial, step)
@@ -235,7 +188,7 @@ class _Sweep:
         with self._work.database.transaction() as connection:
             self._bill(connection, trial.run, output["usd"])
             self._journal.finish(connection, STEP, key, output)
-        return _with(trial, output)
+        return trial.behind(output)
 
     def _trained(self, work: Work, trial: Trial, step: int) -> dict[str, Any]:
         left = self._seconds_left() - self._tail
@@ -296,31 +249,3 @@ class _Sweep:
         if section.budget_usd is not None and price:
             limits.append(section.budget_usd / price * HOUR)
         return min(limits) - sum(trial.seconds for trial in self._trials)
-
-
-def _with(trial: Trial, output: dict[str, Any]) -> Trial:
-    if "failed" in output:
-        return replace(
-            trial,
-            verdict="failed",
-            why=output["failed"],
-            seconds=output["seconds"],
-            usd=output["usd"],
-        )
-    return replace(
-        trial,
-        looks=(*trial.looks, (output["step"], output["held_out"])),
-        seconds=output["seconds"],
-        usd=output["usd"],
-        verdict="left",
-    )
-
-
-def _line(swept: Swept) -> str:
-    spent = f"{swept.seconds:.0f} s of training, ${swept.usd:.2f}"
-    if swept.best is None:
-        return f"no trial came as far as a measurement; {spent}"
-    fields = ", ".join(f"{name} {value}" for name, value in swept.best.fields.items())
-    short = "" if swept.whole else "; the budget ended it early"
-    loss = f"held out {swept.best.held_out:.3f}"
-    return f"best of {len(swept.trials)}: {fields} ({loss}); {spent}{short}"

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from trimtab.flows.sweep import Swept, Trial
+from trimtab.flows.trials import Swept, Trial
+from trimtab.page import template
 from trimtab.plan.candidates import duration
 from trimtab.store.disk import write_whole
 from trimtab.train.chart import Line, chart
@@ -52,14 +52,7 @@ def adopted(trial: Trial) -> str:
 
 def write_page(swept: Swept) -> Path:
     """Returns where the page lies: in the home, one a project."""
-    environment = Environment(
-        loader=PackageLoader("trimtab.flows", ""),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("sweep.html").render(
+    page = template("trimtab.flows", "sweep.html").render(
         project=swept.project.name,
         swept=swept,
         curves=_curves(swept),

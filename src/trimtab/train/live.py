@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
+from trimtab.page import template
 from trimtab.train.chart import Line, chart
 from trimtab.train.curve import smoothed
 from trimtab.train.run import StepProgress, replace_file
@@ -62,14 +61,7 @@ class LivePage:
         self.samples_note = samples_note
         self._watched = watched
         self._written = float("-inf")
-        environment = Environment(
-            loader=PackageLoader("trimtab.train", ""),
-            autoescape=True,
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
-        self._template = environment.get_template("live.html")
+        self._template = template("trimtab.train", "live.html")
 
     def show(
         self,
@@ -147,7 +139,7 @@ def _facts(log: Log, progress: StepProgress) -> list[tuple[str, str, str]]:
     if progress.mfu is not None:
         facts.append(("MFU", f"{progress.mfu:.0%}", "of matrix rate"))
     facts.append(("Peak memory", f"{progress.memory / 1e9:.1f}", "GB"))
-    left = "" if progress.left_usd is None else f"{progress.left_usd:.2f} left"
+    left = "" if progress.left_usd is None else f"${progress.left_usd:.2f} left"
     facts.append(("Money", f"${progress.usd:.2f}", left))
     return facts
 

@@ -1,8 +1,9 @@
-"""The reference that an objective is held near: always the base. Imports torch and peft."""
+"""The reference that an objective is held near: always the base. Imports torch, peft and trl."""
 
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from trimtab.train.fused import answer_fast
 from trimtab.train.model import load
 from trimtab.train.prepare import Prepared
 from trimtab.train.walk import Model, learns_prompt
@@ -22,7 +23,17 @@ def frozen_copy(prepared: Prepared) -> PreTrainedModel | None:
     return copy
 
 
-def forget_copy(model: Model) -> None:
+def settle_reference(prepared: Prepared, reference: Model | None) -> None:
+    """Behind TRL's trainer, which made its `reference` or lets the adapter be switched off: the
+    base alone is the reference, and both answer by the stream, where that can.
+    """
+    _forget_copy(prepared.attached.model)
+    answer_fast(prepared.attached.model)
+    if reference is not None:
+        answer_fast(reference)
+
+
+def _forget_copy(model: Model) -> None:
     """Drop the second adapter that TRL makes of one that begins as it is.
 
     A fresh adapter changes nothing, so the base without it gives the same reference, and neither

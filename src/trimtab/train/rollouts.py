@@ -2,19 +2,24 @@
 rewards for them. Imports torch and trl.
 """
 
+from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
+from transformers import PreTrainedModel
 
 from trimtab.train.prepare import Prepared
+from trimtab.train.reference import settle_reference
 from trimtab.train.rewards import Reward, Rollout, scores
-from trimtab.train.trainer import SealedTrainer
+from trimtab.train.trainer import SealedTrainer, arguments, tokenizer_of
+from trimtab.train.watch import Watch
 
 
 class RolloutTrainer(SealedTrainer):
     """Mixed in before a trainer of TRL that samples; a prompt is known by its place."""
 
     prompts: dict[str, list[int]]
+    ref_model: PreTrainedModel | None
 
     def __init__(self, *, prepared: Prepared, **given: Any) -> None:
         self.prompts = {str(at): list(row.prompt) for at, row in enumerate(prepared.laid_out)}
@@ -26,6 +31,21 @@ class RolloutTrainer(SealedTrainer):
 
     def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return [self.prompts[prompt] for prompt in prompts], None, {}
+
+
+def built(
+    kind: type[RolloutTrainer], prepared: Prepared, checkpoints: Path, watch: Watch
+) -> RolloutTrainer:
+    """A trainer of a kind over the prompts in their final order."""
+    trainer = kind(
+        prepared=prepared,
+        model=prepared.attached.model,
+        watch=watch,
+        args=arguments(prepared, checkpoints, shuffle_dataset=False),
+        processing_class=tokenizer_of(prepared),
+    )
+    settle_reference(prepared, trainer.ref_model)
+    return trainer
 
 
 def rows(prepared: Prepared) -> Dataset:

@@ -15,9 +15,8 @@ from datasets import Dataset
 from torch import Tensor
 from trl.trainer.kto_trainer import KTOTrainer
 
-from trimtab.train.fused import answer_fast
 from trimtab.train.prepare import Prepared
-from trimtab.train.reference import forget_copy, frozen_copy
+from trimtab.train.reference import frozen_copy, settle_reference
 from trimtab.train.rows import Answers
 from trimtab.train.trainer import SealedTrainer, arguments, tokenizer_of
 from trimtab.train.watch import Watch
@@ -42,10 +41,7 @@ def build(prepared: Prepared, checkpoints: Path, watch: Watch) -> SealedTrainer:
         train_dataset=rows(prepared),
         processing_class=tokenizer_of(prepared),
     )
-    forget_copy(prepared.attached.model)
-    answer_fast(prepared.attached.model)
-    if trainer.ref_model is not None:
-        answer_fast(trainer.ref_model)
+    settle_reference(prepared, trainer.ref_model)
     return trainer
 
 

@@ -13,12 +13,11 @@ from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
 from trimtab.train import advantage as ppo
-from trimtab.train.fused import answer_fast, as_stream
+from trimtab.train.fused import as_stream
 from trimtab.train.prepare import Prepared
-from trimtab.train.reference import forget_copy
-from trimtab.train.rollouts import RolloutTrainer
+from trimtab.train.rollouts import RolloutTrainer, built
 from trimtab.train.stream import IGNORED
-from trimtab.train.trainer import SealedTrainer, arguments, tokenizer_of
+from trimtab.train.trainer import SealedTrainer
 from trimtab.train.walk import bare, hidden_states, walkable
 from trimtab.train.watch import Watch
 
@@ -151,15 +150,4 @@ def _joined(made: dict[str, Any]) -> tuple[Tensor, Tensor, int]:
 
 def build(prepared: Prepared, checkpoints: Path, watch: Watch) -> SealedTrainer:
     """A trainer over the prompts in their final order."""
-    trainer = SealedPPO(
-        prepared=prepared,
-        model=prepared.attached.model,
-        watch=watch,
-        args=arguments(prepared, checkpoints, shuffle_dataset=False),
-        processing_class=tokenizer_of(prepared),
-    )
-    forget_copy(prepared.attached.model)
-    answer_fast(prepared.attached.model)
-    if trainer.ref_model is not None:
-        answer_fast(trainer.ref_model)
-    return trainer
+    return built(SealedPPO, prepared, checkpoints, watch)

@@ -6,11 +6,9 @@ from pathlib import Path
 
 from trl.trainer.rloo_trainer import RLOOTrainer
 
-from trimtab.train.fused import answer_fast
 from trimtab.train.prepare import Prepared
-from trimtab.train.reference import forget_copy
-from trimtab.train.rollouts import RolloutTrainer
-from trimtab.train.trainer import SealedTrainer, arguments, tokenizer_of
+from trimtab.train.rollouts import RolloutTrainer, built
+from trimtab.train.trainer import SealedTrainer
 from trimtab.train.watch import Watch
 
 
@@ -20,15 +18,4 @@ class SealedRLOO(RolloutTrainer, RLOOTrainer):
 
 def build(prepared: Prepared, checkpoints: Path, watch: Watch) -> SealedTrainer:
     """A trainer over the prompts in their final order."""
-    trainer = SealedRLOO(
-        prepared=prepared,
-        model=prepared.attached.model,
-        watch=watch,
-        args=arguments(prepared, checkpoints, shuffle_dataset=False),
-        processing_class=tokenizer_of(prepared),
-    )
-    forget_copy(prepared.attached.model)
-    answer_fast(prepared.attached.model)
-    if trainer.ref_model is not None:
-        answer_fast(trainer.ref_model)
-    return trainer
+    return built(SealedRLOO, prepared, checkpoints, watch)
