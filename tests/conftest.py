@@ -1,7 +1,7 @@
 import os
 
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import HealthCheck, Phase, settings
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Each worker has a core to itself; threads of several would only take turns on them.
@@ -12,7 +12,11 @@ pytest_plugins = ["tests.databases", "tests.disks", "tests.honesty"]
 # The same examples every time, however slow the machine.
 settings.register_profile("trimtab", deadline=None, derandomize=True)
 settings.register_profile(
-    "mutation", settings.get_profile("trimtab"), phases=[Phase.explicit, Phase.generate]
+    "mutation",
+    settings.get_profile("trimtab"),
+    phases=[Phase.explicit, Phase.generate],
+    # How fast examples are made says how busy the machine is, and nothing of a mutant.
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("trimtab")
 
