@@ -17,8 +17,9 @@ from trimtab.gateway.embedding_bodies import EmbeddingsBody
 from trimtab.gateway.encoders import Answerer, Encoding
 from trimtab.gateway.generation import Generation
 from trimtab.gateway.offer import Offer
-from trimtab.gateway.openai import Chat, Completions
 from trimtab.gateway.openai_bodies import ChatBody, CompletionBody
+from trimtab.gateway.openai_chat import Chat
+from trimtab.gateway.openai_completions import Completions
 from trimtab.gateway.visit import Visit
 from trimtab.inference import Vector
 from trimtab.text.chat import ChatFormat
