@@ -13,6 +13,8 @@ from tests.tiny import build_base
 
 TICKETS = Path(__file__).parent.parent / "examples" / "support-desk" / "tickets.jsonl"
 
+TRAIN = {"learning_rate": 0.01, "epochs": 1, "batch_size": 8}
+
 
 def write_project(folder: Path, records: int = 160, **changes: object) -> Path:
     """A project file with its base and records beside it; `changes` replace whole sections."""
@@ -27,7 +29,7 @@ def write_project(folder: Path, records: int = 160, **changes: object) -> Path:
             "holdout": 0.2,
             "shadow": 0.08,
         },
-        "train": {"learning_rate": 0.01, "epochs": 1, "batch_size": 8},
+        "train": TRAIN,
         "evaluate": {
             "match": ["intent", "urgency", "product"],
             "gate": "log_likelihood",

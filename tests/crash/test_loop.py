@@ -2,14 +2,19 @@
 
 import random
 from collections.abc import Iterator
+from contextlib import closing
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
 
 from tests.crash.killing import Attempt, Kill, SharedEngine, attempt, preload
 from tests.crash.state import state_of
-from tests.tiny_project import write_project
+from tests.tiny_project import TRAIN, write_project
 from trimtab.flows.steps import STEPS
+from trimtab.ledger.money import nano
+from trimtab.ledger.own import spent
+from trimtab.store.home import Home
 
 STEP_NAMES = [step.name for step in STEPS]
 
@@ -46,12 +51,15 @@ def test_killed_in_the_middle_of_training_goes_on_to_the_same_adapter(
     reference: tuple[Path, Attempt], tmp_path: Path
 ) -> None:
     _, whole = reference
-    file = write_project(tmp_path)
+    file = write_project(tmp_path, train={**TRAIN, "usd_hour": 3600})
     with SharedEngine(tmp_path):
         for part in (0.4, 0.8):
             attempt(file, Kill("train", after_s=part * whole.seconds["train"]))
         ended = attempt(file)
     assert ended.outputs["train"]["adapter"] == whole.outputs["train"]["adapter"]
+    with closing(Home(tmp_path / ".trimtab").database()) as database, database.read() as connection:
+        paid = spent(connection, "tiny")["training"]
+    assert paid == nano(Decimal(str(ended.outputs["train"]["usd"]))) > 0
 
 
 def test_killed_during_promotion_the_deployment_is_whole(

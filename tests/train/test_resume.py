@@ -79,12 +79,16 @@ def test_killed_between_saves_it_ends_in_the_same_bytes(
     last = newest(RunFolder(folders / way).checkpoints)
     assert last is not None
     assert last.step == 2
+    used = RunFolder(folders / way).used_s
+    assert used > last.seconds
     torn = RunFolder(folders / way).checkpoints / "checkpoint-3"
     torn.mkdir()
     (torn / "adapter_model.safetensors").write_bytes(b"half a fi")
     seen: list[int] = []
-    trained(way, base, folders / way, lambda step: seen.append(step.step))
+    result = trained(way, base, folders / way, lambda step: seen.append(step.step))
     assert seen == [3, 4]
+    # The third step was done twice, and is paid for twice.
+    assert result.seconds > used
     assert results(folders / way) == results(unbroken[way].folder)
     assert not RunFolder(folders / way).checkpoints.exists()
 

@@ -16,7 +16,7 @@ from trimtab.flows import backends
 from trimtab.flows.backends import check_method
 from trimtab.flows.journal import StepJournal
 from trimtab.flows.serving import declare_policy
-from trimtab.flows.spending import charged
+from trimtab.flows.spending import charged, charged_as_far
 from trimtab.flows.steps import STEPS, Step
 from trimtab.flows.watch import Silent, Watch
 from trimtab.flows.work import Work
@@ -105,7 +105,8 @@ def _step(
     started = time.monotonic()
     work.watch.started(step.name)
     journal.start(step.name, key)
-    result = step.work(work, outputs)
+    with charged_as_far(work, step.name, key):
+        result = step.work(work, outputs)
     charge = charged(work, step.name, key, result.output)
     with work.database.transaction() as connection:
         result.write(connection)

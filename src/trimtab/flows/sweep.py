@@ -22,7 +22,7 @@ from trimtab.flows.journal import StepJournal
 from trimtab.flows.lessons import lessons_of
 from trimtab.flows.loop import run
 from trimtab.flows.settings import HELD_OUT, settings_of
-from trimtab.flows.spending import bill_training
+from trimtab.flows.spending import bill_training, billed_as_far
 from trimtab.flows.steps import train as training
 from trimtab.flows.trials import Swept, Trial
 from trimtab.flows.watch import Silent, Watch
@@ -34,7 +34,7 @@ from trimtab.train.heldout import hold_out
 from trimtab.train.limits import HOUR, Pause
 from trimtab.train.objectives import objective_of
 from trimtab.train.preflight import preflight
-from trimtab.train.run import Paused, RunResult, StepProgress
+from trimtab.train.run import Paused, RunFolder, RunResult, StepProgress
 from trimtab.train.settings import TrainSettings
 from trimtab.train.start import train_until
 
@@ -203,17 +203,18 @@ class _Sweep:
             self._work.watch.advanced(what, progress.step, step, training.noted(progress))
 
         try:
-            reached = train_until(
-                work.base.folder,
-                work.chat,
-                self._lessons,
-                settings,
-                work.home.runs / trial.run,
-                pause=Pause(step, trial.seconds + left),
-                on_step=on_step,
-            )
+            with billed_as_far(self._work, trial.run, settings.limits):
+                reached = train_until(
+                    work.base.folder,
+                    work.chat,
+                    self._lessons,
+                    settings,
+                    work.home.runs / trial.run,
+                    pause=Pause(step, trial.seconds + left),
+                    on_step=on_step,
+                )
         except RunFailed as error:
-            seconds = seen[-1] if seen else trial.seconds
+            seconds = RunFolder(work.home.runs / trial.run).used_s
             return {"failed": error.message, "seconds": seconds, "usd": self._usd(seconds)}
         at = reached.steps if isinstance(reached, RunResult) else reached.step
         assert reached.held_out is not None

@@ -3,6 +3,7 @@
     settings.json    what was asked, and the hash that says whether a rerun is the same run
     preflight.json   what was trained on
     checkpoints/     the last two whole ones, until the run is done
+    used.json        the seconds of training so far, of all attempts and however they ended
     adapter/         the result in PEFT's layout; of full fine-tuning `model/`, a base of its own
     loss.json, loss.svg, probes.json
     launch.json      of several ranks: how they shared the run, and what shows it
@@ -25,6 +26,8 @@ from typing import Any
 from trimtab.canonical import canonical_json, short
 from trimtab.errors import UserError
 from trimtab.train.limits import Ended
+
+USED = "used.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +113,16 @@ class RunFolder:
     def result(self) -> Path:
         return self.path / "run.json"
 
+    @property
+    def used_s(self) -> float:
+        """Seconds of training so far, those that a kill or a fault has made vain among them."""
+        file = self.path / USED
+        return float(json.loads(file.read_bytes())["seconds"]) if file.is_file() else 0.0
+
+    def use(self, seconds: float) -> None:
+        """Note how many they are by now."""
+        replace_file(self.path / USED, canonical_json({"seconds": seconds}))
+
     def claim(self, identity: str, asked: dict[str, Any]) -> None:
         """Make the folder this run's own, or go on with it.
 
@@ -137,7 +150,7 @@ class RunFolder:
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """A run that is done. `seconds` and `tokens` count every attempt's finished steps.
+    """A run that is done. `tokens` counts its steps, `seconds` all that was tried for them.
 
     `trainable` and `total` count parameters; `modules` those the adapter is attached to; `stopped`
     says what ended the run before its last planned step. `best_step` is the step that the result

@@ -153,11 +153,13 @@ def attempted(
 
     last = checkpoint.newest_of(files.checkpoints, prepared.identity)
     limits = replace(prepared.settings.limits, pause=pause)
+    # What came behind the last checkpoint is done again, and was paid for all the same.
+    used = max(files.used_s, last.seconds if last else 0.0)
     watch = Watch(
         prepared.step_examples,
         files.path,
         limits=limits,
-        spent=last.seconds if last else 0.0,
+        spent=used,
         done=last.step if last else 0,
         utilisation=Utilisation(prepared).of,
         watched=prepared.objective.watched,
@@ -167,23 +169,33 @@ def attempted(
     trainer = build(prepared, files.checkpoints, watch)
     if seated is not None:
         seated(trainer)
+    if not prepared.share.rank:
+        watch.listeners.append(lambda step: files.use(step.seconds))
     if on_step is not None:
         watch.listeners.append(on_step)
     if prepared.share.rank:
-        return _attempt(trainer, watch, last)
+        return _attempt(trainer, watch, last, used)
     with Display(prepared, files, trainer, watch, last):
-        return _attempt(trainer, watch, last)
+        try:
+            attempt = _attempt(trainer, watch, last, used)
+        except BaseException:
+            files.use(watch.seconds)
+            raise
+        files.use(attempt.seconds)
+        return attempt
 
 
 def _attempt(
-    trainer: "SealedTrainer", watch: "Watch", last: checkpoint.Checkpoint | None
+    trainer: "SealedTrainer", watch: "Watch", last: checkpoint.Checkpoint | None, used: float
 ) -> Attempt:
-    """From the last checkpoint on, where its run has not ended there."""
+    """From the last checkpoint on, where its run has not ended there; `used` seconds lie behind."""
     limits = watch.limits
-    if last is not None and (last.ended or limits.paused(last.step, last.seconds, 0.0)):
-        trainer.stand_at(last.step)
-        watch.ended, watch.paused = last.ended, not last.ended
-        return Attempt(trainer, watch, last.seconds)
+    if last is not None:
+        ended = last.ended or limits.ended(used, 0.0)
+        if ended or limits.paused(last.step, used, 0.0):
+            trainer.stand_at(last.step)
+            watch.ended, watch.paused = ended, not ended
+            return Attempt(trainer, watch, used)
     with watch.on_guard(), kept_memory():
         trainer.train(resume_from_checkpoint=str(last.path) if last else None)
     return Attempt(trainer, watch, watch.seconds)

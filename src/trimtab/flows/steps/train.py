@@ -10,6 +10,7 @@ from trimtab.flows.lessons import lessons_of
 from trimtab.flows.publication import Publication
 from trimtab.flows.rewards import identities, rewards_of
 from trimtab.flows.settings import planned
+from trimtab.flows.spending import billed_as_far
 from trimtab.flows.work import Outputs, Result, Work
 from trimtab.inference import Message
 from trimtab.plan.candidates import duration, gigabytes
@@ -47,7 +48,10 @@ def work(work: Work, outputs: Outputs) -> Result:
     folder = work.home.runs / run
     _record(work, outputs, RunFolder(folder))
     settings = planned(work.project, outputs["plan"])
-    with Publication(work, run, settings.to_json()) as publication:
+    with (
+        billed_as_far(work, run, settings.limits),
+        Publication(work, run, settings.to_json()) as publication,
+    ):
 
         def on_step(step: StepProgress) -> None:
             _show(work, step)
