@@ -7,7 +7,7 @@ import pytest
 
 from tests.gateway.echo import Echo
 from tests.gateway.offline_world import jsonl, request, started, upload
-from tests.gateway.world import PROMPT, World, app_with
+from tests.gateway.world import PROMPT, World, app_with, listening
 from trimtab.gateway import keys
 from trimtab.gateway.door import scope_of
 from trimtab.gateway.keys import SCOPES
@@ -94,6 +94,19 @@ def test_what_is_anothers_is_nobodys(world: World, echo: Echo, client: httpx.Cli
         assert stranger.post("/v1/batches", json=body).status_code == 404
     assert client.get(f"/v1/batches/{batch}").json()["status"] == "in_progress"
     assert client.get(f"/v1/files/{mine['file_id']}/content").content == GOOD
+
+
+def test_a_server_that_stops_lets_nobody_in(world: World, echo: Echo) -> None:
+    app = app_with(world, echo)
+    with listening(app, world.key.key) as client:
+        assert client.post("/v1/generate", json=ASK).status_code == 200
+        echo.asked.clear()
+        app.state.desk.drain.begun.set()
+        answer = client.post("/v1/generate", json=ASK)
+        assert (answer.status_code, answer.json()["code"]) == (503, "stopping")
+        assert answer.json()["retryable"]
+        assert client.get("/healthz").status_code == 200
+    assert not echo.asked
 
 
 def test_health_needs_no_key(client: httpx.Client) -> None:

@@ -35,6 +35,7 @@ def test_tokens_come_one_by_one_and_done_has_the_whole_answer(
     response = client.post("/v1/generate", json=ASK)
     assert response.headers["content-type"].startswith("text/event-stream")
     assert response.headers["cache-control"] == "no-cache"
+    assert response.headers["x-accel-buffering"] == "no"
     *tokens, (last, done) = events(response.text)
     assert tokens == [("token", {"text": "yes "})] * 5
     assert last == "done"

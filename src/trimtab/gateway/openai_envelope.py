@@ -86,7 +86,7 @@ def end_of(choice: Choice) -> Literal["stop", "length"]:
 
 
 def event_of(data: BaseModel) -> bytes:
-    """The event of a piece, which leaves out what it has not; a choice's finish_reason is null until it has one."""
+    """A piece leaves out what it has not; a choice's finish_reason is null until it has one."""
     found = data.model_dump(exclude_none=True)
     for choice in found.get("choices", []):
         choice.setdefault("finish_reason", None)
