@@ -142,12 +142,17 @@ class KindReference(Reference):
         rows = self._forward(ids)[0].log_softmax(-1)[-len(completion) - 1 : -1]
         return tuple(float(row[token]) for row, token in zip(rows, completion, strict=True))
 
+    def best(self, prompt: Sequence[int]) -> tuple[int, float]:
+        """The likeliest next token and its log-probability."""
+        row = self._forward(torch.tensor([prompt]))[0, -1].log_softmax(-1)
+        return int(row.argmax()), float(row.max())
+
     def greedy(self, prompt: Sequence[int], count: int, stop: int = -1) -> Said:
         """Token by token, each from a whole forward pass without a cache."""
         said: list[int] = []
         logprobs: list[float] = []
         for _ in range(count):
-            row = self._forward(torch.tensor([[*prompt, *said]]))[0, -1].log_softmax(-1)
-            said.append(int(row.argmax()))
-            logprobs.append(float(row.max()))
+            token, logprob = self.best((*prompt, *said))
+            said.append(token)
+            logprobs.append(logprob)
         return Said(tuple(said), tuple(logprobs))

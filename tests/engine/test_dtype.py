@@ -29,5 +29,18 @@ def test_an_unknown_cpu_computes_in_float32(tmp_path: Path) -> None:
     assert pick_dtype(CPU, tmp_path / "cpuinfo") is torch.float32
 
 
+@pytest.mark.parametrize(("native", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_gpu_computes_in_what_it_multiplies_natively(
+    monkeypatch: pytest.MonkeyPatch, native: bool, dtype: torch.dtype
+) -> None:
+    """Before Ampere bfloat16 is emulated, which torch counts as support unless told not to."""
+    monkeypatch.setattr(
+        torch.cuda,
+        "is_bf16_supported",
+        lambda including_emulation=True: including_emulation or native,
+    )
+    assert pick_dtype(torch.device("cuda")) is dtype
+
+
 def test_names() -> None:
     assert dtype_name(torch.bfloat16) == "bfloat16"

@@ -4,6 +4,7 @@ Run by `make test-vllm`, which installs vLLM apart from this environment; needs 
 """
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,8 @@ import pytest
 
 from tests.deploy.world import World, build_world
 from tests.engine.reference import Reference
+from tests.gateway.world import PRICE, PROMPT, app_with, listening, until
+from tests.gateway.world import build_world as gateway_world
 from tests.serving import eventually
 from tests.tiny import build_adapter, build_base
 from trimtab.deploy.package import files_of
@@ -145,6 +148,32 @@ def test_sampling_and_stop_strings_reach_it(engine: RemoteEngine, base: Path) ->
     text = asyncio.run(ask(Sampling(max_tokens=12))).text
     stopped = asyncio.run(ask(Sampling(max_tokens=12, stop=(text[2:4],))))
     assert (stopped.text, stopped.finish_reason) == (text[: text.index(text[2:4])], "stop")
+
+
+def test_several_answers_to_one_prompt_are_streamed_side_by_side(
+    engine: RemoteEngine, base: Path, adapters: dict[str, Path], tmp_path: Path
+) -> None:
+    """Through the gateway: each is what its seed gives alone, and who leaves ends them all."""
+    world = gateway_world(tmp_path, base)
+    ask = {"model": "desk", "prompt": PROMPT, "max_tokens": 12, "temperature": 1.0, "seed": 7}
+    with listening(app_with(world, engine, adapters["red"]), world.key.key) as client:
+        alone = [client.post("/v1/generate", json={**ask, "seed": 7 + i}).json() for i in range(3)]
+        lines = client.post("/v1/generate", json={**ask, "n": 3, "stream": True}).text.splitlines()
+        *pieces, done = [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
+        for index, told in enumerate(alone):
+            said = "".join(piece["text"] for piece in pieces if piece["index"] == index)
+            assert said == done["choices"][index]["text"] == told["text"]
+        assert len({told["text"] for told in alone}) == 3
+        assert done["usage"]["completion"] == sum(told["usage"]["completion"] for told in alone)
+        logged = len(world.log())
+        body = {**ask, "n": 3, "max_tokens": 400, "stream": True}
+        with client.stream("POST", "/v1/generate", json=body) as response:
+            next(response.iter_text())
+        until(lambda: len(world.log()) == logged + 1)
+        left = world.log()[-1]
+        assert left.completion_tokens < 3 * 400
+        assert world.spent_for(left) == PRICE.of(world.prompt_tokens, left.completion_tokens)
+        assert world.account().held_nano == 0
 
 
 def test_an_adapter_comes_and_goes_while_it_serves(

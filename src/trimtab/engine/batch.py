@@ -32,7 +32,8 @@ class Part:
 class Batch:
     """`tokens`, `positions` and `places` (where in the cache) are (tokens,). `spans` are the rows
     of each sequence, `tables` (sequences, blocks) its blocks, `lengths` (sequences,) what it
-    remembers with this step's tokens. `wanted` are the rows whose logits are, in their order.
+    remembers with this step's tokens, and `counts` the same without asking a device. `wanted` are
+    the rows whose logits are, in their order.
     """
 
     tokens: torch.Tensor
@@ -43,6 +44,7 @@ class Batch:
     starts: torch.Tensor
     tables: torch.Tensor
     lengths: torch.Tensor
+    counts: list[int]
     wanted: torch.Tensor
     adapted: list[tuple[int, int, Adapter]]
 
@@ -79,6 +81,7 @@ def lay_out(parts: Sequence[Part], radians: torch.Tensor, device: torch.device) 
     width = max(len(part.blocks) for part in parts)
     tables = [[*part.blocks, *[0] * (width - len(part.blocks))] for part in parts]
     where = torch.tensor(positions, device=device)
+    counts = [part.held + len(part.tokens) for part in parts]
     return Batch(
         tokens=torch.tensor(tokens, device=device),
         positions=where,
@@ -87,9 +90,8 @@ def lay_out(parts: Sequence[Part], radians: torch.Tensor, device: torch.device) 
         spans=spans,
         starts=torch.tensor([start for start, _ in spans] + [len(tokens)], dtype=torch.int32),
         tables=torch.tensor(tables, dtype=torch.int32, device=device),
-        lengths=torch.tensor(
-            [part.held + len(part.tokens) for part in parts], dtype=torch.int32, device=device
-        ),
+        lengths=torch.tensor(counts, dtype=torch.int32, device=device),
+        counts=counts,
         wanted=torch.tensor(wanted, dtype=torch.long, device=device),
         adapted=adapted,
     )

@@ -16,10 +16,12 @@ def pick_device() -> torch.device:
 
 
 def pick_dtype(device: torch.device, cpuinfo: Path = CPUINFO) -> torch.dtype:
-    """bfloat16 on a GPU and on a CPU with AVX512-BF16 or AMX, else float32."""
-    if device.type == "cuda" or BF16 & cpu_flags(cpuinfo):
-        return torch.bfloat16
-    return torch.float32
+    """bfloat16 on a GPU from Ampere on and on a CPU with AVX512-BF16 or AMX, else float32."""
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = bool(BF16 & cpu_flags(cpuinfo))
+    return torch.bfloat16 if native else torch.float32
 
 
 def dtype_name(dtype: torch.dtype) -> str:

@@ -31,7 +31,8 @@ def device() -> Device:
     import torch
 
     if torch.cuda.is_available():
-        dtype = "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        dtype = "bfloat16" if native else "float32"
         memory = torch.cuda.get_device_properties(0).total_memory
         return Device("cuda", dtype, memory, torch.cuda.device_count())
     native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

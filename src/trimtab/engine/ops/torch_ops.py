@@ -145,9 +145,12 @@ def _attend_single(
 ) -> torch.Tensor:
     """One token each: the heads that share keys stand where a longer query's tokens would."""
     lengths = batch.lengths[sequences]
-    width = int(lengths.max())
+    width = max(batch.counts[i] for i in sequences)
     k, v = cache.gather(layer, batch.tables[sequences].long(), width)
     mask = torch.arange(width, device=q.device) < lengths.unsqueeze(1)
+    # What lies there may be another's, and not a number, which no weight of nought makes one.
+    strange = ~mask[:, None, :, None]
+    k, v = k.masked_fill(strange, 0), v.masked_fill(strange, 0)
     grouped = q.view(len(q), k.shape[1], -1, q.shape[2])
     out = functional.scaled_dot_product_attention(grouped, k, v, attn_mask=mask[:, None, None, :])
     return out.flatten(1, 2)
@@ -156,7 +159,7 @@ def _attend_single(
 def _attend_many(
     q: torch.Tensor, layer: int, batch: Batch, cache: Cache, sequence: int
 ) -> torch.Tensor:
-    length = int(batch.lengths[sequence])
+    length = batch.counts[sequence]
     tokens, heads, width = q.shape
     k, v = cache.gather(layer, batch.tables[sequence].long().unsqueeze(0), length)
     column = torch.arange(length, device=q.device)
