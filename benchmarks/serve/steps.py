@@ -20,8 +20,10 @@ from trimtab.engine.cache import Cache
 from trimtab.engine.dtype import pick_dtype
 from trimtab.engine.family import Shape, read_shape
 from trimtab.engine.llama import Llama
-from trimtab.engine.lora import Adapter, Pair, Up
-from trimtab.engine.ops import pick_ops
+from trimtab.engine.lora import Adapter
+from trimtab.engine.ops import TorchOps, pick_ops
+from trimtab.engine.pages import Pages
+from trimtab.engine.pair import AnyPair, Pair, Up
 from trimtab.engine.rope import frequencies
 from trimtab.engine.weights import PARTS, load_weights, widths
 
@@ -48,7 +50,7 @@ def main() -> None:
     cache.keys.normal_()
     cache.values.normal_()
     radians = frequencies(shape.rope, shape.head_dim)
-    adapters = [random_adapter(shape, dtype, seed) for seed in range(8)]
+    adapters = [random_adapter(shape, ops, seed) for seed in range(8)]
     for rows in (1, 4, 16, 32):
         for mixed in (False, True):
             parts = [
@@ -88,14 +90,15 @@ def step_ms(step: Callable[[], object], repeat: int) -> float:
     return min(taken) * 1000
 
 
-def random_adapter(shape: Shape, dtype: torch.dtype, seed: int, rank: int = 16) -> Adapter:
+def random_adapter(shape: Shape, ops: TorchOps, seed: int, rank: int = 16) -> Adapter:
     """On all seven projections, as the engine holds one."""
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*size: int) -> torch.Tensor:
-        return (torch.randn(size, generator=generator) * 0.01).to(dtype)
+        return torch.randn(size, generator=generator) * 0.01
 
-    pairs = {}
+    pairs: dict[tuple[int, str], AnyPair] = {}
+    pages = Pages()
     for layer in range(shape.layers):
         for group, names in PARTS.items():
             inputs = widths(shape)[names[0]][1]
@@ -104,7 +107,8 @@ def random_adapter(shape: Shape, dtype: torch.dtype, seed: int, rank: int = 16) 
                 outputs = widths(shape)[name][0]
                 ups.append(Up(normal(rank, outputs), number * rank, column))
                 column += outputs
-            pairs[layer, group] = Pair(normal(rank * len(names), inputs), tuple(ups))
+            pair = Pair(normal(rank * len(names), inputs), tuple(ups))
+            pairs[layer, group] = ops.pair(pair, pages)
     return Adapter(pairs)
 
 

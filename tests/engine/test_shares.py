@@ -145,3 +145,29 @@ def test_prompts_give_way_to_answers_that_have_begun(
         schedule.computed(shares)
         begun.push(Drawn(7, -1.0))
     assert read == [[1, 48], [1, 42]]
+
+
+@pytest.mark.parametrize(("later_s", "first"), [(0.0, "short"), (0.5, "short"), (5.0, "long")])
+def test_a_short_prompt_goes_before_a_long_one_that_did_not_wait_long(
+    files: VersionFiles, tokenizer: Tokenizer, later_s: float, first: str
+) -> None:
+    """To read the long one takes 0.9 s."""
+    schedule = Schedule(Blocks(2 * BLOCKS), BLOCK)
+    long = generation(files, tokenizer, 90, 4, False, "interactive")
+    short = generation(files, tokenizer, 14, 4, False, "interactive", first=200)
+    short.job.arrived = long.job.arrived + later_s
+    schedule.add(long)
+    schedule.add(short)
+    [share, *_] = schedule.next(token_s=0.01)
+    assert share.sequence is (short if first == "short" else long)
+
+
+def test_a_short_prompt_goes_before_none_of_a_higher_priority(
+    files: VersionFiles, tokenizer: Tokenizer
+) -> None:
+    schedule = Schedule(Blocks(2 * BLOCKS), BLOCK)
+    schedule.add(generation(files, tokenizer, 14, 4, False, "batch", first=200))
+    long = generation(files, tokenizer, 90, 4, False, "interactive")
+    schedule.add(long)
+    [share] = schedule.next(token_s=0.01)
+    assert share.sequence is long

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.engine.family import Shape
-from trimtab.engine.lora import HINT, Adapter, load_adapter
+from trimtab.engine.lora import HINT, Adapter, Arrange, load_adapter
 from trimtab.engine.weights import Weights
 from trimtab.errors import IdentityError
 
@@ -29,16 +29,17 @@ class Known:
 class Adapters:
     """By version; a version without an adapter is not here."""
 
-    def __init__(self, shape: Shape, weights: Weights) -> None:
+    def __init__(self, shape: Shape, weights: Weights, arrange: Arrange) -> None:
         self._shape = shape
         self._weights = weights
+        self._arrange = arrange
         self._known: dict[str, Known] = {}
         self._hot: OrderedDict[str, Adapter] = OrderedDict()
 
     def add(self, version: str, folder: Path, config: dict[str, Any]) -> None:
         """Raises IdentityError where the files are not an adapter of the base."""
         digest = _digest(folder)
-        self._keep(version, load_adapter(folder, config, self._shape, self._weights))
+        self._keep(version, self._load(folder, config))
         self._known[version] = Known(folder, config, digest)
 
     def get(self, version: str) -> Adapter | None:
@@ -53,13 +54,16 @@ class Adapters:
                 f"version {version}: {known.folder} is not what was loaded under this name",
                 hint="unload the version and load it again",
             )
-        adapter = load_adapter(known.folder, known.config, self._shape, self._weights)
+        adapter = self._load(known.folder, known.config)
         self._keep(version, adapter)
         return adapter
 
     def remove(self, version: str) -> None:
         self._known.pop(version, None)
         self._hot.pop(version, None)
+
+    def _load(self, folder: Path, config: dict[str, Any]) -> Adapter:
+        return load_adapter(folder, config, self._shape, self._weights, self._arrange)
 
     def _keep(self, version: str, adapter: Adapter) -> None:
         self._hot[version] = adapter

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import torch
 
 from trimtab.engine.blocks import BLOCK
-from trimtab.engine.lora import Adapter, Pair
+from trimtab.engine.lora import Adapter
+from trimtab.engine.pair import AnyPair
 from trimtab.engine.rope import rotations
 
 
@@ -48,7 +49,7 @@ class Batch:
     wanted: torch.Tensor
     adapted: list[tuple[int, int, Adapter]]
 
-    def segments(self, layer: int, group: str) -> list[tuple[int, int, Pair]]:
+    def segments(self, layer: int, group: str) -> list[tuple[int, int, AnyPair]]:
         """The rows that an adapter changes at one place, and its pair there."""
         return [
             (start, end, pair)

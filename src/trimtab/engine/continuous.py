@@ -73,7 +73,7 @@ class ContinuousPath:
         self._weights = load_weights(base, shape, dtype, device, self.ops.arrange)
         self._radians = frequencies(shape.rope, shape.head_dim).to(device)
         self.model = Llama(shape, self._weights, self.ops)
-        self._adapters = Adapters(shape, self._weights)
+        self._adapters = Adapters(shape, self._weights, self.ops.pair)
         self._versions: dict[str, Version] = {}
         count = max(CACHE_BYTES // block_bytes(shape, dtype), -(-shape.context // BLOCK) + 1)
         self._cache = Cache(shape, count, dtype, device)
@@ -127,7 +127,9 @@ class ContinuousPath:
 
     def _step(self) -> None:
         self._schedule.leave(self._is_unwanted)
-        shares = self._with_adapters(self._schedule.next(self._beside_streams()))
+        shares = self._with_adapters(
+            self._schedule.next(self._beside_streams(), self.pace.prompt_s)
+        )
         apart = [share for share in shares if share[0].sequence.apart]
         mixed = [share for share in shares if not share[0].sequence.apart]
         for each in (mixed, *([share] for share in apart)):

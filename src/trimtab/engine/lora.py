@@ -9,7 +9,7 @@ s folded in.
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from trimtab.engine.family import Shape
 from trimtab.engine.pages import Pages
+from trimtab.engine.pair import AnyPair, Pair, Up
 from trimtab.engine.weights import PARTS, Weights, widths
 from trimtab.errors import IdentityError
 
@@ -47,50 +48,11 @@ BEYOND = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Up:
-    """What one projection makes of its rows of the common `down`, which begin at `row`: `weight` is
-    (rank, outputs), s included; its outputs begin at `column` of the fused matrix.
-    """
-
-    weight: torch.Tensor
-    row: int = 0
-    column: int = 0
-
-    @property
-    def rows(self) -> slice:
-        return slice(self.row, self.row + self.weight.shape[0])
-
-    @property
-    def columns(self) -> slice:
-        return slice(self.column, self.column + self.weight.shape[1])
-
-
-@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
-class Pair:
-    """`down` is (rank, inputs), one projection's rows below another's. `lengthen` is (outputs,) and
-    multiplies base and adapter together, 1 where no adapter is; None without DoRA.
-    """
-
-    down: torch.Tensor
-    ups: tuple[Up, ...]
-    lengthen: torch.Tensor | None = None
-
-
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Adapter:
     """`pairs` by (layer, fused projection); what an adapter leaves alone has none."""
 
-    pairs: dict[tuple[int, str], Pair]
-
-    @property
-    def bytes(self) -> int:
-        return sum(
-            tensor.nbytes
-            for pair in self.pairs.values()
-            for tensor in (pair.down, *(up.weight for up in pair.ups), pair.lengthen)
-            if tensor is not None
-        )
+    pairs: dict[tuple[int, str], AnyPair]
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
@@ -112,7 +74,13 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     return config
 
 
-def load_adapter(folder: Path, config: dict[str, Any], shape: Shape, weights: Weights) -> Adapter:
+Arrange = Callable[[Pair, Pages], AnyPair]
+"""Makes of a pair in float32 what is computed with, in memory of its own."""
+
+
+def load_adapter(
+    folder: Path, config: dict[str, Any], shape: Shape, weights: Weights, arrange: Arrange
+) -> Adapter:
     """Raises IdentityError unless every weight of the file has its place in the base, and every
     place that the config names has its weights: what attaches to nothing would answer as the base
     does, and nobody would notice.
@@ -131,12 +99,14 @@ def load_adapter(folder: Path, config: dict[str, Any], shape: Shape, weights: We
     _check(folder, found, config, shape)
     root = math.sqrt(config["r"]) if config.get("use_rslora") else config["r"]
     scale = config["lora_alpha"] / root
-    pairs, pages = {}, Pages()
+    pairs: dict[tuple[int, str], AnyPair] = {}
+    pages = Pages()
     for layer in range(shape.layers):
         for group, names in PARTS.items():
             places = [found.get((layer, name)) for name in names]
             if any(places):
-                pairs[layer, group] = _fuse(layer, group, places, scale, shape, weights, pages)
+                pair = _fuse(layer, group, places, scale, shape, weights)
+                pairs[layer, group] = arrange(pair, pages)
     return Adapter(pairs)
 
 
@@ -200,13 +170,11 @@ def _fuse(
     scale: float,
     shape: Shape,
     weights: Weights,
-    pages: Pages,
 ) -> Pair:
-    """One pair for the projections of a fused matrix."""
+    """One pair for the projections of a fused matrix, in float32."""
     linear = getattr(weights.layers[layer], group)
     outputs = [widths(shape)[name][0] for name in PARTS[group]]
     dora = any(place is not None and "lora_magnitude_vector" in place for place in places)
-    like = weights.norm
     ups: list[Up] = []
     lengthen = torch.ones(sum(outputs))
     rows = linear.rows().cpu() if dora else torch.empty(0)
@@ -214,11 +182,11 @@ def _fuse(
     for place, width in zip(places, outputs, strict=True):
         if place is not None:
             delta = place["lora_B"] * scale
-            ups.append(Up(pages.copy(delta.T.to(like)), row, column))
+            ups.append(Up(delta.T, row, column))
             row += delta.shape[1]
             if "lora_magnitude_vector" in place:
                 norm = (rows[column : column + width] + delta @ place["lora_A"]).norm(dim=1)
                 lengthen[column : column + width] = place["lora_magnitude_vector"] / norm
         column += width
     down = torch.cat([place["lora_A"] for place in places if place is not None])
-    return Pair(pages.copy(down.to(like)), tuple(ups), lengthen.to(like) if dora else None)
+    return Pair(down, tuple(ups), lengthen if dora else None)

@@ -49,16 +49,17 @@ class Schedule:
     def waiting(self) -> int:
         return len(self._waiting)
 
-    def next(self, beside_streams: float = math.inf) -> list[Share]:
+    def next(self, beside_streams: float = math.inf, token_s: float = 0.0) -> list[Share]:
         """The shares of the next step; it must be computed, then told to `computed`. Where answers
-        have begun, it reads no more of prompts than `beside_streams` tokens.
+        have begun, it reads no more of prompts than `beside_streams` tokens. To read one takes some
+        `token_s` seconds.
         """
         self._admit()
         shares: list[Share] = []
         budget = self._prompt_tokens
         if any(sequence.streaming for _, _, sequence in self._running):
             budget = int(min(budget, beside_streams))
-        for entry in list(self._running):
+        for entry in self._turns(token_s):
             sequence = entry[2]
             count = sequence.portion(budget)
             if count == 0 or entry not in self._running or not self._make_room(entry, count):
@@ -88,6 +89,18 @@ class Schedule:
         self._running = [entry for entry in self._running if not gone(entry[2])]
         self._waiting = [entry for entry in self._waiting if not gone(entry[2])]
         self._promise()
+
+    def _turns(self, token_s: float) -> list[tuple[int, int, Sequence]]:
+        """Within a priority in the order in which each would be read if it were alone: what the
+        cache has most of need not wait for a long prompt that came with it, and no prompt waits for
+        those that come when it could have been read.
+        """
+
+        def due(entry: tuple[int, int, Sequence]) -> tuple[int, float]:
+            priority, _, sequence = entry
+            return priority, sequence.job.arrived + sequence.left * token_s
+
+        return sorted(self._running, key=due)
 
     def _admit(self) -> None:
         """Let sequences in while there is room for their prompts.

@@ -11,10 +11,11 @@ from trimtab.engine.batch import Batch
 from trimtab.engine.cache import Cache
 from trimtab.engine.family import Shape
 from trimtab.engine.linear import PANEL, Linear, multiply, packed
-from trimtab.engine.lora import Pair
-from trimtab.engine.ops.network import Network, told_pair
+from trimtab.engine.ops.network import Network
+from trimtab.engine.ops.pairs import structure, told
 from trimtab.engine.ops.torch_ops import TorchOps
 from trimtab.engine.pages import Pages
+from trimtab.engine.pair import AnyPair, Pair
 from trimtab.engine.weights import Layer
 
 # Head dimensions that the kernels' registers divide.
@@ -43,7 +44,8 @@ class NativeOps(TorchOps):
         self._best = _function(loaded, "best_float32", "pppii")
         self._panel = {
             torch.float32: _function(loaded, "panel_float32", "ppii"),
-            torch.bfloat16: _function(loaded, "panel_bfloat16", "ppii"),
+            torch.bfloat16: _function(loaded, "panel_16", "ppii"),
+            torch.int16: _function(loaded, "panel_16", "ppii"),
         }
         self._network = Network(_function(loaded, "through", "ppppppp"))
 
@@ -54,11 +56,19 @@ class NativeOps(TorchOps):
         if self._dtype != torch.float32:
             return packed(weight.to(self._dtype))
         narrow = weight.dtype == torch.bfloat16
-        rows = (weight if narrow else weight.to(torch.float32)).contiguous()
+        rows = weight if narrow else weight.to(torch.float32)
         outputs, inputs = rows.shape
-        panels = self._pages.empty((-(-outputs // PANEL), inputs, PANEL), rows.dtype)
+        return Linear((outputs, inputs), panels=self._panels(rows, self._pages))
+
+    def pair(self, pair: Pair, pages: Pages) -> AnyPair:
+        return told(pair, self._dtype, self._panels, pages)
+
+    def _panels(self, rows: torch.Tensor, pages: Pages) -> torch.Tensor:
+        rows = rows.contiguous()
+        outputs, inputs = rows.shape
+        panels = pages.empty((-(-outputs // PANEL), inputs, PANEL), rows.dtype)
         self._panel[rows.dtype](rows.data_ptr(), panels.data_ptr(), outputs, inputs)
-        return Linear((outputs, inputs), panels=panels)
+        return panels
 
     def through(
         self,
@@ -162,11 +172,11 @@ class NativeOps(TorchOps):
         return tokens, normalisers
 
     def adapt(
-        self, y: torch.Tensor, x: torch.Tensor, segments: Sequence[tuple[int, int, Pair]]
+        self, y: torch.Tensor, x: torch.Tensor, segments: Sequence[tuple[int, int, AnyPair]]
     ) -> None:
         if not segments:
             return
-        pairs = b"".join([told_pair(pair) for _, _, pair in segments])
+        pairs = b"".join([structure(pair) for _, _, pair in segments])
         spans = array("i")
         for number, (start, end, _) in enumerate(segments):
             spans.extend((start, end, number))

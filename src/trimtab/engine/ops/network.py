@@ -17,22 +17,18 @@ from trimtab.engine.batch import Batch
 from trimtab.engine.cache import Cache
 from trimtab.engine.family import Shape
 from trimtab.engine.linear import Linear
-from trimtab.engine.lora import Adapter, Pair
+from trimtab.engine.lora import Adapter
+from trimtab.engine.ops.pairs import ABSENT, structure
 from trimtab.engine.weights import PARTS, Layer
 
-# Fused into one matrix at most.
-PROJECTIONS = 3
 GROUPS = tuple(PARTS)
 
-# `Pair` of kernels/adapt.h; `Projection`, `Layer`, `Network` and `Step` of kernels/network.h.
-_PAIR = struct.Struct(f"={2 + PROJECTIONS}Q{4 * PROJECTIONS + 2}q")
+# `Projection`, `Layer`, `Network` and `Step` of kernels/network.h.
 _PROJECTION = struct.Struct("=2Q3q")
 _NORMS = struct.Struct("=4Q")
 _NETWORK = struct.Struct("=6qd")
 _STEP = struct.Struct("=9Q6q")
-_ABSENT = bytes(_PAIR.size)
 
-_pairs: WeakKeyDictionary[Pair, bytes] = WeakKeyDictionary()
 _adapters: WeakKeyDictionary[Adapter, ctypes.Array[ctypes.c_char]] = WeakKeyDictionary()
 
 
@@ -111,19 +107,12 @@ class Network:
         return out
 
 
-def told_pair(pair: Pair) -> bytes:
-    """A pair as the kernels read it; it is what it is as long as its tensors live."""
-    if (told := _pairs.get(pair)) is None:
-        told = _pairs[pair] = _pair(pair)
-    return told
-
-
 def _table(adapter: Adapter, layers: int) -> "ctypes.Array[ctypes.c_char]":
     """Its pairs by layer and fused projection."""
     if (table := _adapters.get(adapter)) is None:
         places = [(layer, group) for layer in range(layers) for group in GROUPS]
         pairs = [adapter.pairs.get(place) for place in places]
-        told = b"".join(_ABSENT if pair is None else told_pair(pair) for pair in pairs)
+        told = b"".join(ABSENT if pair is None else structure(pair) for pair in pairs)
         table = _adapters[adapter] = ctypes.create_string_buffer(told, len(told))
     return table
 
@@ -143,20 +132,3 @@ def _projection(linear: Linear) -> bytes:
 
 def _place(tensor: torch.Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
-
-
-def _pair(pair: Pair) -> bytes:
-    def each(values: list[int]) -> list[int]:
-        return values + [0] * (PROJECTIONS - len(values))
-
-    return _PAIR.pack(
-        pair.down.data_ptr(),
-        _place(pair.lengthen),
-        *each([up.weight.data_ptr() for up in pair.ups]),
-        *each([up.row for up in pair.ups]),
-        *each([up.weight.shape[0] for up in pair.ups]),
-        *each([up.column for up in pair.ups]),
-        *each([up.weight.shape[1] for up in pair.ups]),
-        len(pair.down),
-        len(pair.ups),
-    )

@@ -9,7 +9,8 @@ from trimtab.engine.batch import Batch
 from trimtab.engine.cache import Cache
 from trimtab.engine.family import Shape
 from trimtab.engine.linear import Linear, plain
-from trimtab.engine.lora import Pair
+from trimtab.engine.pages import Pages
+from trimtab.engine.pair import AnyPair, Pair, Up
 from trimtab.engine.sampling import best
 from trimtab.engine.weights import Layer
 
@@ -29,6 +30,18 @@ class TorchOps:
         """
         # A copy of its own, for the file's pages go with the file.
         return plain(weight.to(self._device, self._dtype, copy=True))
+
+    def pair(self, pair: Pair, pages: Pages) -> AnyPair:
+        """What an adapter adds at one place, in float32 on a CPU, as `adapt` and `through` want it;
+        it lies in `pages`.
+        """
+
+        def own(tensor: torch.Tensor) -> torch.Tensor:
+            return pages.copy(tensor.to(self._device, self._dtype))
+
+        ups = tuple(Up(own(up.weight), up.row, up.column) for up in pair.ups)
+        lengthen = None if pair.lengthen is None else own(pair.lengthen)
+        return Pair(own(pair.down), ups, lengthen)
 
     def through(
         self,
@@ -112,10 +125,11 @@ class TorchOps:
         return best(logits)
 
     def adapt(
-        self, y: torch.Tensor, x: torch.Tensor, segments: Sequence[tuple[int, int, Pair]]
+        self, y: torch.Tensor, x: torch.Tensor, segments: Sequence[tuple[int, int, AnyPair]]
     ) -> None:
         """Add to `y`, in place, what each segment's adapter makes of `x`."""
         for start, end, pair in segments:
+            assert isinstance(pair, Pair)
             adapt_segment(y[start:end], x[start:end], pair)
 
 

@@ -1,19 +1,21 @@
 // Low-rank adapters beside a projection, many of them in one step.
 #pragma once
 
-#include "numbers.h"
+#include "linear.h"
 
 namespace {
 
 constexpr int PROJECTIONS = 3;  // at most so many are fused into one matrix
 
-// One adapter at one place: y += (x down^T) up. Of the fused projections those that it changes: their
-// `ranks` rows of `down` begin at `rows`, their `widths` outputs at `columns`.
+// One adapter at one place: y += (factors * (x down^T)) up. Of the fused projections those that it
+// changes: their `ranks` rows of `down` begin at `rows`, their `widths` outputs at `columns`. Both
+// halves lie in panels, `up` those of its transpose; `narrow` ones hold 16-bit fixed point.
 struct Pair {
     const void *down, *lengthen;
+    const float* factors;
     const void* up[PROJECTIONS];
     int64_t rows[PROJECTIONS], ranks[PROJECTIONS], columns[PROJECTIONS], widths[PROJECTIONS];
-    int64_t rank, projections;
+    int64_t rank, projections, narrow;
 };
 
 // Tokens `first` to `last` are changed by pair number `pair`.
@@ -28,144 +30,102 @@ class Adapting {
   public:
     Adapting(T* y, const T* x, int inputs, int outputs, const Pair* pairs, const Segment* segments,
              int count)
-        : y(y), x(x), inputs(inputs), outputs(outputs), pairs(pairs), segments(segments) {
+        : y(y), inputs(inputs), outputs(outputs), pairs(pairs), segments(segments) {
         size_t total = 0;
         for (int s = 0; s < count; s++) {
             const Pair& pair = pairs[segments[s].pair];
-            int rank = int(pair.rank);
             for (int t = segments[s].first; t < segments[s].last; t += TOKENS) {
                 int end = std::min(int(segments[s].last), t + TOKENS);
-                for (int r = 0; r < rank; r += ROWS)
-                    downs.push_back({s, 0, t, end, r, std::min(rank, r + ROWS), total});
-                for (int p = 0; p < pair.projections; p++)
-                    for (int c = 0; c < pair.widths[p]; c += PIECE)
-                        ups.push_back({s, p, t, end, c, std::min(int(pair.widths[p]), c + PIECE),
-                                       total});
-                total += size_t(end - t) * rank;
+                for (int p = 0; p < panels(pair.rank); p++) downs.push_back({s, 0, t, end, p, p + 1, total});
+                for (int k = 0; k < pair.projections; k++)
+                    for (int p = 0, last = panels(pair.widths[k]); p < last; p += PIECE)
+                        ups.push_back({s, k, t, end, p, std::min(last, p + PIECE), total});
+                total += size_t(end - t) * pair.rank;
             }
         }
         between.resize(total);
+        if constexpr (std::is_same_v<T, float>) {
+            wide = x;
+        } else if (count) {
+            widened.resize(size_t(segments[count - 1].last) * inputs);
+            for (size_t i = 0; i < widened.size(); i++) widened[i] = load(x + i);
+            wide = widened.data();
+        }
     }
 
     int first_half() const { return int(downs.size()); }
     int second_half() const { return int(ups.size()); }
 
-    void down(int i) {
-        const Task& task = downs[i];
-        const Pair& pair = pairs[segments[task.segment].pair];
-        int t = task.first;
-        auto group = [&](auto number) {
-            constexpr int COUNT = decltype(number)::value;
-            for (; t + COUNT <= task.last; t += COUNT) {
-                int r = task.begin;
-                for (; r + 4 <= task.end; r += 4) dots<COUNT, 4>(task, pair, t, r);
-                for (; r < task.end; r++) dots<COUNT, 1>(task, pair, t, r);
-            }
-        };
-        group(std::integral_constant<int, 3>());
-        group(std::integral_constant<int, 1>());
-    }
-
-    void up(int i) {
-        const Task& task = ups[i];
-        const Pair& pair = pairs[segments[task.segment].pair];
-        int t = task.first;
-        auto group = [&](auto number) {
-            constexpr int COUNT = decltype(number)::value;
-            for (; t + COUNT <= task.last; t += COUNT) {
-                int c = task.begin;
-                for (; c + 2 * LANES <= task.end; c += 2 * LANES)
-                    sums<COUNT, 2, LANES>(task, pair, t, c);
-                for (; c < task.end; c++) sums<COUNT, 1, 1>(task, pair, t, c);
-            }
-        };
-        group(std::integral_constant<int, 4>());
-        group(std::integral_constant<int, 1>());
-    }
+    void down(int i) { half(downs[i], [&](auto weights, const Task& task) { down(weights, task); }); }
+    void up(int i) { half(ups[i], [&](auto weights, const Task& task) { up(weights, task); }); }
 
   private:
-    static constexpr int TOKENS = 24, ROWS = 8, PIECE = 128;
+    static constexpr int TOKENS = 24, PIECE = 8;  // of a task, at most; a piece is of panels
 
-    // Tokens `first` to `last`, and of the down half its rows, of the up half its columns from
-    // `begin` to `end`. What lies between the halves begins at `place`.
+    // Tokens `first` to `last` and panels `begin` to `end`. What lies between the halves begins at
+    // `place`.
     struct Task {
         int segment, projection, first, last, begin, end;
         size_t place;
     };
 
-    float* between_of(const Task& task, const Pair& pair, int t) {
-        return between.data() + task.place + size_t(t - task.first) * pair.rank;
+    static int panels(int64_t outputs) { return int((outputs + PANEL - 1) / PANEL); }
+    const Pair& pair_of(const Task& task) const { return pairs[segments[task.segment].pair]; }
+
+    template <class F>
+    void half(const Task& task, F compute) {
+        if (pair_of(task).narrow)
+            compute(static_cast<const fixed16*>(nullptr), task);
+        else
+            compute(static_cast<const float*>(nullptr), task);
     }
 
-    template <int COUNT, int RANKS>
-    void dots(const Task& task, const Pair& pair, int t, int r) {
-        const T* row = x + size_t(t) * inputs;
-        const T* weight = static_cast<const T*>(pair.down) + size_t(r) * inputs;
-        Floats totals[COUNT][RANKS] = {};
-        int i = 0;
-        for (; i + LANES <= inputs; i += LANES) {
-            Floats weights[RANKS];
-            for (int k = 0; k < RANKS; k++) weights[k] = load_lanes(weight + size_t(k) * inputs + i);
-            for (int n = 0; n < COUNT; n++) {
-                Floats lanes = load_lanes(row + size_t(n) * inputs + i);
-                for (int k = 0; k < RANKS; k++) totals[n][k] += lanes * weights[k];
-            }
-        }
-        for (int n = 0; n < COUNT; n++)
-            for (int k = 0; k < RANKS; k++) {
-                float rest = sum(totals[n][k]);
-                for (int j = i; j < inputs; j++)
-                    rest += load(row + size_t(n) * inputs + j) * load(weight + size_t(k) * inputs + j);
-                between_of(task, pair, t + n)[r + k] = rest;
-            }
+    template <class W>
+    void down(const W*, const Task& task) {
+        const Pair& pair = pair_of(task);
+        int tokens = task.last - task.first, rank = int(pair.rank);
+        float* to = between.data() + task.place;
+        many_tokens(wide + size_t(task.first) * inputs, static_cast<const W*>(pair.down), to, tokens,
+                    inputs, inputs, rank, task.begin, task.end);
+        int end = std::min(rank, task.end * PANEL);
+        for (int t = 0; t < tokens; t++)
+            for (int r = task.begin * PANEL; r < end; r++) to[size_t(t) * rank + r] *= pair.factors[r];
     }
 
-    // COUNT tokens by PARTS registers of WIDE columns.
-    template <int COUNT, int PARTS, int WIDE>
-    void sums(const Task& task, const Pair& pair, int t, int c) {
-        int p = task.projection, ranks = int(pair.ranks[p]);
-        size_t width = size_t(pair.widths[p]), column = size_t(pair.columns[p]) + c;
-        const T* weight = static_cast<const T*>(pair.up[p]) + c;
+    template <class W>
+    void up(const W*, const Task& task) {
+        const Pair& pair = pair_of(task);
+        int k = task.projection, ranks = int(pair.ranks[k]);
+        const W* weight = static_cast<const W*>(pair.up[k]);
         const T* lengthen = static_cast<const T*>(pair.lengthen);
-        const float* factors[COUNT];
-        Floats totals[COUNT][PARTS] = {};
-        for (int n = 0; n < COUNT; n++) {
-            factors[n] = between_of(task, pair, t + n) + pair.rows[p];
-            const T* from = y + size_t(t + n) * outputs + column;
-            for (int part = 0; part < PARTS; part++) totals[n][part] = read<WIDE>(from + part * WIDE);
-        }
-        for (int r = 0; r < ranks; r++) {
-            Floats weights[PARTS];
-            for (int part = 0; part < PARTS; part++)
-                weights[part] = read<WIDE>(weight + r * width + part * WIDE);
-            for (int n = 0; n < COUNT; n++)
-                for (int part = 0; part < PARTS; part++)
-                    totals[n][part] += factors[n][r] * weights[part];
-        }
-        for (int n = 0; n < COUNT; n++)
-            for (int part = 0; part < PARTS; part++)
-                for (int lane = 0; lane < WIDE; lane++) {
-                    size_t at = column + part * WIDE + lane;
-                    float longer = lengthen ? load(lengthen + at) : 1.0f;
-                    store(y + size_t(t + n) * outputs + at, totals[n][part][lane] * longer);
+        const float* from = between.data() + task.place + pair.rows[k];
+        for (int p = task.begin; p < task.end; p++) {
+            size_t column = size_t(pair.columns[k]) + size_t(p) * PANEL;
+            int here = std::min(PANEL, int(pair.widths[k]) - p * PANEL);
+            for_tiles(task.first, task.last, [&](int t, auto height) {
+                constexpr int COUNT = decltype(height)::value;
+                float sums[COUNT * PANEL];
+                panel_tile<1, COUNT>(from + size_t(t - task.first) * pair.rank,
+                                     weight + size_t(p) * ranks * PANEL, sums, ranks, pair.rank, 0,
+                                     PANEL, PANEL, true);
+                for (int n = 0; n < COUNT; n++) {
+                    T* to = y + size_t(t + n) * outputs + column;
+                    for (int lane = 0; lane < here; lane++) {
+                        float longer = lengthen ? load(lengthen + column + lane) : 1.0f;
+                        store(to + lane, (load(to + lane) + sums[n * PANEL + lane]) * longer);
+                    }
                 }
-    }
-
-    template <int WIDE>
-    static Floats read(const T* from) {
-        if constexpr (WIDE == LANES) return load_lanes(from);
-        Floats one = {};
-        one[0] = load(from);
-        return one;
+            });
+        }
     }
 
     T* y;
-    const T* x;
+    const float* wide;
     int inputs, outputs;
     const Pair* pairs;
     const Segment* segments;
     std::vector<Task> downs, ups;
-    std::vector<float> between;
+    std::vector<float> between, widened;
 };
 
 template <class T>
@@ -175,9 +135,9 @@ void adapt(T* y, const T* x, int inputs, int outputs, const Pair* pairs, const S
     int first_half = job.first_half(), second_half = job.second_half();
 #pragma omp parallel
     {
-#pragma omp for schedule(dynamic, 4)
+#pragma omp for schedule(dynamic, 1)
         for (int i = 0; i < first_half; i++) job.down(i);
-#pragma omp for schedule(dynamic, 4)
+#pragma omp for schedule(dynamic, 1)
         for (int i = 0; i < second_half; i++) job.up(i);
     }
 }

@@ -1,8 +1,8 @@
 // Projections of few and of many tokens, from one copy of the weights.
 //
 // Weights lie in panels of 16 outputs: (panels, inputs, 16), the last one filled up with zeros. A
-// panel of bfloat16 keeps output j and output j + 8 in the halves of one word, so that a shift and a
-// mask widen sixteen of them. Six tokens by one panel, the sums of which fill the registers, go over
+// panel of 16-bit numbers keeps output j and output j + 8 in the halves of one word, so that a shift
+// and a mask widen sixteen of them. Six tokens by one panel, the sums of which fill the registers, go over
 // a stretch of inputs that the first-level cache holds.
 #pragma once
 
@@ -27,6 +27,17 @@ inline void load_panel(const bf16* p, Eight& low, Eight& high) {
     EightWords first = words << 16, second = words & 0xffff0000u;
     std::memcpy(&low, &first, sizeof low);
     std::memcpy(&high, &second, sizeof high);
+}
+// A whole number below 2^16 in the low bits of 2^23 adds itself to it.
+inline void load_panel(const fixed16* p, Eight& low, Eight& high) {
+    constexpr float OFFSET = 8388608.0f + 32768.0f;
+    EightWords words;
+    std::memcpy(&words, p, sizeof words);
+    EightWords first = (words & 0xffffu) | 0x4b000000u, second = (words >> 16) | 0x4b000000u;
+    std::memcpy(&low, &first, sizeof low);
+    std::memcpy(&high, &second, sizeof high);
+    low -= OFFSET;
+    high -= OFFSET;
 }
 inline void load_panel(const float* p, Eight& low, Eight& high) {
     std::memcpy(&low, p, sizeof low);
@@ -106,37 +117,39 @@ void few_tokens(const float* x, const W* w, float* y, int inputs, int outputs, i
 }
 
 // Tokens in tiles of nearly equal height: a tile of one would waste the others' loads.
+template <class F>
+inline void for_tiles(int first, int last, F compute) {
+    int tiles = (last - first + TILE - 1) / TILE;
+    for (int i = 0; i < tiles; i++) {
+        int t = first + (last - first) * i / tiles;
+        switch (first + (last - first) * (i + 1) / tiles - t) {
+            case 1: compute(t, std::integral_constant<int, 1>()); break;
+            case 2: compute(t, std::integral_constant<int, 2>()); break;
+            case 3: compute(t, std::integral_constant<int, 3>()); break;
+            case 4: compute(t, std::integral_constant<int, 4>()); break;
+            case 5: compute(t, std::integral_constant<int, 5>()); break;
+            default: compute(t, std::integral_constant<int, TILE>());
+        }
+    }
+}
+
+// Rows of x are `width` apart.
 template <class W>
-void many_tokens(const float* x, const W* w, float* y, int tokens, int inputs, int outputs,
-                 int first, int last) {
+void many_tokens(const float* x, const W* w, float* y, int tokens, int inputs, size_t width,
+                 int outputs, int first, int last) {
     size_t apart = size_t(inputs) * PANEL;
     int stretches = (inputs + STRETCH - 1) / STRETCH, blocks = (tokens + TOKENS - 1) / TOKENS;
     for (int b = 0; b < blocks; b++) {
         int block = tokens * b / blocks, end = tokens * (b + 1) / blocks;
-        int tiles = (end - block + TILE - 1) / TILE;
         for (int s = 0; s < stretches; s++) {
             int from = inputs * s / stretches, count = inputs * (s + 1) / stretches - from;
             for (int p = first; p < last; p++) {
                 const W* panel = w + p * apart + size_t(from) * PANEL;
-                for (int i = 0; i < tiles; i++) {
-                    int t = block + (end - block) * i / tiles;
-                    int height = block + (end - block) * (i + 1) / tiles - t;
-                    const float* row = x + size_t(t) * inputs + from;
-                    float* to = y + size_t(t) * outputs + p * PANEL;
-                    auto tile = [&](auto number) {
-                        panel_tile<1, decltype(number)::value>(row, panel, to, count, inputs, apart,
-                                                               outputs, outputs - p * PANEL,
-                                                               s == 0);
-                    };
-                    switch (height) {
-                        case 1: tile(std::integral_constant<int, 1>()); break;
-                        case 2: tile(std::integral_constant<int, 2>()); break;
-                        case 3: tile(std::integral_constant<int, 3>()); break;
-                        case 4: tile(std::integral_constant<int, 4>()); break;
-                        case 5: tile(std::integral_constant<int, 5>()); break;
-                        default: tile(std::integral_constant<int, 6>());
-                    }
-                }
+                for_tiles(block, end, [&](int t, auto height) {
+                    panel_tile<1, decltype(height)::value>(
+                        x + t * width + from, panel, y + size_t(t) * outputs + p * PANEL, count, width,
+                        apart, outputs, outputs - p * PANEL, s == 0);
+                });
             }
         }
     }
@@ -165,7 +178,7 @@ struct Linear {
             case 4: few_tokens<1, 4>(x, w, y, inputs, outputs, first, last); break;
             case 5: few_tokens<1, 5>(x, w, y, inputs, outputs, first, last); break;
             case 6: few_tokens<1, 6>(x, w, y, inputs, outputs, first, last); break;
-            default: many_tokens(x, w, y, tokens, inputs, outputs, first, last);
+            default: many_tokens(x, w, y, tokens, inputs, inputs, outputs, first, last);
         }
     }
 

@@ -58,9 +58,9 @@ void project(const Linear<W>& job, const Pair* pairs, const std::vector<Segment>
     {
 #pragma omp for schedule(dynamic, 1) nowait
         for (int i = 0; i < pieces; i++) job.piece(i);
-#pragma omp for schedule(dynamic, 4)
+#pragma omp for schedule(dynamic, 1)
         for (int i = 0; i < first_half; i++) adapting.down(i);
-#pragma omp for schedule(dynamic, 4)
+#pragma omp for schedule(dynamic, 1)
         for (int i = 0; i < second_half; i++) adapting.up(i);
     }
 }
