@@ -44,8 +44,7 @@ class NativeOps(TorchOps):
         self._best = _function(loaded, "best_float32", "pppii")
         self._panel = {
             torch.float32: _function(loaded, "panel_float32", "ppii"),
-            torch.bfloat16: _function(loaded, "panel_16", "ppii"),
-            torch.int16: _function(loaded, "panel_16", "ppii"),
+            torch.bfloat16: _function(loaded, "panel_bfloat16", "ppii"),
         }
         self._network = Network(_function(loaded, "through", "ppppppp"))
 

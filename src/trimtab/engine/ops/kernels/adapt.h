@@ -7,15 +7,14 @@ namespace {
 
 constexpr int PROJECTIONS = 3;  // at most so many are fused into one matrix
 
-// One adapter at one place: y += (factors * (x down^T)) up. Of the fused projections those that it
-// changes: their `ranks` rows of `down` begin at `rows`, their `widths` outputs at `columns`. Both
-// halves lie in panels, `up` those of its transpose; `narrow` ones hold 16-bit fixed point.
+// One adapter at one place: y += (x down^T) up. Of the fused projections those that it changes: their
+// `ranks` rows of `down` begin at `rows`, their `widths` outputs at `columns`. Both halves lie in
+// panels, `up` those of its transpose; what is narrow is bfloat16, else float.
 struct Pair {
     const void *down, *lengthen;
-    const float* factors;
     const void* up[PROJECTIONS];
     int64_t rows[PROJECTIONS], ranks[PROJECTIONS], columns[PROJECTIONS], widths[PROJECTIONS];
-    int64_t rank, projections, narrow;
+    int64_t rank, projections, narrow_down, narrow_up;
 };
 
 // Tokens `first` to `last` are changed by pair number `pair`.
@@ -36,7 +35,8 @@ class Adapting {
             const Pair& pair = pairs[segments[s].pair];
             for (int t = segments[s].first; t < segments[s].last; t += TOKENS) {
                 int end = std::min(int(segments[s].last), t + TOKENS);
-                for (int p = 0; p < panels(pair.rank); p++) downs.push_back({s, 0, t, end, p, p + 1, total});
+                for (int p = 0; p < panels(pair.rank); p++)
+                    downs.push_back({s, 0, t, end, p, p + 1, total});
                 for (int k = 0; k < pair.projections; k++)
                     for (int p = 0, last = panels(pair.widths[k]); p < last; p += PIECE)
                         ups.push_back({s, k, t, end, p, std::min(last, p + PIECE), total});
@@ -56,8 +56,21 @@ class Adapting {
     int first_half() const { return int(downs.size()); }
     int second_half() const { return int(ups.size()); }
 
-    void down(int i) { half(downs[i], [&](auto weights, const Task& task) { down(weights, task); }); }
-    void up(int i) { half(ups[i], [&](auto weights, const Task& task) { up(weights, task); }); }
+    void down(int i) {
+        const Task& task = downs[i];
+        if (pair_of(task).narrow_down)
+            down<bf16>(task);
+        else
+            down<float>(task);
+    }
+
+    void up(int i) {
+        const Task& task = ups[i];
+        if (pair_of(task).narrow_up)
+            up<bf16>(task);
+        else
+            up<float>(task);
+    }
 
   private:
     static constexpr int TOKENS = 24, PIECE = 8;  // of a task, at most; a piece is of panels
@@ -72,28 +85,16 @@ class Adapting {
     static int panels(int64_t outputs) { return int((outputs + PANEL - 1) / PANEL); }
     const Pair& pair_of(const Task& task) const { return pairs[segments[task.segment].pair]; }
 
-    template <class F>
-    void half(const Task& task, F compute) {
-        if (pair_of(task).narrow)
-            compute(static_cast<const fixed16*>(nullptr), task);
-        else
-            compute(static_cast<const float*>(nullptr), task);
-    }
-
     template <class W>
-    void down(const W*, const Task& task) {
+    void down(const Task& task) {
         const Pair& pair = pair_of(task);
-        int tokens = task.last - task.first, rank = int(pair.rank);
-        float* to = between.data() + task.place;
-        many_tokens(wide + size_t(task.first) * inputs, static_cast<const W*>(pair.down), to, tokens,
-                    inputs, inputs, rank, task.begin, task.end);
-        int end = std::min(rank, task.end * PANEL);
-        for (int t = 0; t < tokens; t++)
-            for (int r = task.begin * PANEL; r < end; r++) to[size_t(t) * rank + r] *= pair.factors[r];
+        many_tokens(wide + size_t(task.first) * inputs, static_cast<const W*>(pair.down),
+                    between.data() + task.place, task.last - task.first, inputs, inputs,
+                    int(pair.rank), task.begin, task.end);
     }
 
     template <class W>
-    void up(const W*, const Task& task) {
+    void up(const Task& task) {
         const Pair& pair = pair_of(task);
         int k = task.projection, ranks = int(pair.ranks[k]);
         const W* weight = static_cast<const W*>(pair.up[k]);

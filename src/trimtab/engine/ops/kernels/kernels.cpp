@@ -50,7 +50,7 @@ void best_float32(const float* logits, int64_t* tokens, float* normalisers, int 
 void panel_float32(const float* rows, float* panels, int outputs, int inputs) {
     panel(rows, panels, outputs, inputs);
 }
-void panel_16(const bf16* rows, bf16* panels, int outputs, int inputs) {
+void panel_bfloat16(const bf16* rows, bf16* panels, int outputs, int inputs) {
     panel(rows, panels, outputs, inputs);
 }
 void linear_float32(const float* x, const float* w, float* y, int tokens, int inputs, int outputs) {

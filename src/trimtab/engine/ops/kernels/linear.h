@@ -1,8 +1,8 @@
 // Projections of few and of many tokens, from one copy of the weights.
 //
 // Weights lie in panels of 16 outputs: (panels, inputs, 16), the last one filled up with zeros. A
-// panel of 16-bit numbers keeps output j and output j + 8 in the halves of one word, so that a shift
-// and a mask widen sixteen of them. Six tokens by one panel, the sums of which fill the registers, go over
+// panel of bfloat16 keeps output j and output j + 8 in the halves of one word, so that a shift and a
+// mask widen sixteen of them. Six tokens by one panel, the sums of which fill the registers, go over
 // a stretch of inputs that the first-level cache holds.
 #pragma once
 
@@ -27,17 +27,6 @@ inline void load_panel(const bf16* p, Eight& low, Eight& high) {
     EightWords first = words << 16, second = words & 0xffff0000u;
     std::memcpy(&low, &first, sizeof low);
     std::memcpy(&high, &second, sizeof high);
-}
-// A whole number below 2^16 in the low bits of 2^23 adds itself to it.
-inline void load_panel(const fixed16* p, Eight& low, Eight& high) {
-    constexpr float OFFSET = 8388608.0f + 32768.0f;
-    EightWords words;
-    std::memcpy(&words, p, sizeof words);
-    EightWords first = (words & 0xffffu) | 0x4b000000u, second = (words >> 16) | 0x4b000000u;
-    std::memcpy(&low, &first, sizeof low);
-    std::memcpy(&high, &second, sizeof high);
-    low -= OFFSET;
-    high -= OFFSET;
 }
 inline void load_panel(const float* p, Eight& low, Eight& high) {
     std::memcpy(&low, p, sizeof low);

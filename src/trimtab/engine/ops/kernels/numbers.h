@@ -17,11 +17,6 @@ struct bf16 {
     uint16_t bits;
 };
 
-// A whole number from -32767 to 32767, and 32768 more; what it stands for is some factor's to say.
-struct fixed16 {
-    uint16_t bits;
-};
-
 inline float load(const float* p) { return *p; }
 inline float load(const bf16* p) {
     uint32_t bits = uint32_t(p->bits) << 16;
