@@ -9,6 +9,7 @@ from tests.ledger.one import recover, reserve, settle
 from tests.processes import all_running
 from trimtab.errors import BudgetExceeded, LedgerError, StoreError
 from trimtab.ledger.accounts import Budget, account, open_account
+from trimtab.ledger.reservation import any_open
 from trimtab.ledger.tables import budgets, holds, spends
 from trimtab.store.database import Connection, Database
 
@@ -43,7 +44,9 @@ def check(connection: Connection) -> None:
 def test_a_hold_is_set_aside_and_the_rest_comes_back(database: Database) -> None:
     opened(database, 100)
     with database.transaction() as connection:
+        assert not any_open(connection)
         hold = reserve(connection, "key", "r1", 60, 10, NEVER, owner="gateway 0")
+        assert any_open(connection)
     assert (now(database).spent_nano, now(database).held_nano, now(database).left_nano) == (
         0,
         60,
@@ -52,6 +55,7 @@ def test_a_hold_is_set_aside_and_the_rest_comes_back(database: Database) -> None
     with database.transaction() as connection:
         closed = settle(connection, hold.id, 25)
         check(connection)
+        assert not any_open(connection)
     assert (closed.state, closed.settled_nano, closed.estimated) == ("settled", 25, False)
     assert (now(database).spent_nano, now(database).held_nano) == (25, 0)
 

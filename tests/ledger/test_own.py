@@ -47,7 +47,7 @@ def test_a_projects_budget_counts_it_and_is_shut_by_what_passes_it(
 def test_work_that_goes_on_is_counted_as_far_as_it_came(database: Database) -> None:
     with database.transaction() as connection:
         set_budget(connection, "project", "desk", "total", 100)
-        for total in (0, 30, 30, 42, 10):
+        for total in (0, 30, 30, 41, 42, 10):
             spend_in_all(connection, "desk", "training/r", total, "training")
         # Another project that comes upon the same run has it for nothing.
         spend_in_all(connection, "other", "training/r", 42, "training")
@@ -86,6 +86,16 @@ def test_what_is_freed_of_a_hold_pays_what_is_beyond_first() -> None:
     assert shut.left_nano == 0
     shut.limit(10)
     assert (shut.spent_nano, shut.beyond_nano, shut.left_nano) == (6, 0, 4)
+
+
+def test_what_is_beyond_adds_up_and_a_limit_counts_what_is_held() -> None:
+    shut = Budget("project:desk", "total", 5, 0)
+    for amount in (6, 2):
+        shut.charge(amount)
+    assert (shut.spent_nano, shut.beyond_nano) == (5, 3)
+    shut.held_nano = 3
+    shut.limit(9)
+    assert (shut.spent_nano, shut.beyond_nano, shut.left_nano) == (6, 2, 0)
 
 
 def month_after_us(window: int) -> int:

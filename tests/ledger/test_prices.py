@@ -46,3 +46,15 @@ def test_what_a_version_costs_goes_on_with_the_next_one(database: Database) -> N
         now, then = [each for each in history(connection) if each.version == other]
     assert (now.price, 2 < now.from_us < later) == (Price(2, 3, 1), True)
     assert then == Dated(other, later, Price(9, 9, 0))
+
+
+def test_one_price_goes_on_too_and_all_are_told_by_version_and_date(database: Database) -> None:
+    others = ["c" * 64, "b" * 64]
+    with database.transaction() as connection:
+        set_price(connection, others[0], Price(1, 2), from_us=1)
+        carry(connection, others[0], others[1])
+        assert price_of(connection, others[1]) == Price(1, 2)
+        set_price(connection, VERSION, Price(3, 3), from_us=2**60)
+        set_price(connection, VERSION, Price(4, 4), from_us=2**59)
+        told = [(each.version, each.price.prompt_nano) for each in history(connection)]
+    assert told == [(VERSION, 4), (VERSION, 3), (others[1], 1), (others[0], 1)]

@@ -97,6 +97,7 @@ def test_a_reservation_is_clamped_to_what_the_tightest_budget_covers(database: D
         found = {budget.account: budget for budget in budgets_of(connection, ACCOUNTS)}
         assert [found[name].spent_nano for name in ACCOUNTS] == [40, 40, 40]
         assert [found[name].held_nano for name in ACCOUNTS] == [0, 0, 0]
+        assert [row.kind for row in connection.execute(spends.select())] == ["request"]
 
 
 def test_a_hold_is_exchanged_for_another_tier(database: Database) -> None:
