@@ -182,7 +182,8 @@ def keep(command: Sequence[str], parent_fd: int) -> int:
         os._exit(0)
 
     threading.Thread(target=watch, name="parent", daemon=True).start()
-    signal.signal(signal.SIGTERM, lambda *_: end())
+    # In a thread: here it would wait for a program whose end the interrupted wait below has to see.
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=end, name="end").start())
     code = program.wait()
     # What the program started and left behind goes too.
     with contextlib.suppress(ProcessLookupError):

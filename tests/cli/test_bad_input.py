@@ -159,7 +159,7 @@ def test_a_port_in_use(trimtab: Trimtab, desk: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("rnu",), "No such command 'rnu' - see: trimtab --help"),
+        (("rnu",), "No such command 'rnu'. Did you mean 'run'? - see: trimtab --help"),
         (("run", "--nope"), "see: trimtab run --help"),
         (("serve", "--port", "http"), "see: trimtab serve --help"),
         (("keys", "create"), "Missing argument 'NAME' - see: trimtab keys create --help"),

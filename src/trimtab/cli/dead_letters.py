@@ -112,7 +112,7 @@ def show(letter: str, path: Path | None, home: Path | None, as_json: bool) -> No
     print_facts(f"dead letter {found.id}", ((name, str(value)) for name, value in told.items()))
 
 
-@command.command("replay")
+@command.command("replay", short_help="Let work be done again, never paid twice.")
 @click.argument("letters", nargs=-1)
 @choice_options
 @click.option("--all", "everything", is_flag=True, help="Every dead letter.")

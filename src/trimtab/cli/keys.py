@@ -182,7 +182,7 @@ def revoke(key_id: str, path: Path | None, home: Path | None) -> None:
     click.echo(f"revoked {shut.id} ({shut.name})")
 
 
-@command.command("budget")
+@command.command("budget", short_help="Set or lift what a key, an owner or a project may spend.")
 @click.argument("level", type=click.Choice(["key", "owner", "project"]))
 @click.argument("name")
 @click.argument("limit_usd", metavar="USD|none")

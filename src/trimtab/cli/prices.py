@@ -26,7 +26,7 @@ def command() -> None:
     """List and set what tokens cost, by version and date."""
 
 
-@command.command("list")
+@command.command("list", short_help="List every price, and from when it counts.")
 @project_argument
 @home_option
 @json_option
@@ -46,7 +46,7 @@ def list_prices(path: Path | None, home: Path | None, as_json: bool) -> None:
         click.echo("no prices here yet; a run registers versions with theirs: trimtab run")
 
 
-@command.command("set")
+@command.command("set", short_help="Set what tokens of NAME cost.")
 @click.argument("name")
 @project_argument
 @click.option("--prompt", required=True, help="Dollars for a million tokens of prompts.")

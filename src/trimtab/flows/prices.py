@@ -121,10 +121,10 @@ def _version(connection: Connection, name: str) -> str:
             return encoder.hash
     try:
         return versions.get(connection, name).hash
-    except NotFound as error:
+    except NotFound:
         raise NotFound(
             f"no deployment, encoder or version '{name[:80]}'",
-            hint=f"deployed here: {', '.join(deployed)}" if deployed else error.hint,
+            hint=f"deployed here: {', '.join(deployed) or 'nothing yet; first: trimtab run'}",
         ) from None
 
 
