@@ -23,9 +23,9 @@ settings.load_profile("trimtab")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests that fork come first: a process that has computed in threads forks into one that
-    waits for threads it does not have. Then those of whole loops, so that none is alone at the end.
+    waits for threads it does not have. Then the dear files, so that none is alone at the end.
     """
-    first = ("tests/crash/", "tests/loop/")
+    first = ("tests/crash/", "tests/loop/", "tests/train/", "tests/flows/")
     items.sort(
         key=lambda item: next((i for i, f in enumerate(first) if f in item.nodeid), len(first))
     )

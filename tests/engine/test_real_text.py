@@ -29,16 +29,13 @@ KINDS = ("lora", "lora", "lora", "rslora", "rslora", "dora", "dora", "lora")
 RANKS = (1, 4, 16, 2, 8, 3, 8, 5)
 NAMES = ("base", *(f"v{i}" for i in range(len(KINDS))))
 SHARED = (
-    "Trimtab is a small surface at the edge of a rudder. A helmsman who moves it moves the rudder, "
-    "and the rudder moves the ship; so little force steers a great mass. "
+    "A trim tab at the edge of a rudder moves the rudder, and the rudder the ship: so little force "
+    "steers so much. "
 )
-TEXTS = (
-    "Give three tips for staying healthy when you sit at a desk all day.",
-    "The invoice of May shows the wrong amount. What should the customer do?",
-    "Explain in one sentence why the sky is blue.",
-)
-END = " Eat well, sleep enough and take a walk."
+TEXTS = ("Why is the sky blue?", "The invoice of May is wrong.", "Three tips for a long day.")
+END = " Eat well, and take a walk."
 COUNT = 3
+CHUNK = 50
 
 Known = dict[str, tuple[tuple[int, ...], tuple[float, ...], tuple[float, ...]]]
 """Greedy tokens, their log-probabilities, and those of END."""
@@ -190,7 +187,7 @@ def test_eight_adapters_in_one_batch_whose_prompts_come_in_chunks(
     known: Known,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(path._schedule, "_prompt_tokens", 100)
+    monkeypatch.setattr(path._schedule, "_prompt_tokens", CHUNK)
     for name in NAMES:
         path._schedule.blocks.forget(name)
     jobs = mixed(path, prompts, end)
@@ -198,7 +195,7 @@ def test_eight_adapters_in_one_batch_whose_prompts_come_in_chunks(
     while path.busy:
         path.step()
         steps += 1
-    assert steps > sum(map(len, prompts.values())) // 100
+    assert steps > sum(map(len, prompts.values())) // CHUNK
     check(jobs, known)
 
 
@@ -206,11 +203,12 @@ def test_what_the_prefix_cache_has_changes_nothing(
     path: ContinuousPath, prompts: dict[str, tuple[int, ...]], end: tuple[int, ...], known: Known
 ) -> None:
     """The prompts of an earlier step, each found in its own version's blocks."""
+    few = {name: prompts[name] for name in ("base", "v1", "v4", "v5")}
     for _ in range(2):
-        jobs = mixed(path, prompts, end)
+        jobs = mixed(path, few, end)
         while path.busy:
             path.step()
-    assert min(check(jobs, known)) >= 32
+    assert min(check(jobs, known)) >= 16
 
 
 def test_one_alone_says_the_same(

@@ -56,11 +56,11 @@ def looped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Looped]:
         environment.setenv("TRIMTAB_VLLM_KEY", KEY)
         serve = {"vllm_url": url, "price": PRICE}
         gate = {"gate": "exact_match"}
-        file = write_project(folder, 160, serve=serve, evaluate=EVALUATE | gate)
+        file = write_project(folder, 90, serve=serve, evaluate=EVALUATE | gate)
         refused = run(Project.load(file))
         left, then = dict(vllm.adapters), _declared(refused)
         gate = {"gate": "log_likelihood"}
-        file = write_project(folder, 160, serve=serve, evaluate=EVALUATE | gate)
+        file = write_project(folder, 90, serve=serve, evaluate=EVALUATE | gate)
         yield Looped(vllm, refused, left, then, run(Project.load(file)))
 
 

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from trimtab.flows.watch import Silent
 from trimtab.ledger.money import usd
 from trimtab.ledger.own import spent
 from trimtab.project import Project, with_fields
+from trimtab.train import watch as watching
 
 TRAIN = {"epochs": 1, "batch_size": 4, "usd_hour": 3.6}
 
@@ -30,7 +32,7 @@ TRAIN = {"epochs": 1, "batch_size": 4, "usd_hour": 3.6}
 def write(folder: Path, **section: object) -> Path:
     folder.mkdir(exist_ok=True)
     rates = {"over": {"train.learning_rate": [0.0001, 0.02, 0.9]}, "trials": 3, **section}
-    return write_project(folder, 90, train=TRAIN, sweep=rates)
+    return write_project(folder, 48, train=TRAIN, sweep=rates)
 
 
 class Heard(Silent):
@@ -51,7 +53,17 @@ def billed(swept: Swept) -> float:
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
+def _steady() -> Iterator[None]:
+    """A clock that every look moves on, so that a step takes the same on any machine."""
+    ticks = itertools.count()
+    with pytest.MonkeyPatch.context() as patch:
+        clock = SimpleNamespace(monotonic=lambda: float(next(ticks)))
+        patch.setattr(watching, "time", clock)
+        yield
+
+
+@pytest.fixture(scope="module")
+def swept(_steady: None, tmp_path_factory: pytest.TempPathFactory) -> Swept:
     return sweep(Project.load(write(tmp_path_factory.mktemp("sweep"))))
 
 
@@ -121,20 +133,12 @@ def test_killed_it_goes_on_and_ends_the_same(swept: Swept, tmp_path: Path) -> No
     heard = Heard()
     again = sweep(Project.load(file), watch=heard)
     assert [trial.looks for trial in again.trials] == [trial.looks for trial in swept.trials]
-    assert {what for what, _ in heard.steps}.isdisjoint({"trial 1 of 3 to step 6"})
+    assert {what for what, _ in heard.steps}.isdisjoint({"trial 1 of 3 to step 3"})
 
 
-def test_a_budget_is_never_passed_and_more_of_it_goes_on(
-    swept: Swept, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from trimtab.train import watch
-
-    # A clock that every look moves on, so that a step takes the same on any machine.
-    ticks = itertools.count()
-    monkeypatch.setattr(watch, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
-    free = sweep(Project.load(write(tmp_path / "free")))
+def test_a_budget_is_never_passed_and_more_of_it_goes_on(swept: Swept, tmp_path: Path) -> None:
     for share in (0.35, 0.9):
-        budget = share * free.usd
+        budget = share * swept.usd
         poor = sweep(Project.load(write(tmp_path / f"{share}", budget_usd=budget)))
         assert not poor.whole
         assert 0.5 * budget < poor.usd <= budget
@@ -195,7 +199,7 @@ class Killer(Silent):
         self._trial = f"trial {trial} of"
 
     def advanced(self, what: str, done: float, total: float | None, note: str = "") -> None:
-        if what.startswith(self._trial) and done >= 3:
+        if what.startswith(self._trial) and done >= 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -143,7 +143,9 @@ def test_a_client_that_does_not_read_is_given_up(
     monkeypatch.setattr(stream, "PATIENCE_S", 0.3)
     echo.word, echo.words = "x" * 1_000_000, 60
     # A client that takes one frame, and compresses none, so that the rest has to wait.
-    with talking(client, world.key.key, compression=None, max_queue=1, max_size=None) as socket:
+    # Nor does it wait for a close that lies behind all of it.
+    quiet: dict[str, Any] = {"compression": None, "max_queue": 1, "close_timeout": 0.1}
+    with talking(client, world.key.key, max_size=None, **quiet) as socket:
         socket.send(json.dumps({**ASK, "max_tokens": 60}))
         until(lambda: len(world.log()) == 1)
         [logged] = world.log()

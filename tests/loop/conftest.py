@@ -37,6 +37,6 @@ class Looped(NamedTuple):
 
 @pytest.fixture(scope="module")
 def looped(tmp_path_factory: pytest.TempPathFactory) -> Looped:
-    project = Project.load(write_project(tmp_path_factory.mktemp("tiny")))
+    project = Project.load(write_project(tmp_path_factory.mktemp("tiny"), 90))
     watch = Record()
     return Looped(project, run(project, watch=watch), watch)

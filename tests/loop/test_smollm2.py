@@ -1,4 +1,4 @@
-"""The loop once on the real base: pulled, trained for a few steps, verified, judged, promoted."""
+"""A loop on a real base: pulled, cut short, trained for a few steps, verified, judged, promoted."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.learning.preference import cut
 from tests.tiny_project import write_records
 from trimtab.errors import BaseError
 from trimtab.flows.bases import resolve
@@ -14,6 +15,7 @@ from trimtab.flows.watch import Silent
 from trimtab.project import Project
 
 BASE = "smollm2-135m-instruct-q4"
+LAYERS = 3
 EXAMPLE = Path(__file__).parents[2] / "examples" / "support-desk" / "trimtab.yaml"
 
 
@@ -30,24 +32,26 @@ def test_the_catalogue_entry_is_the_model_that_was_meant(base_hash: str) -> None
     assert base_hash == "f262c72fe16f08af703cc1d778960656dce77160981fa37d128a002c45a52fa0"
 
 
-def test_a_short_loop_on_smollm2_ends_with_a_better_version_live(
+def test_a_short_loop_on_its_first_layers_ends_with_a_better_version_live(
     base_hash: str, tmp_path: Path
 ) -> None:
+    """With its tokenizer, template and embeddings; `make demo` is the loop on all thirty layers."""
     content = yaml.safe_load(EXAMPLE.read_text())
+    content["base"] = str(cut(tmp_path / "base", LAYERS))
     content["data"] |= {"holdout": 0.15, "shadow": 0.08}
     content["train"] |= {"batch_size": 8, "epochs": 1, "deadline_hours": 1}
     content["evaluate"] |= {
         "gate": "log_likelihood",
         "suites": ["holdout"],
         "shots": 0,
-        "max_tokens": 24,
+        "max_tokens": 2,
     }
     content["deploy"]["slo"]["p95_ms"] = 60_000
     content["deploy"]["shadow"]["requests"] = 3
     (tmp_path / "trimtab.yaml").write_text(yaml.safe_dump(content))
-    write_records(tmp_path / "tickets.jsonl", 80)
+    write_records(tmp_path / "tickets.jsonl", 60)
     outcome = run(Project.load(tmp_path))
-    assert outcome.promoted
+    assert outcome.promoted, outcome.refused
     verified = outcome.outputs["verify"]
     assert verified["ok"]
     assert verified["tokens"] >= 1000

@@ -5,7 +5,6 @@ import sys
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -74,10 +73,10 @@ def test_the_page_shows_the_version_and_every_item_is_escaped(
 
 def test_a_change_of_data_runs_the_loop_anew_against_what_is_live(tmp_path: Path) -> None:
     train = {"learning_rate": 0.01, "epochs": 1, "batch_size": 8, "usd_hour": 36}
-    file = write_project(tmp_path, train=train)
+    file = write_project(tmp_path, 90, train=train)
     first = run(Project.load(file))
     _set_price(first, Price(3, 7))
-    write_records(tmp_path / "tickets.jsonl", 170)
+    write_records(tmp_path / "tickets.jsonl", 100)
     watch = Record()
     second = run(Project.load(file), watch=watch)
     assert "train" in watch.done
@@ -131,8 +130,8 @@ def test_bad_records_stop_the_loop_before_anything_is_trained(tmp_path: Path) ->
 def test_a_gate_that_is_not_better_ends_the_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluate: dict[str, Any] = {"match": ["intent"], "gate": "exact_match", "shots": 0}
-    file = write_project(tmp_path, evaluate=evaluate | {"max_tokens": 4})
+    evaluate = {"suites": ["holdout"], "match": ["intent"], "gate": "exact_match", "shots": 0}
+    file = write_project(tmp_path, 90, evaluate=evaluate | {"max_tokens": 4})
     outcome = run(Project.load(file))
     assert not outcome.promoted
     assert "cannot tell" in outcome.refused

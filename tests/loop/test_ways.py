@@ -1,35 +1,58 @@
 """The loop with objectives and methods beside SFT by LoRA: each ends in a version that is live."""
 
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from tests.crash.killing import SharedEngine
+from tests.tiny import build_base
 from tests.tiny_project import write_pairs, write_project
 from trimtab.flows.loop import run
 from trimtab.project import Project
 from trimtab.registry import bases, deployments, reports, versions
+from trimtab.store.home import Home
 
 TRAIN = {"learning_rate": 0.01, "epochs": 1, "batch_size": 8}
 EVALUATE = {"suites": ["holdout"], "gate": "log_likelihood", "shots": 0, "max_tokens": 2}
 
 
-def test_full_fine_tuning_ends_in_a_base_of_its_own(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """One home and one base for a project a way. Their engine serves: every run uses it."""
+    folder = tmp_path_factory.mktemp("ways")
+    build_base(folder / "base")
+    with SharedEngine(folder):
+        yield folder
+
+
+@pytest.fixture
+def home(folder: Path) -> Home:
+    return Home(folder / ".trimtab")
+
+
+@pytest.fixture
+def base(folder: Path) -> str:
+    return str(folder / "base")
+
+
+def test_full_fine_tuning_ends_in_a_base_of_its_own(home: Home, base: str, tmp_path: Path) -> None:
     train = TRAIN | {"method": "full", "learning_rate": 0.001}
-    file = write_project(tmp_path, 90, train=train, evaluate=EVALUATE)
-    outcome = run(Project.load(file))
+    file = write_project(tmp_path, 90, name="full", base=base, train=train, evaluate=EVALUATE)
+    outcome = run(Project.load(file), home)
     assert outcome.promoted, outcome.refused
     registered = outcome.outputs["register"]
     with closing(outcome.home.database()) as database, database.read() as connection:
         version = versions.get(connection, registered["version"])
         began = versions.get(connection, registered["base_version"])
-        base = bases.get(connection, version.spec.base)
-        live = deployments.get(connection, "tiny").live
+        made = bases.get(connection, version.spec.base)
+        live = deployments.get(connection, "full").live
     assert live == version.hash
     assert version.spec.adapter is None
     assert version.spec.base != began.spec.base
-    assert base.source == {"run": version.run_id, "base": began.spec.base}
-    assert base.folder.parent == outcome.home.bases
+    assert made.source == {"run": version.run_id, "base": began.spec.base}
+    assert made.folder.parent == outcome.home.bases
     verified = outcome.outputs["verify"]
     assert verified["base_difference"] > 5 * verified["tolerance"]
 
@@ -40,12 +63,12 @@ def test_full_fine_tuning_ends_in_a_base_of_its_own(tmp_path: Path) -> None:
     [("prompt", 0.05), ("prefix", 0.05), ("bottleneck", 0.05), ("ia3", 0.05), ("qlora", 0.02)],
 )
 def test_an_adapter_of_another_kind_is_proved_and_goes_live(
-    tmp_path: Path, method: str, rate: float
+    home: Home, base: str, tmp_path: Path, method: str, rate: float
 ) -> None:
     """Four through the engine's general path, one trained in 4 bits and served in full."""
     train = {"method": method, "epochs": 2, "batch_size": 8, "rank": 8, "learning_rate": rate}
-    file = write_project(tmp_path, 90, train=train, evaluate=EVALUATE)
-    outcome = run(Project.load(file))
+    file = write_project(tmp_path, 90, name=method, base=base, train=train, evaluate=EVALUATE)
+    outcome = run(Project.load(file), home)
     assert outcome.promoted, outcome.refused
     assert outcome.outputs["plan"]["chosen"].startswith(f"{method} on ")
     verified = outcome.outputs["verify"]
@@ -53,11 +76,12 @@ def test_an_adapter_of_another_kind_is_proved_and_goes_live(
     assert verified["merged_difference"] <= verified["merged_tolerance"]
 
 
-def test_dpo_widens_the_margin_on_held_out_pairs(tmp_path: Path) -> None:
+def test_dpo_widens_the_margin_on_held_out_pairs(home: Home, base: str, tmp_path: Path) -> None:
     train = TRAIN | {"objective": "dpo"}
-    file = write_project(tmp_path, train=train, evaluate=EVALUATE | {"gate": "preference"})
+    evaluate = EVALUATE | {"gate": "preference"}
+    file = write_project(tmp_path, name="dpo", base=base, train=train, evaluate=evaluate)
     write_pairs(tmp_path / "tickets.jsonl", 90)
-    outcome = run(Project.load(file))
+    outcome = run(Project.load(file), home)
     assert outcome.promoted, outcome.refused
     evidence = outcome.outputs["gate"]["evidence"]
     assert evidence["measure"] == "preference"
