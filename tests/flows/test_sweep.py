@@ -32,7 +32,7 @@ TRAIN = {"epochs": 1, "batch_size": 4, "usd_hour": 3.6}
 def write(folder: Path, **section: object) -> Path:
     folder.mkdir(exist_ok=True)
     rates = {"over": {"train.learning_rate": [0.0001, 0.02, 0.9]}, "trials": 3, **section}
-    return write_project(folder, 48, train=TRAIN, sweep=rates)
+    return write_project(folder, 90, train=TRAIN, sweep=rates)
 
 
 class Heard(Silent):
@@ -133,7 +133,7 @@ def test_killed_it_goes_on_and_ends_the_same(swept: Swept, tmp_path: Path) -> No
     heard = Heard()
     again = sweep(Project.load(file), watch=heard)
     assert [trial.looks for trial in again.trials] == [trial.looks for trial in swept.trials]
-    assert {what for what, _ in heard.steps}.isdisjoint({"trial 1 of 3 to step 3"})
+    assert {what for what, _ in heard.steps}.isdisjoint({"trial 1 of 3 to step 5"})
 
 
 def test_a_budget_is_never_passed_and_more_of_it_goes_on(swept: Swept, tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ class Killer(Silent):
         self._trial = f"trial {trial} of"
 
     def advanced(self, what: str, done: float, total: float | None, note: str = "") -> None:
-        if what.startswith(self._trial) and done >= 2:
+        if what.startswith(self._trial) and done >= 3:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
