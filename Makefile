@@ -7,7 +7,7 @@ VLLM ?= .venv-vllm
 # One file of pins for each Python; its header says whether the tests were run with it.
 CONSTRAINTS = constraints/$(shell $(or $(PYTHON),false) -c 'import sys; print("py%d%d" % sys.version_info[:2])' 2>/dev/null).txt
 
-.PHONY: help demo test test-vllm lint lock bench-demo bench-gateway bench-serve bench-train bench-methods bench-matrix test-crash test-fuzz test-clients test-mutation test-learning test-distributed clean
+.PHONY: help demo test test-vllm lint lock bench-demo bench-gateway bench-serve bench-train bench-methods bench-matrix test-crash test-fuzz test-clients test-mutation test-learning test-rounding test-distributed clean
 .DEFAULT_GOAL := help
 
 ifneq ($(filter-out help clean,$(or $(MAKECMDGOALS),help)),)
@@ -49,6 +49,9 @@ test-clients: $(VENV)/.dev ## Campaign: a thousand clients that vanish at random
 
 test-mutation: $(VENV)/.dev ## Campaign: small faults planted in ledger, limits and breaker (mutmut)
 	@$(BIN)/python -m tests.mutation.campaign
+
+test-rounding: $(VENV)/.dev ## Campaign: how far right programs are apart in bfloat16, on SmolLM2
+	@$(BIN)/python -m tests.engine.rounding_campaign
 
 test-learning: $(VENV)/.dev ## Campaign: does each objective learn, on what was held out? TRIMTAB_DATA names public data
 	@$(BIN)/python -m tests.learning.campaign

@@ -227,9 +227,9 @@ class Capabilities:
     merged: bool = False
 
 
-QUANTISED_NATS = 0.5
-"""What weights in 8 bits may change of a single token. On the average an engine allows itself a
-twenty-fifth of it, before it answers at all."""
+NARROW_NATS, NARROW_MEAN_NATS = 0.5, 0.1
+"""What a single token may be off, and a token on the average, where somebody computes in 8 or 16
+bits: programs that are right round each in an order of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,18 +245,31 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """Golden probes that a version has to repeat before it answers. No token may be further off
-    than `tolerance`, in nats.
+    """Golden probes that a version has to repeat before it answers; they were computed in `dtype`.
+    Where all is float32, no token may be further off than `tolerance`, in nats.
     """
 
     tolerance: float
     probes: tuple[Probe, ...]
+    dtype: str = "float32"
+
+    def exact(self, runtime: Runtime) -> bool:
+        """Whether neither side computes in fewer than 32 bits."""
+        return self.dtype == runtime.dtype == "float32" and runtime.quantisation == "none"
 
     def allowed(self, runtime: Runtime) -> float:
-        """The tolerance on a runtime: weights in 8 bits are given more."""
-        if runtime.quantisation == "none":
-            return self.tolerance
-        return max(self.tolerance, QUANTISED_NATS)
+        """What a single token may be off on a runtime."""
+        return self.tolerance if self.exact(runtime) else max(self.tolerance, NARROW_NATS)
+
+    def objection(self, differences: Sequence[float], runtime: Runtime) -> str:
+        """What the tokens' differences, in nats, say against a version; empty where nothing."""
+        worst, allowed = max(differences, default=0.0), self.allowed(runtime)
+        if worst > allowed:
+            return f"{worst:.2g} nat off, {allowed:.2g} allowed"
+        mean = sum(differences) / max(1, len(differences))
+        if mean > NARROW_MEAN_NATS:
+            return f"{mean:.2g} nat off on the average, {NARROW_MEAN_NATS:.2g} allowed"
+        return ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from trimtab.deploy.verify import Verification, said_of, verify
 from trimtab.engine import quantisation
 from trimtab.engine.local import LocalEngine
 from trimtab.errors import IdentityError, VersionNotLoaded
-from trimtab.inference import Engine, ScoreRequest, VersionFiles
+from trimtab.inference import NARROW_NATS, Engine, Proof, Runtime, ScoreRequest, VersionFiles
 from trimtab.text.chat import ChatFormat
 
 
@@ -94,17 +94,36 @@ def world_of_method(base: Path, folder: Path, method: str, seed: int) -> World:
     return World(base, adapter, trained, spec_of(base, adapter), chat_format)
 
 
-def test_the_rounding_of_bfloat16_is_not_held_against_the_merged_copy(
-    base: Path, tmp_path: Path
+@pytest.mark.parametrize("serving", ["bfloat16", "float32"])
+def test_what_was_trained_in_bfloat16_is_told_from_others_whatever_serves_it(
+    base: Path, tmp_path: Path, serving: str
 ) -> None:
-    """Where the engine rounds more than the copy in float32, the base shows by how much."""
+    """Two programs that round to it are further apart than one is from itself in another shape."""
     world = build_world(base, tmp_path / "run", dtype="bfloat16")
-    package = world.package(tmp_path)
-    with engine_in(base, "bfloat16") as engine:
-        found = run(engine, package, files_of(world.spec, base, package), world)
-    assert found.runtime.endswith("/cpu/bfloat16/none")
-    assert found.tolerance < found.merged_difference <= found.merged_tolerance
-    assert found.merged_tolerance < found.base_difference
+    idle = build_world(base, tmp_path / "idle", spread=0.0, dtype="bfloat16")
+    package, empty = world.package(tmp_path / "1"), idle.package(tmp_path / "2")
+    files = files_of(world.spec, base, package)
+    with engine_in(base, serving) as engine:
+        found = run(engine, package, files, world)
+        nothing = run(engine, empty, files_of(idle.spec, base, empty), idle)
+        with pytest.raises(IdentityError, match="does not answer as itself"):
+            asyncio.run(engine.load(replace(files, adapter=idle.adapter)))
+    assert found.runtime.endswith(f"/cpu/{serving}/none")
+    assert found.ok, found.reason
+    assert package.probes.tolerance <= 0.1 < found.tolerance == NARROW_NATS
+    assert found.merged_difference <= found.merged_tolerance < found.base_difference
+    assert found.merged_tolerance <= package.probes.tolerance or serving == "bfloat16"
+    assert "does nothing" in nothing.reason
+
+
+def test_what_is_a_little_off_everywhere_is_not_the_rounding_of_bfloat16() -> None:
+    runtime = Runtime("trimtab", "0", "cpu", "bfloat16")
+    proof = Proof(0.01, (), "bfloat16")
+    assert not proof.objection([0.4, *[0.05] * 99], runtime)
+    assert "on the average" in proof.objection([0.2] * 100, runtime)
+    assert "0.6 nat off" in proof.objection([0.6, *[0.0] * 99], runtime)
+    exact = replace(proof, dtype="float32")
+    assert "0.02 nat off" in exact.objection([0.02], replace(runtime, dtype="float32"))
 
 
 def test_a_version_is_judged_under_a_name_that_nobody_asks_for_and_is_gone_afterwards(
@@ -134,18 +153,21 @@ def test_a_base_that_does_not_repeat_what_it_says_elsewhere_is_refused(
     """As of a server that knows it by its name alone."""
     honest = world.base_files()
     with engine_in(world.base, "float32") as by:
-        said = asyncio.run(said_of(package, honest, engine, by))
+        said = asyncio.run(said_of(package, honest, by))
     assert said.tolerance == package.probes.tolerance
     proved = replace(honest, proof=said.proof())
     assert asyncio.run(verify(engine, package, files, proved)).ok
     other = build_base(tmp_path / "other", seed=5)
     with engine_in(other, "float32") as by:
-        foreign = asyncio.run(said_of(package, replace(honest, base=other), engine, by))
+        foreign = asyncio.run(said_of(package, replace(honest, base=other), by))
     with pytest.raises(IdentityError, match="does not answer as itself"):
         asyncio.run(verify(engine, package, files, replace(honest, proof=foreign.proof())))
     with engine_in(world.base, "bfloat16") as by:
-        for theirs in (engine, by):
-            assert asyncio.run(said_of(package, honest, theirs, by)).tolerance == 0.5
+        narrow = asyncio.run(said_of(package, honest, by)).proof()
+    runtime = asyncio.run(engine.capabilities()).runtime
+    assert narrow.allowed(runtime) == NARROW_NATS
+    assert said.proof().allowed(runtime) == package.probes.tolerance
+    assert said.proof().allowed(replace(runtime, dtype="bfloat16")) == NARROW_NATS
 
 
 def test_an_adapter_that_does_nothing_is_found_out(

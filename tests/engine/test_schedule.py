@@ -3,18 +3,21 @@
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.engine.conftest import VersionOf
-from tests.engine.paths import Kept, answer, make_path
+from tests.engine.paths import Kept, answer, make_path, scores
 from tests.engine.reference import Reference
 from tests.engine.test_paths import NAMES, prompts, same
+from trimtab.engine.batch import Batch
 from trimtab.engine.blocks import BLOCK, Blocks
+from trimtab.engine.cache import Cache
 from trimtab.engine.continuous import ContinuousPath
-from trimtab.engine.jobs import GenerateJob
+from trimtab.engine.jobs import GenerateJob, ScoreJob
 from trimtab.engine.schedule import Schedule
-from trimtab.inference import GenerateRequest, Priority, Sampling
+from trimtab.inference import GenerateRequest, Priority, Sampling, ScoreRequest
 
 PROMPT_TOKENS = 24
 LENGTHS = (3, 17, 40, 70)
@@ -159,6 +162,29 @@ def test_arriving_leaving_and_unloading_change_nobodys_answer(
         else:
             assert same(told, expected[name, which])  # type: ignore[arg-type]
     assert watched.available == blocks
+
+
+def test_what_many_completions_follow_is_read_once(
+    path: ContinuousPath, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All but the part of its last block, which each completion goes on with."""
+    path._schedule = Schedule(Blocks(80), PROMPT_TOKENS)
+    [prompt], ends = prompts([70], seed=41), prompts([6] * 12, seed=42)
+    forward, read = path.model.forward, 0
+
+    def counted(batch: Batch, cache: Cache) -> torch.Tensor:
+        nonlocal read
+        read += len(batch.tokens)
+        return forward(batch, cache)
+
+    monkeypatch.setattr(path.model, "forward", counted)
+    job = ScoreJob(ScoreRequest("red", prompt, tuple(ends), "many"), Kept())
+    path.add(job)
+    while path.busy:
+        path.step()
+    shared = len(prompt) // BLOCK * BLOCK
+    assert read == shared + sum(len(prompt) - shared + len(end) - 1 for end in ends)
+    assert len(scores(job)) == len(ends)
 
 
 def test_the_interactive_go_first(path: ContinuousPath) -> None:

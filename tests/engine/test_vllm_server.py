@@ -202,7 +202,7 @@ def test_verification_through_it_takes_the_honest_and_refuses_the_others(
     async def judge(world: World, folder: Path) -> str:
         package = world.package(folder)
         loaded = files_of(world.spec, base, package)
-        said = await said_of(package, world.base_files(), engine, ours)
+        said = await said_of(package, world.base_files(), ours)
         named = replace(world.base_files(), proof=said.proof())
         found = await verify(engine, package, loaded, named, reference=ours)
         await engine.load(loaded)

@@ -28,7 +28,9 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Probes:
-    """`tolerance` is the largest difference in nats that a token may show elsewhere."""
+    """`tolerance` is the largest difference in nats that a token may show elsewhere in float32;
+    `dtype` is what they were computed in.
+    """
 
     tolerance: float
     dtype: str
@@ -37,7 +39,7 @@ class Probes:
     def proof(self, count: int | None = None) -> Proof:
         """All of them, or the first `count`, as an engine asks them."""
         probes = (inference.Probe(p.prompt, p.completion, p.logprobs) for p in self.probes[:count])
-        return Proof(self.tolerance, tuple(probes))
+        return Proof(self.tolerance, tuple(probes), self.dtype)
 
     def to_json(self) -> bytes:
         return canonical_json(asdict(self))

@@ -24,10 +24,6 @@ from trimtab.text.chat import ChatFormat
 
 NO_OP_FACTOR = 5
 ROUNDING_FACTOR = 3
-NARROW_NATS = 0.5
-"""What two programs may differ by in a single token where one of them computes in narrow numbers,
-as 8 bits may; other models are nats off.
-"""
 Logprobs = list[tuple[float, ...]]
 
 
@@ -72,9 +68,9 @@ async def verify(
     a file is not what the package's version names, and where the base does not repeat its proof.
     """
     check_identity(package, files)
-    probes = package.probes.probes
+    probes, proof = package.probes.probes, package.probes.proof()
     runtime = (await engine.capabilities()).runtime
-    tolerance = package.probes.proof().allowed(runtime)
+    tolerance = proof.allowed(runtime)
     beside = base_engine or engine
     async with _on_trial(beside, base_files) as name:
         base = await _together(beside, name, probes)
@@ -83,20 +79,23 @@ async def verify(
         batched = await _together(engine, name, probes)
     rounding = merged = 0.0
     narrow = runtime.dtype != "float32" or runtime.quantisation != "none"
+    rounded = tolerance if narrow else package.probes.tolerance
     if narrow and files.adapter is not None:
         rounding = _difference(base, await _in_float32(reference or beside, base_files, probes))
     if files.adapter is not None:
         merged = _difference(batched, await _in_float32(reference or engine, files, probes))
     trained = [probe.logprobs for probe in probes]
+    shapes = [_differences(trained, found) for found in (alone, batched)]
     return _judge(
         runtime=runtime.name,
         tokens=sum(len(probe.completion) for probe in probes),
         tolerance=tolerance,
         least=NO_OP_FACTOR * package.probes.tolerance,
-        probe_difference=max(_difference(trained, alone), _difference(trained, batched)),
+        objection=next(filter(None, (proof.objection(each, runtime) for each in shapes)), ""),
+        probe_difference=max(max(each, default=0.0) for each in shapes),
         base_difference=_difference(batched, base),
         merged_difference=merged,
-        merged_tolerance=max(tolerance, ROUNDING_FACTOR * rounding),
+        merged_tolerance=max(rounded, ROUNDING_FACTOR * rounding),
     )
 
 
@@ -134,6 +133,7 @@ def _judge(
     tokens: int,
     tolerance: float,
     least: float,
+    objection: str,
     probe_difference: float,
     base_difference: float,
     merged_difference: float,
@@ -141,8 +141,8 @@ def _judge(
 ) -> Verification:
     if not tokens:
         reason = "no probes: nothing was compared"
-    elif probe_difference > tolerance:
-        reason = f"the probes are {probe_difference:.2g} nat off, {tolerance:.2g} allowed"
+    elif objection:
+        reason = f"the probes are {objection}"
     elif base_difference <= least:
         reason = (
             f"the adapter does nothing: {base_difference:.2g} nat from its base,"
@@ -167,19 +167,17 @@ def _judge(
     )
 
 
-async def said_of(package: Package, base_files: VersionFiles, engine: Engine, by: Engine) -> Probes:
+async def said_of(package: Package, base_files: VersionFiles, by: Engine) -> Probes:
     """What a base says of the probes of a version on it, `by` an engine that read its weights, for
-    an `engine` to repeat that holds it by its name alone.
+    one to repeat that holds it by its name alone.
     """
-    ours, theirs = [(await each.capabilities()).runtime.dtype for each in (by, engine)]
+    dtype = (await by.capabilities()).runtime.dtype
     probes = package.probes.probes
     async with _on_trial(by, replace(base_files, proof=None)) as name:
         said = await _together(by, name, probes)
-    # Two that round to 16 bits, each in its own order, are further apart than one is from float32.
-    exact = ours == theirs == "float32"
-    tolerance = package.probes.tolerance if exact else NARROW_NATS
     told = zip(probes, said, strict=True)
-    return Probes(tolerance, ours, tuple(replace(one, logprobs=row) for one, row in told))
+    repeated = tuple(replace(one, logprobs=row) for one, row in told)
+    return Probes(package.probes.tolerance, dtype, repeated)
 
 
 async def _one_by_one(engine: Engine, version: str, probes: Sequence[Probe]) -> Logprobs:
@@ -216,6 +214,10 @@ async def _on_trial(engine: Engine, files: VersionFiles) -> AsyncIterator[str]:
 
 def _difference(ones: Logprobs, others: Logprobs) -> float:
     """The largest difference of a token. Raises EngineError where one is not a number."""
+    return max(_differences(ones, others), default=0.0)
+
+
+def _differences(ones: Logprobs, others: Logprobs) -> list[float]:
     pairs = zip(ones, others, strict=True)
     differences = [abs(a - b) for one, other in pairs for a, b in zip(one, other, strict=True)]
     if not all(math.isfinite(difference) for difference in differences):
@@ -223,4 +225,4 @@ def _difference(ones: Logprobs, others: Logprobs) -> float:
             "a golden probe scored a log-probability that is not finite",
             hint="are the weights damaged, or is the dtype too narrow for this model?",
         )
-    return max(differences, default=0.0)
+    return differences

@@ -103,8 +103,8 @@ class Trials:
 
 
 async def judge(version: str, proof: Proof, runtime: Runtime, score: Scoring) -> None:
-    """Raises IdentityError where a token of the probes is further off than is allowed, and
-    EngineError where one is not a number.
+    """Raises IdentityError where the probes are further off than is allowed, and EngineError where
+    a token's difference is not a number.
     """
 
     async def off(probe: Probe) -> list[float]:
@@ -126,11 +126,9 @@ async def judge(version: str, proof: Proof, runtime: Runtime, score: Scoring) ->
             "a golden probe scored a log-probability that is not finite",
             hint="are the weights damaged, or is the dtype too narrow for this model?",
         )
-    worst, allowed = max(differences, default=0.0), proof.allowed(runtime)
-    if worst > allowed:
+    if objection := proof.objection(differences, runtime):
         raise IdentityError(
-            f"version {short(version)} was loaded and does not answer as itself: "
-            f"{worst:.2g} nat off, {allowed:.2g} allowed",
+            f"version {short(version)} was loaded and does not answer as itself: {objection}",
             hint="does the engine hold another model, or is it of another runtime or dtype? verify"
             " the version there first",
         )

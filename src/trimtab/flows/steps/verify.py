@@ -40,7 +40,7 @@ def work(work: Work, outputs: Outputs) -> Result:
     with work.reference(base_files.version, able) as reference:
         if reference is not None:
             # The engine that serves holds the base by its name: it must be asked whether it is it.
-            said = asyncio.run(said_of(package, base_files, base.engine, reference))
+            said = asyncio.run(said_of(package, base_files, reference))
             base_files = replace(base_files, proof=said.proof())
         found = asyncio.run(
             verify(version.engine, package, version.files, base_files, base.engine, reference)
