@@ -45,7 +45,8 @@ seconds hold the optimizer's steps, and neither saving nor our samples of a mode
 chosen answer); `first_loss` that of the step's records before the update. Losses more than 1 %
 from ours would make it another job, which no goal counts. `share_of_limit` is the time of the
 step's matrix products alone, each at its own shape, over the time of the step. It and `final_loss`
-are measured in the first round of a run. What has no row was not measured."""
+are measured in the first round of a run. What has no row was not measured. LLaMA-Factory 0.9.5 did
+not install within ten minutes; torchtune and litgpt were not tried."""
 
 
 class Table:

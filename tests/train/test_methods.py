@@ -187,6 +187,46 @@ def test_a_matrix_in_four_bits_that_changed_is_noticed(base: Path) -> None:
         attached.must_still_be(attached.base_fingerprint)
 
 
+def test_a_weight_of_the_base_that_changed_is_noticed_and_one_that_is_trained_is_not(
+    base: Path,
+) -> None:
+    from trimtab.errors import IdentityError
+    from trimtab.train.model import attach
+    from trimtab.train.speed import Device
+
+    attached = attach(base, TrainSettings(rank=4), Device("cpu", "float32"))
+    weights = dict(attached.model.named_parameters())
+    with torch.no_grad():
+        next(each for name, each in weights.items() if "lora_B" in name).add_(1)
+        attached.must_still_be(attached.base_fingerprint)
+        norm = next(each for name, each in weights.items() if name.endswith("norm.weight"))
+        norm[0] = torch.nextafter(norm[0], torch.tensor(torch.inf))
+    with pytest.raises(IdentityError, match="changed weights of the base"):
+        attached.must_still_be(attached.base_fingerprint)
+
+
+def test_the_moments_of_qlora_are_paged_where_there_is_a_gpu(
+    base: Path, chat: ChatFormat, records: Records, tmp_path: Path
+) -> None:
+    from trimtab.train.model import quiet
+    from trimtab.train.preflight import preflight
+    from trimtab.train.prepare import prepare
+    from trimtab.train.speed import Device
+    from trimtab.train.trainer import arguments
+
+    def optimizer(method: str, machine: str) -> str:
+        settings = TrainSettings(method=method, rank=4, batch_size=4)
+        ready = prepare(base, settings, preflight(chat, records, 512))
+        there = dataclasses.replace(ready, machine=Device(machine, "float32"))
+        with quiet():
+            found: str = arguments(there, tmp_path).optim
+        return found
+
+    assert optimizer("qlora", "cuda") == "paged_adamw_32bit"
+    assert not optimizer("qlora", "cpu").startswith("paged")
+    assert not optimizer("lora", "cuda").startswith("paged")
+
+
 def test_qlora_is_closed_where_bitsandbytes_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
     assert why_not("sft", "qlora") == ""
     monkeypatch.setattr(pairing, "find_spec", lambda name: None)
