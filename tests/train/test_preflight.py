@@ -7,6 +7,7 @@ from trimtab.errors import DataError
 from trimtab.inference import Message
 from trimtab.text.chat import ChatFormat
 from trimtab.train.lesson import Lesson
+from trimtab.train.objectives import objective_of
 from trimtab.train.preflight import preflight
 
 FORGETFUL = (
@@ -71,6 +72,12 @@ def test_nothing_left_is_an_error(chat: ChatFormat, records: Records) -> None:
 def test_a_record_without_an_answer_is_named(chat: ChatFormat, records: Records) -> None:
     with pytest.raises(DataError, match="training record 24"):
         preflight(chat, [*records, Lesson((Message("user", "hello?"),))], 512)
+
+
+def test_a_preference_between_equal_answers_is_named(chat: ChatFormat, records: Records) -> None:
+    equal = Lesson((Message("user", "why?"), Message("assistant", "so")), rejected="so")
+    with pytest.raises(DataError, match="training record 24: chosen and rejected are the same"):
+        preflight(chat, [*records, equal], 512, objective_of("dpo"))
 
 
 @pytest.mark.parametrize(("template", "fault"), [(FORGETFUL, "prefix"), (ENDLESS, "stop token")])
