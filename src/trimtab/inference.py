@@ -7,6 +7,7 @@ knows of messages, templates, keys or money.
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -105,6 +106,7 @@ class GenerateRequest:
 
     Of those that wait, the `interactive` go before `batch`, and `batch` before `shadow`. One that
     is not expected to be whole within `patience_s` is refused rather than answered too late.
+    Of one that is wanted `whole`, nobody hears a part: what has come so far may come as one chunk.
     """
 
     version: str
@@ -113,6 +115,7 @@ class GenerateRequest:
     id: str
     priority: Priority = "interactive"
     patience_s: float | None = None
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +170,21 @@ class Chunk:
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     top: tuple[Top, ...] = ()
+
+
+def joined(chunks: Sequence[Chunk]) -> Chunk:
+    """Chunks that follow each other, as one."""
+    if len(chunks) == 1:
+        return chunks[0]
+    last = chunks[-1]
+    return Chunk(
+        "".join([chunk.text for chunk in chunks]),
+        tuple(chain.from_iterable([chunk.tokens for chunk in chunks])),
+        tuple(chain.from_iterable([chunk.logprobs for chunk in chunks])),
+        last.finish_reason,
+        last.usage,
+        tuple(chain.from_iterable([chunk.top for chunk in chunks])),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,16 @@ def test_a_reply_is_one_line_and_comes_back(reply: protocol.Reply) -> None:
     assert protocol.decode_reply(frame) == reply
 
 
+@given(told=st.lists(replies, max_size=4))
+def test_replies_that_came_together_are_read_as_each_alone(told: list[protocol.Reply]) -> None:
+    lines = [protocol.encode_reply(reply).rstrip(b"\n") for reply in told]
+    assert list(protocol.decode_replies(lines)) == told
+    heard = iter(protocol.decode_replies([*lines, b"noise"]))
+    assert [next(heard) for _ in told] == told
+    with pytest.raises(errors.RequestRefused):
+        next(heard)
+
+
 @pytest.mark.parametrize(
     ("frame", "where"),
     [

@@ -3,6 +3,7 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import URL
@@ -213,3 +214,16 @@ def test_the_process_has_no_open_files_left(tmp_path: Path) -> None:
         database.migrate()
         database.close()
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_connections_that_rest_are_closed_with_the_database(tmp_path: Path) -> None:
+    database = Database(URL.create("sqlite", database=str(tmp_path / "some.db")))
+    counter(database)
+    with database.transaction(), database.read(), database.read():
+        pass
+    with pytest.raises(StoreError), database.read() as connection:
+        # The one that wrote a moment ago may not write now.
+        connection.execute(text("UPDATE counters SET value = 1"))
+    assert values(database) == [0, 0]
+    database.close()
+    assert not [file for file in psutil.Process().open_files() if "some.db" in file.path]

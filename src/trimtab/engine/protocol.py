@@ -6,6 +6,7 @@ that has a finish reason, `Scored`, `Embedded`, `Described`, `Done` or `Failed`.
 call early and is not answered. Knows nothing of sockets.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, TypeVar
 
@@ -145,6 +146,9 @@ Frame = TypeVar("Frame")
 
 _CALLS: TypeAdapter[Call] = TypeAdapter(Annotated[Call, Field(discriminator="kind")])
 _REPLIES: TypeAdapter[Reply] = TypeAdapter(Annotated[Reply, Field(discriminator="kind")])
+_MANY: TypeAdapter[list[Annotated[Reply, Field(discriminator="kind")]]] = TypeAdapter(
+    list[Annotated[Reply, Field(discriminator="kind")]]
+)
 
 
 def encode_call(call: Call) -> bytes:
@@ -163,6 +167,17 @@ def decode_call(line: bytes) -> Call:
 def decode_reply(line: bytes) -> Reply:
     """Raises RequestRefused where the line is not a reply."""
     return _decode(_REPLIES, line)
+
+
+def decode_replies(lines: Sequence[bytes]) -> Iterable[Reply]:
+    """Replies that came together, read at once: most of what one costs is paid for all of them.
+
+    Raises RequestRefused at the first line that is not a reply, after those before it.
+    """
+    try:
+        return _MANY.validate_json(b"[" + b",".join(lines) + b"]", strict=True)
+    except ValidationError:
+        return map(decode_reply, lines)
 
 
 def _decode(adapter: TypeAdapter[Frame], line: bytes) -> Frame:

@@ -7,7 +7,7 @@ is nothing to close by hand, and nothing that a restart of the engine leaves sta
 import asyncio
 import itertools
 from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from trimtab.engine.protocol import (
     ScoreCompletions,
     Scored,
     Unload,
-    decode_reply,
+    decode_replies,
     encode_call,
 )
 from trimtab.errors import EngineError, EngineUnavailable, RequestRefused
@@ -41,6 +41,7 @@ from trimtab.inference import (
     ScoreRequest,
     Vector,
     VersionFiles,
+    joined,
 )
 
 READ_BYTES = 2**18
@@ -93,8 +94,11 @@ class RemoteEngine:
                 reply = await replies.next()
                 if not isinstance(reply, Generated):
                     raise _unexpected(reply)
-                replies.over = reply.chunk.finish_reason is not None
-                yield reply.chunk
+                chunk = reply.chunk
+                if request.whole and chunk.finish_reason is None:
+                    chunk = joined([chunk, *replies.chunks()])
+                replies.over = chunk.finish_reason is not None
+                yield chunk
                 if replies.over:
                     return
 
@@ -125,6 +129,16 @@ class _Replies:
         self._arrived.append(reply)
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_result(None)
+
+    def chunks(self) -> list[Chunk]:
+        """The chunks that are here already, up to the last one or to a frame that is none."""
+        found: list[Chunk] = []
+        while self._arrived and isinstance(reply := self._arrived[0], Generated):
+            found.append(reply.chunk)
+            self._arrived.popleft()
+            if reply.chunk.finish_reason is not None:
+                break
+        return found
 
     async def next(self) -> Reply:
         """The next frame; raises the error that a frame carries. One caller waits at a time."""
@@ -202,18 +216,24 @@ class _Line:
         """Hand out frames until the engine goes away; then tell every call in flight."""
         reason: Failed | EngineUnavailable = self._unavailable("it went away")
         try:
-            async for frame in _frames(reader):
-                reply = decode_reply(frame)
-                if isinstance(reply, Failed) and not reply.id:
-                    reason = reply
+            async for lines in _lines(reader):
+                if (refused := self._hand_out(lines)) is not None:
+                    reason = refused
                     break
-                if reply.id in self._calls:
-                    self._calls[reply.id].put(reply)
         except (OSError, RequestRefused) as error:
             reason = self._unavailable(str(error))
         self.gone = True
         for replies in self._calls.values():
             replies.put(reason)
+
+    def _hand_out(self, lines: Sequence[bytes]) -> Failed | None:
+        """What the engine says against the connection itself, if it does."""
+        for reply in decode_replies(lines):
+            if isinstance(reply, Failed) and not reply.id:
+                return reply
+            if (replies := self._calls.get(reply.id)) is not None:
+                replies.put(reply)
+        return None
 
     def _close(self) -> None:
         self.gone = True
@@ -230,13 +250,13 @@ class _Line:
         return EngineUnavailable(f"engine at {self._socket}: {why}", hint=HINT)
 
 
-async def _frames(reader: asyncio.StreamReader) -> AsyncIterator[bytes]:
+async def _lines(reader: asyncio.StreamReader) -> AsyncIterator[list[bytes]]:
     """Lines, as many at a time as have come. Raises RequestRefused for one above MAX_FRAME."""
     begun = b""
     while data := await reader.read(READ_BYTES):
         *whole, begun = (begun + data).split(b"\n")
-        for line in whole:
-            yield line
+        if whole:
+            yield whole
         if len(begun) > MAX_FRAME:
             raise RequestRefused(f"a frame is longer than {MAX_FRAME} bytes", hint=HINT)
 

@@ -175,7 +175,11 @@ class Generation:
         )
         id = visit.id if body.n == 1 else f"{visit.id}.{index}"
         version, prompt = visit.served.hash, prepared.prompt
-        return GenerateRequest(version, prompt, sampling, id, visit.priority, visit.patience_s)
+        # Nobody hears a part of it; what it tells of its tokens is told one by one.
+        whole = self._hear is None and not body.logprobs
+        return GenerateRequest(
+            version, prompt, sampling, id, visit.priority, visit.patience_s, whole
+        )
 
 
 def _logprobs(chunk: Chunk, tokenizer: Tokenizer) -> list[TokenLogprob]:

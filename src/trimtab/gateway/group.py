@@ -10,12 +10,14 @@ transaction was in the way of (a deadlock) is done once more.
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from trimtab.errors import StorageFull, StoreClosed, StoreConflict, StoreError, StoreRefused
 from trimtab.store.database import Connection, Database
 
 Item = TypeVar("Item")
+Batch = Sequence[tuple[Item, asyncio.Future[Any]]]
 # So many that a transaction stays short for the other processes.
 MOST = 128
 # What a database says that cannot be worked with, now or in this way.
@@ -34,16 +36,21 @@ class GroupCommit(Generic[Item]):
         self._database = database
         self._work = work
         self._waiting: list[tuple[Item, asyncio.Future[Any]]] = []
-        self._running: asyncio.Task[None] | None = None
+        # What is done now, or waits for a turn of the loop that brings nothing more.
+        self._running: asyncio.Future[None] | None = None
         self._thread = ThreadPoolExecutor(1, "commit")
 
     def ask(self, item: Item) -> asyncio.Future[Any]:
         """The item's result, once it is committed: it is done though nobody waits. Whoever waits
         shields it."""
-        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Any] = loop.create_future()
         self._waiting.append((item, done))
-        if self._running is None or self._running.done():
-            self._running = asyncio.create_task(self._run())
+        running = self._running
+        # One that a loop before this one left behind ends no more.
+        if running is None or running.done() or running.get_loop() is not loop:
+            self._running = loop.create_future()
+            loop.call_soon(self._gather, loop, 0)
         return done
 
     async def settled(self) -> None:
@@ -51,31 +58,40 @@ class GroupCommit(Generic[Item]):
         while self._running is not None and not self._running.done():
             await asyncio.shield(self._running)
 
-    async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._waiting:
-            await self._gathered()
-            batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
-            items = [item for item, _ in batch]
-            try:
-                results = await loop.run_in_executor(self._thread, self._commit, items)
-            except Exception as error:  # no thread could be had
-                results = [error] * len(batch)
-            for (_, done), result in zip(batch, results, strict=True):
-                if done.done():
-                    continue
-                if isinstance(result, BaseException):
-                    done.set_exception(result)
-                    done.exception()  # whoever left will not ask for it
-                else:
-                    done.set_result(result)
+    # Plain callbacks, and no task: each hand-over to a thread and back is on every request's way.
 
-    async def _gathered(self) -> None:
-        """Until a turn of the loop brings nothing more."""
-        before = 0
-        while before < len(self._waiting) < MOST:
-            before = len(self._waiting)
-            await asyncio.sleep(0)
+    def _gather(self, loop: asyncio.AbstractEventLoop, before: int) -> None:
+        """Begin once a turn of the loop brings nothing more."""
+        if before < len(self._waiting) < MOST:
+            loop.call_soon(self._gather, loop, len(self._waiting))
+            return
+        batch, self._waiting = self._waiting[:MOST], self._waiting[MOST:]
+        try:
+            self._thread.submit(self._work_off, loop, batch)
+        except Exception as error:  # no thread could be had
+            self._tell(loop, batch, [error] * len(batch))
+
+    def _work_off(self, loop: asyncio.AbstractEventLoop, batch: Batch[Item]) -> None:
+        results = self._commit([item for item, _ in batch])
+        # A loop that was stopped meanwhile has nobody who waits.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(self._tell, loop, batch, results)
+
+    def _tell(
+        self, loop: asyncio.AbstractEventLoop, batch: Batch[Item], results: Sequence[Any]
+    ) -> None:
+        for (_, done), result in zip(batch, results, strict=True):
+            if done.done():
+                continue
+            if isinstance(result, BaseException):
+                done.set_exception(result)
+                done.exception()  # whoever left will not ask for it
+            else:
+                done.set_result(result)
+        if self._waiting:
+            loop.call_soon(self._gather, loop, 0)
+        elif self._running is not None:
+            self._running.set_result(None)
 
     def _commit(self, items: Sequence[Item]) -> Sequence[Any]:
         try:

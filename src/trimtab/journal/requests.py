@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from operator import attrgetter
 
 from trimtab.errors import NotFound
 from trimtab.journal.tables import COUNT_ANSWERS, COUNT_CHARGED, RECORD, SUM_COST, requests
@@ -44,6 +45,7 @@ class Answered:
 
 
 _FIELDS = tuple(each.name for each in fields(Answered))
+_values = attrgetter(*_FIELDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class Outcome:
 
 def record_all(connection: Connection, answered: Sequence[Answered]) -> None:
     """Log requests that were never logged before, as many in one statement as a `Put` takes."""
-    RECORD.run(connection, [{name: getattr(each, name) for name in _FIELDS} for each in answered])
+    RECORD.run(connection, [dict(zip(_FIELDS, _values(each), strict=True)) for each in answered])
 
 
 def get(connection: Connection, request_id: str) -> Answered:

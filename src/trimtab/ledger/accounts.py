@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Literal
 
 from trimtab.errors import LedgerError, UserError
@@ -30,6 +31,7 @@ WARN_AT = (50, 80, 100)
 _DAY_US = 86_400 * 1_000_000
 
 _COLUMNS = tuple(column.name for column in budgets.columns)
+_values = attrgetter(*_COLUMNS)
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +166,7 @@ def budgets_of(
 
 def write_budgets(connection: Connection, changed: Sequence[Budget]) -> None:
     """Write what is spent and held in budgets that were locked."""
-    rows = [{name: getattr(budget, name) for name in _COLUMNS} for budget in changed]
+    rows = [dict(zip(_COLUMNS, _values(budget), strict=True)) for budget in changed]
     PUT_BUDGETS.run(connection, rows)
 
 

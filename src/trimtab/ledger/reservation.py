@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Literal
 
 from trimtab.errors import LedgerError
@@ -12,6 +13,7 @@ from trimtab.store.ids import new_id
 # A hold that outlives processes belongs to work that does: whoever keeps that work closes it.
 NEVER_US = 2**62
 _COLUMNS = tuple(column.name for column in holds.columns)
+_values = attrgetter(*_COLUMNS)
 
 Charged = tuple[tuple[str, str], ...]
 
@@ -126,4 +128,4 @@ def of_row(row: Any) -> Hold:
 
 def to_row(hold: Hold) -> dict[str, Any]:
     charged = "\n".join(f"{account}|{period}" for account, period in hold.charged)
-    return {**{name: getattr(hold, name) for name in _COLUMNS}, "charged": charged}
+    return {**dict(zip(_COLUMNS, _values(hold), strict=True)), "charged": charged}

@@ -7,6 +7,7 @@ for want of the lock), and `durable` chooses between surviving a loss of power (
 
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,6 +37,11 @@ class Database:
     def __init__(self, url: str | URL) -> None:
         self.url = _checked(url)
         self._engine = _engine(self.url)
+        # Those that rest between two transactions, the last one used on top. Of SQLite's alone: one
+        # to a server may be dead by then, and the pool looks before it hands it out.
+        self._resting: deque[Connection] | None = (
+            deque() if self.url.drivername == "sqlite" else None
+        )
 
     @contextmanager
     def transaction(self, durable: bool = True) -> Iterator[Connection]:
@@ -61,14 +67,34 @@ class Database:
             migrate(self._engine)
 
     def close(self) -> None:
+        while self._resting:
+            self._resting.pop().close()
         self._engine.dispose()
 
     @contextmanager
     def _begun(self, options: dict[str, Any]) -> Iterator[Connection]:
-        with told(self.url), self._engine.connect() as connection:
-            connection = connection.execution_options(**options)
-            with connection.begin():
-                yield connection
+        with told(self.url):
+            connection = self._taken()
+            try:
+                if any(connection.get_execution_options().get(n) != v for n, v in options.items()):
+                    connection = connection.execution_options(**options)
+                with connection.begin():
+                    yield connection
+            except BaseException:
+                connection.close()
+                raise
+            if self._resting is None:
+                connection.close()
+            else:
+                self._resting.append(connection)
+
+    def _taken(self) -> Connection:
+        """A connection between two transactions. The way through the pool, and what the pool undoes
+        after each, cost more than what SQLite does."""
+        try:
+            return self._resting.pop() if self._resting else self._engine.connect()
+        except IndexError:  # another thread took the last one
+            return self._engine.connect()
 
 
 def _checked(url: str | URL) -> URL:

@@ -8,6 +8,7 @@ transaction of the connection that they are handed, and raise what SQLAlchemy ra
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, Delete, Insert, Select, Table, Update, bindparam
@@ -72,7 +73,8 @@ class Put:
         names = [column.name for column in table.columns]
         self._names = names
         self._replaced = [name for name in names if name not in (*key, *keep)]
-        self._texts: dict[tuple[str, int], tuple[str, Sequence[tuple[int, str]] | None]] = {}
+        self._values = itemgetter(*names)
+        self._texts: dict[tuple[str, int], tuple[str, Sequence[int] | None]] = {}
 
     def run(self, connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         """`rows` have a value for each column."""
@@ -88,16 +90,18 @@ class Put:
             self._texts[place] = self._text(connection.dialect, len(rows))
         sql, order = self._texts[place]
         if order is not None:
-            run(connection, sql, [rows[number][name] for number, name in order])
+            values = [value for row in rows for value in self._values(row)]
+            run(connection, sql, [values[at] for at in order])
             return
         numbered = enumerate(rows)
         run(connection, sql, {_of(n, name): row[name] for n, row in numbered for name in row})
 
-    def _text(self, dialect: Dialect, count: int) -> tuple[str, Sequence[tuple[int, str]] | None]:
-        """A statement for so many rows, and the order in which its values are counted, where they
-        are not named."""
+    def _text(self, dialect: Dialect, count: int) -> tuple[str, Sequence[int] | None]:
+        """A statement for so many rows, and in which order it counts the values of all of them,
+        where they are not named."""
         insert = sqlite_insert if dialect.name == "sqlite" else postgresql_insert
-        places = {_of(n, name): (n, name) for n in range(count) for name in self._names}
+        named = (_of(n, name) for n in range(count) for name in self._names)
+        places = {name: at for at, name in enumerate(named)}
         statement: Any = insert(self._table).values(
             [{name: bindparam(_of(n, name)) for name in self._names} for n in range(count)]
         )

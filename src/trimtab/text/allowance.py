@@ -67,6 +67,8 @@ def factor(value: Any) -> int:
 
 def size(value: Any) -> int:
     """Characters in a value and all that it holds. Raises OutOfAllowance where that has no end."""
+    if isinstance(value, str):
+        return len(value) + 1
     total, waiting = 0, [value]
     while waiting:
         item = waiting.pop()

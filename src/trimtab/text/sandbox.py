@@ -97,8 +97,9 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         return super()._generate(_Metered().visit(source), *args, **kwargs)
 
     def call(self, context: Context, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
-        if obj in (spend, weigh, skim):
-            return super().call(context, obj, *args, **kwargs)
+        if obj is spend or obj is weigh or obj is skim:
+            # Put in by us; what Jinja hands over beside is for functions of the template's own.
+            return obj(*args)
         spend(CALL)
         of_text = isinstance(getattr(obj, "__self__", None), str)
         if of_text:
@@ -110,14 +111,14 @@ class TemplateSandbox(ImmutableSandboxedEnvironment):
         return attr not in REFUSED_METHODS and super().is_safe_attribute(obj, attr, value)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
-        if operator == "**":
+        if operator == "+":
+            spend(size(left) + size(right))
+        elif operator == "**":
             whole = isinstance(left, int) and isinstance(right, int)
             if whole and left.bit_length() * abs(right) > MAX_POWER_BITS:
                 raise OutOfAllowance("the template raises a number to too high a power")
         elif operator == "%" and isinstance(left, str):
             raise SecurityError("texts are not formatted by %")
-        elif operator == "+":
-            spend(size(left) + size(right))
         else:
             spend(factor(left) * factor(right))
         return super().call_binop(context, operator, left, right)
