@@ -227,3 +227,29 @@ def test_connections_that_rest_are_closed_with_the_database(tmp_path: Path) -> N
     assert values(database) == [0, 0]
     database.close()
     assert not [file for file in psutil.Process().open_files() if "some.db" in file.path]
+
+
+def test_the_log_is_copied_by_a_thread_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trimtab.store.checkpoints.EVERY", 5)
+    file = tmp_path / "some.db"
+    database = Database(URL.create("sqlite", database=str(file)))
+    counter(database)
+    before = file.stat().st_size
+    for _ in range(30):
+        with database.transaction(durable=False) as connection:
+            connection.execute(text("UPDATE counters SET value = value + 1"))
+    # Waits for the copy that goes on.
+    assert database._checkpoints is not None
+    database._checkpoints.close()
+    assert file.stat().st_size > before
+    # What was copied stands in the file itself, without its log.
+    (alone := tmp_path / "alone.db").write_bytes(file.read_bytes())
+    copied = Database(URL.create("sqlite", database=str(alone)))
+    [left, right] = values(copied)
+    assert left == right
+    assert 4 <= left <= 30
+    assert values(database) == [30, 30]
+    copied.close()
+    database.close()

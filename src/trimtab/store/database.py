@@ -17,6 +17,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from trimtab.errors import UserError
+from trimtab.store.checkpoints import LONGEST, Checkpoints
 from trimtab.store.faults import told
 from trimtab.store.migrate import migrate
 from trimtab.store.prepared import close_cursor, run
@@ -42,6 +43,10 @@ class Database:
         self._resting: deque[Connection] | None = (
             deque() if self.url.drivername == "sqlite" else None
         )
+        self._checkpoints: Checkpoints | None = None
+        if self.url.drivername == "sqlite" and self.url.database:
+            file = self.url.database
+            self._checkpoints = Checkpoints(lambda: sqlite3.connect(file, BUSY_S))
 
     @contextmanager
     def transaction(self, durable: bool = True) -> Iterator[Connection]:
@@ -51,6 +56,8 @@ class Database:
         """
         with self._begun({_WRITES: True, _DURABLE: durable}) as connection:
             yield connection
+        if self._checkpoints is not None:
+            self._checkpoints.note_commit()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -67,6 +74,8 @@ class Database:
             migrate(self._engine)
 
     def close(self) -> None:
+        if self._checkpoints is not None:
+            self._checkpoints.close()
         while self._resting:
             self._resting.pop().close()
         self._engine.dispose()
@@ -137,6 +146,7 @@ def _prepare_sqlite(connection: Any, record: Any) -> None:
     # The driver would begin transactions by itself, too late and DEFERRED.
     connection.isolation_level = None
     connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute(f"PRAGMA wal_autocheckpoint={LONGEST}")
     connection.execute("PRAGMA foreign_keys=ON")
 
 
