@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -141,3 +142,18 @@ def test_the_script_runs_where_there_is_no_hub(base: Path, tmp_path: Path) -> No
     left = {path.name for path in folder.iterdir()}
     assert left == {"adapter_config.json", "adapter_model.safetensors"}
     assert json.loads((folder / "adapter_config.json").read_bytes())["peft_type"] == "LORA"
+
+
+def test_the_guide_maps_what_trl_renamed_or_dropped() -> None:
+    from trl import SFTConfig, SFTTrainer
+
+    taken = {*signature(SFTConfig).parameters, *signature(SFTTrainer).parameters}
+    page = (EXAMPLES.parent / "docs" / "guides" / "quickstart.md").read_text()
+    for old, new in (
+        ("max_seq_length", "max_length"),
+        ("tokenizer", "processing_class"),
+        ("warmup_ratio", "warmup_steps"),
+    ):
+        assert (old in taken, new in taken) == (False, True)
+        [row] = [line for line in page.splitlines() if line.startswith(f"| `{old}` |")]
+        assert row.endswith(f"`{new}` |")
