@@ -127,7 +127,7 @@ def test_the_script_runs_where_there_is_no_hub(base: Path, tmp_path: Path) -> No
     content |= {"base": str(base)}
     content["data"] |= {"sources": [{"path": str(RECORDS)}]}
     # Packed, so few records would make too few steps.
-    content["train"] |= {"epochs": 4, "packing": False}
+    content["train"] |= {"epochs": 5, "packing": False}
     (tmp_path / "trimtab.yaml").write_text(yaml.safe_dump(content))
     done = subprocess.run(
         [sys.executable, str(EXAMPLES / "quickstart-qlora" / "quickstart.py"), str(tmp_path)],
