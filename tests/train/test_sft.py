@@ -42,6 +42,7 @@ def test_it_leaves_an_adapter_and_its_proofs(finished: RunResult) -> None:
         "run.json",
         "samples.json",
         "settings.json",
+        "used.json",
     ]
 
 
