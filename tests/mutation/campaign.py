@@ -111,6 +111,8 @@ def prepare(verdicts: Verdicts) -> None:
         digest.update(file.read_bytes())
     if not SEEN.exists() or SEEN.read_text() != digest.hexdigest():
         verdicts.forget_the_living()
+        # Which functions a test reaches changes with it.
+        (COPY / "mutants" / "mutmut-stats.json").unlink(missing_ok=True)
         SEEN.write_text(digest.hexdigest())
 
 
