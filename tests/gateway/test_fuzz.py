@@ -1,4 +1,4 @@
-"""Two hundred requests, and frames and streams, of what the campaign (`make test-fuzz`) does ten
+"""Five hundred requests, and frames and streams, of what the campaign (`make test-fuzz`) does ten
 thousand of."""
 
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ def to(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Iterator[
 
 
 def test_requests_get_what_the_document_says(to: Target) -> None:
-    fuzz_requests(to, examples=8)
-    assert to.cases["requests"] >= 200
+    fuzz_requests(to, examples=15)
+    assert to.cases["requests"] >= 500
     account = to.world.database
     with account.read() as connection:
         held = connection.exec_driver_sql("SELECT sum(held_nano) FROM budgets").scalar()
