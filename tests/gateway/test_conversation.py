@@ -75,7 +75,8 @@ def test_several_answers_come_side_by_side(world: World, client: httpx.Client) -
 def test_a_handshake_needs_a_key_with_the_scope(world: World, client: httpx.Client) -> None:
     with world.database.transaction() as connection:
         other = keys.create(connection, "x", "x", scopes=["score"])
-    for key, status in (("tt_wrong", 401), (other.key, 403)):
+        expired = keys.create(connection, "y", "y", expires_us=1)
+    for key, status in (("", 401), ("tt_wrong", 401), (expired.key, 401), (other.key, 403)):
         with pytest.raises(InvalidStatus) as refused, talking(client, key):
             pass
         assert refused.value.response.status_code == status
