@@ -26,7 +26,7 @@ def page(found: dict[str, Any]) -> str:
         "",
         "| goal | measured | |",
         "| --- | ---: | --- |",
-        *goals(figures),
+        *goals(found["rows"], figures),
         "",
         "| case | figure | unit | Trimtab | LiteLLM |",
         "| --- | --- | --- | ---: | ---: |",
@@ -41,27 +41,34 @@ def page(found: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def goals(figures: Figures) -> Iterator[str]:
-    """One row a goal of the project's own."""
+def goals(rows: list[dict[str, Any]], figures: Figures) -> Iterator[str]:
+    """One row a goal of the project's own. A ratio is of medians, and beside it stand the least and
+    the most of the rounds; it meets its goal where every round does."""
+    rounds = {(row["system"], row["case"], row["figure"]): row["repetitions"] for row in rows}
     for case, figure in (("json/c32", "rps"), ("sse/c32", "events_s")):
         ours, theirs = (
             figures.get(("trimtab", case, figure)),
             figures.get(("litellm", case, figure)),
         )
-        ratio = ours / theirs if ours and theirs else None
-        yield _goal(f"20 x LiteLLM's `{figure}` at {case}", ratio, 20, " x", least=True)
+        what = f"20 x LiteLLM's `{figure}` at {case}"
+        if not ours or not theirs:
+            yield f"| {what} | - | missed |"
+            continue
+        pairs = (rounds[name, case, figure] for name in ("trimtab", "litellm"))
+        each = [mine / other for mine, other in zip(*pairs, strict=True)]
+        met = "met" if min(each) >= 20 else "missed" if max(each) < 20 else "not in every round"
+        yield f"| {what} | {ours / theirs:.1f} x ({min(each):.1f} to {max(each):.1f}) | {met} |"
     for figure, most in (("added_p50_ms", 2), ("added_p99_ms", 10)):
         value = figures.get(("trimtab", "open/r500", figure))
-        yield _goal(f"`{figure}` below {most} ms at open/r500", value, most, " ms", least=False)
+        yield _goal(f"`{figure}` below {most} ms at open/r500", value, most, " ms")
     grown = figures.get(("trimtab", "json/c32", "rss_grown_mb"))
-    yield _goal("memory that does not grow with requests", grown, 10, " MB", least=False)
+    yield _goal("memory that does not grow with requests", grown, 10, " MB")
 
 
-def _goal(what: str, value: float | None, bound: float, unit: str, *, least: bool) -> str:
+def _goal(what: str, value: float | None, most: float, unit: str) -> str:
     if value is None:
         return f"| {what} | - | missed |"
-    met = value >= bound if least else value < bound
-    return f"| {what} | {value:.1f}{unit} | {'met' if met else 'missed'} |"
+    return f"| {what} | {value:.1f}{unit} | {'met' if value < most else 'missed'} |"
 
 
 def _rows(rows: list[dict[str, Any]], figures: Figures) -> Iterator[str]:
