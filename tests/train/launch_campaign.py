@@ -119,11 +119,13 @@ def main(*words: str) -> int:
     import_all()
     with TemporaryDirectory() as name:
         folder = Path(name)
-        base = build_base(folder / "tiny")
-        alone = Alone(base, folder)
+        tiny = Alone(build_base(folder / "tiny"), folder / "alone")
+        # DeepSpeed writes nothing under 1 MiB to NVMe.
+        wide = Alone(build_base(folder / "wide", hidden=128), folder / "wide-alone")
         for number, mode in enumerate(MODES):
             if words and not any(word in mode.name for word in words):
                 continue
+            alone = wide if mode.launch.offload == "nvme" else tiny
             row = rows[mode.name] = one(mode, alone, folder / str(number))
             print(f"{mode.name}: {row['violation'] or row['reason'] or 'the same'}", flush=True)
             # A campaign that is cut short leaves what it found so far.
@@ -171,7 +173,7 @@ class Alone:
     def losses(self, asked: TrainSettings) -> list[float]:
         name = json.dumps(asked.to_json())
         if name not in self._found:
-            run = self._folder / f"alone-{len(self._found)}"
+            run = self._folder / str(len(self._found))
             self._found[name] = losses(self.base, asked, run, None)
         return self._found[name]
 

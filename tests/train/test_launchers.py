@@ -419,3 +419,14 @@ def test_offload_to_nvme_says_what_deepspeed_lacks(
         must_have_aio()
     if caught is not None:
         assert "libaio-dev" in caught.value.hint
+
+
+def test_offload_to_nvme_of_what_deepspeed_would_not_move_is_refused() -> None:
+    import torch
+
+    from trimtab.train.launchers.zero import must_be_moved
+
+    large, small = (torch.empty(numbers, device="meta") for numbers in (200_000, 62_144))
+    must_be_moved([[large, small], [small]])
+    with pytest.raises(UserError, match="200000 weights at a time, and DeepSpeed leaves fewer"):
+        must_be_moved([[large], [small]])

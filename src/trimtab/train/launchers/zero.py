@@ -6,6 +6,7 @@ states really lie in shards, and where, is checked on every run. Imports torch a
 
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from trimtab.train.launchers.ranked import RankedTrainer
 
 SHARED_MEMORY = "deepspeed_shm_comm"
+FLOAT32 = 4
+# Bytes of what is written to NVMe at the least (deepspeed.runtime.swap_tensor.utils.MIN_AIO_BYTES).
+LEAST_MOVED = 1024**2
 
 
 class Zero(Replicas):
@@ -37,9 +41,11 @@ class Zero(Replicas):
     def arrange(self, optimizer: torch.optim.Optimizer) -> None:
         """Without groups that hold nothing: DeepSpeed drops them, and the schedule would not."""
         optimizer.param_groups[:] = [group for group in optimizer.param_groups if group["params"]]
-        self._owners = [each for group in optimizer.param_groups for each in group["params"]]
+        self._groups = [list(group["params"]) for group in optimizer.param_groups]
 
     def join(self, trainer: "RankedTrainer", step: torch.nn.Module) -> torch.nn.Module:
+        if self._offload == "nvme":
+            must_be_moved(self._groups)
         deepspeed = self._library(trainer)
         config = self.config(trainer.args, trainer.model.config.hidden_size)
         zero = config["zero_optimization"]
@@ -134,6 +140,11 @@ class Zero(Replicas):
     def optimizer_state(self, trainer: "RankedTrainer") -> dict[str, Any]:
         return {} if self._offload == "nvme" else gathered(self._engine.optimizer, self._owners)
 
+    @property
+    def _owners(self) -> list[Tensor]:
+        """The trained weights, in the order in which the optimizer has them."""
+        return [each for group in self._groups for each in group]
+
     def load_optimizer(self, trainer: "RankedTrainer", state: dict[str, Any]) -> None:
         if self._offload == "nvme":
             raise UserError(
@@ -180,6 +191,17 @@ class Zero(Replicas):
         if places != {"cpu"}:
             raise TrimtabError(f"the optimizer's state lies on {sorted(places)}, not in the host")
         return {"offload": "cpu"}
+
+
+def must_be_moved(groups: Sequence[Sequence[Tensor]]) -> None:
+    """Raises UserError where DeepSpeed would leave the state of every group in memory."""
+    largest = max(sum(each.numel() for each in group) for group in groups)
+    if FLOAT32 * largest < LEAST_MOVED:
+        raise UserError(
+            f"offload to nvme: the optimizer steps {largest} weights at a time, and DeepSpeed "
+            f"leaves fewer than {LEAST_MOVED // FLOAT32} in memory",
+            hint="leave train.launcher out, or set train.launcher.offload to cpu",
+        )
 
 
 def must_have_aio() -> None:
