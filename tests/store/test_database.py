@@ -229,10 +229,25 @@ def test_connections_that_rest_are_closed_with_the_database(tmp_path: Path) -> N
     assert not [file for file in psutil.Process().open_files() if "some.db" in file.path]
 
 
+@pytest.mark.parametrize(("version", "beside"), [((3, 51, 2), False), ((3, 51, 3), True)])
+def test_no_thread_copies_the_log_of_a_sqlite_that_may_lose_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: tuple[int, int, int], beside: bool
+) -> None:
+    monkeypatch.setattr("sqlite3.sqlite_version_info", version)
+    database = Database(URL.create("sqlite", database=str(tmp_path / "some.db")))
+    assert (database._checkpoints is not None) == beside
+    with database.read() as connection:
+        pages = connection.execute(text("PRAGMA wal_autocheckpoint")).scalar()
+    assert pages == (4_000 if beside else 1_000)
+    database.close()
+
+
 def test_the_log_is_copied_by_a_thread_and_loses_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trimtab.store.checkpoints.EVERY", 5)
+    # One process, one writer: no older SQLite loses anything here.
+    monkeypatch.setattr("trimtab.store.checkpoints.MENDED", (3, 0, 0))
     file = tmp_path / "some.db"
     database = Database(URL.create("sqlite", database=str(file)))
     counter(database)

@@ -4,6 +4,10 @@ By itself, whoever commits every so often does it, and waits for the disk twice,
 milliseconds in the middle of other people's requests. Here a thread of its own does, while others
 go on to write. Their log can only begin anew once all of it is copied: where it grew to `LONGEST`
 because somebody always writes, SQLite's own way ends it, with little left to copy.
+
+Before `MENDED`, a copy that begins as another ends, while somebody's commit begins the log anew,
+may lose what is committed next (https://www.sqlite.org/wal.html, the WAL-reset bug). Copies beside
+writers make that rare meeting likelier, so such a SQLite is left to its own way.
 """
 
 import sqlite3
@@ -12,10 +16,16 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
+MENDED = (3, 51, 3)
 # Commits between two copies: some four megabytes of log.
 EVERY = 64
 # Pages of the log from which on whoever commits copies it.
 LONGEST = 4_000
+
+
+def may_run_beside_writers() -> bool:
+    """Whether the SQLite of this process loses nothing by it."""
+    return sqlite3.sqlite_version_info >= MENDED
 
 
 class Checkpoints:

@@ -17,7 +17,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from trimtab.errors import UserError
-from trimtab.store.checkpoints import LONGEST, Checkpoints
+from trimtab.store.checkpoints import LONGEST, Checkpoints, may_run_beside_writers
 from trimtab.store.faults import told
 from trimtab.store.migrate import migrate
 from trimtab.store.prepared import close_cursor, run
@@ -44,7 +44,7 @@ class Database:
             deque() if self.url.drivername == "sqlite" else None
         )
         self._checkpoints: Checkpoints | None = None
-        if self.url.drivername == "sqlite" and self.url.database:
+        if self.url.drivername == "sqlite" and self.url.database and may_run_beside_writers():
             file = self.url.database
             self._checkpoints = Checkpoints(lambda: sqlite3.connect(file, BUSY_S))
 
@@ -146,7 +146,8 @@ def _prepare_sqlite(connection: Any, record: Any) -> None:
     # The driver would begin transactions by itself, too late and DEFERRED.
     connection.isolation_level = None
     connection.execute("PRAGMA journal_mode=WAL")
-    connection.execute(f"PRAGMA wal_autocheckpoint={LONGEST}")
+    if may_run_beside_writers():
+        connection.execute(f"PRAGMA wal_autocheckpoint={LONGEST}")
     connection.execute("PRAGMA foreign_keys=ON")
 
 
