@@ -81,7 +81,8 @@ def test_many_requests_leave_nothing_behind(
     # The pool of threads has a bound of its own, and may not have reached it in the first round.
     assert threads[-1] <= threads[0] + 2
     assert files[-1] <= files[0] + 2
-    # One object that one way of asking leaves behind would be `rounds` more each time.
+    # One object that one way of asking leaves behind would be `rounds` more each time, give or take
+    # what comes and goes.
     growth = [more - before for before, more in pairwise(objects)]
     grown = {kind: [each[kind] for each in growth] for kind in objects[-1]}
-    assert not {kind: by for kind, by in grown.items() if min(by) >= rounds}
+    assert not {kind: by for kind, by in grown.items() if min(by) > rounds / 2}
