@@ -1,5 +1,6 @@
-"""A tiny base, its chat format, and two dozen dialogues that begin alike."""
+"""A tiny base, its chat format, two dozen dialogues that begin alike, and a reward."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from tests.tiny import build_base
 from trimtab.inference import Message
 from trimtab.text.chat import ChatFormat
 from trimtab.train.lesson import Lesson
+from trimtab.train.rewards import Reward, Rollout
 from trimtab.train.settings import TrainSettings
 
 SYSTEM = "You are the support desk. Answer with one JSON object."
@@ -32,6 +34,24 @@ DIALOGUES: Records = [
 def small_settings() -> TrainSettings:
     """Six steps of four records, saved every second step."""
     return TrainSettings(rank=4, alpha=8, batch_size=4, learning_rate=0.01, extra={"save_steps": 2})
+
+
+def overheard(file: Path) -> Reward:
+    """A reward that a random model can learn: answers of few characters. It notes whom it rewards
+    in `file`, a line each.
+    """
+
+    def score(rollouts: Sequence[Rollout]) -> list[float]:
+        with file.open("a", encoding="utf-8") as notes:
+            notes.writelines(f"{json.dumps([each.record, each.answer])}\n" for each in rollouts)
+        return [-len(each.answer) / 10 for each in rollouts]
+
+    return Reward("short", "short", score)
+
+
+def notes_of(run: Path) -> Path:
+    """Where the answers of a run are noted."""
+    return run.with_name(f"{run.name}.answers")
 
 
 @pytest.fixture(scope="session", autouse=True)

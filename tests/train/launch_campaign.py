@@ -29,13 +29,14 @@ from benchmarks.machine import head
 from tests.campaigns import FOLDER, record
 from tests.tiny import build_base
 from tests.train import ranks
-from tests.train.conftest import DIALOGUES, SYSTEM, small_settings
+from tests.train.conftest import DIALOGUES, SYSTEM, notes_of, overheard, small_settings
 from trimtab.errors import Preempted, TrimtabError
 from trimtab.text.chat import ChatFormat
 from trimtab.train.launchers import LAUNCHERS, SHARDINGS, Launch
 from trimtab.train.launchers.job import Desk, Job
 from trimtab.train.objectives import objective_of
 from trimtab.train.preflight import preflight
+from trimtab.train.rewards import over
 from trimtab.train.run import RunResult, StepProgress
 from trimtab.train.settings import TrainSettings
 from trimtab.train.start import train
@@ -45,6 +46,8 @@ TOLERANCE = 1e-4
 # How often a run of forks is told to end.
 STOPS = 3
 LESSONS = DIALOGUES[:23]
+# Two answers to each prompt, a few tokens each.
+ANSWERS = {"num_generations": 2, "max_completion_length": 6, "beta": 0.05, "save_steps": 2}
 OnStep = Callable[[StepProgress], None]
 
 
@@ -104,10 +107,20 @@ MODES = (
     Mode(torchrun("zero2", "cpu"), fate="told to end"),
     Mode(torchrun("zero3"), fate="told to end"),
     Mode(torchrun("zero3", "cpu"), method="full", fate="told to end"),
+    # Each rank makes its own answers.
+    Mode(torchrun("none"), objective="grpo"),
+    Mode(torchrun("none"), objective="grpo", method="full"),
+    Mode(torchrun("none"), objective="rloo", accumulation=2),
+    Mode(torchrun("none"), objective="ppo", accumulation=2),
+    Mode(torchrun("none"), objective="ppo", fate="told to end"),
+    Mode(torchrun("none"), objective="grpo", by="launcher", fate="told to end"),
+    Mode(torchrun("zero2"), objective="grpo"),
+    Mode(torchrun("zero2"), objective="ppo", fate="told to end"),
     # Ray's threads last: what is forked has none.
     Mode(Launch("ray", 2), by="launcher"),
     Mode(Launch("ray", 2, "fsdp"), by="launcher"),
     Mode(Launch("ray", 2), by="launcher", fate="a worker lost"),
+    Mode(Launch("ray", 2), objective="rloo", by="launcher"),
 )
 
 
@@ -152,6 +165,8 @@ def import_all() -> None:
     """What ranks need, so that no fork has to import it."""
     import torch
     import trl.trainer.dpo_trainer
+    import trl.trainer.grpo_trainer
+    import trl.trainer.rloo_trainer
     import trl.trainer.sft_trainer  # noqa: F401
 
     import trimtab.train.launchers.fsdp
@@ -163,18 +178,18 @@ def import_all() -> None:
 
 
 class Alone:
-    """Losses of one process, each run once."""
+    """Losses and answers of one process, each run once."""
 
     def __init__(self, base: Path, folder: Path) -> None:
         self.base = base
         self._folder = folder
-        self._found: dict[str, list[float]] = {}
+        self._found: dict[str, tuple[list[float], set[str]]] = {}
 
-    def losses(self, asked: TrainSettings) -> list[float]:
+    def run(self, asked: TrainSettings) -> tuple[list[float], set[str]]:
         name = json.dumps(asked.to_json())
         if name not in self._found:
             run = self._folder / str(len(self._found))
-            self._found[name] = losses(self.base, asked, run, None)
+            self._found[name] = losses(self.base, asked, run, None), answers_of(run)
         return self._found[name]
 
 
@@ -211,7 +226,9 @@ def one(mode: Mode, alone: Alone, folder: Path) -> dict[str, Any]:
         learning_rate=1e-3 if mode.method == "full" else 1e-2,
         epochs=4 if mode.fate and mode.by == "launcher" else 1,
     )
-    single = alone.losses(asked)
+    if objective_of(mode.objective).rollouts:
+        asked = dataclasses.replace(asked, extra=ANSWERS, epochs=asked.epochs / 2)
+    single, answers = alone.run(asked)
     began = time.monotonic()
     blow = Blow(mode.fate) if mode.fate and mode.by == "launcher" else None
     shared = dataclasses.replace(asked, launch=mode.launch)
@@ -234,6 +251,8 @@ def one(mode: Mode, alone: Alone, folder: Path) -> dict[str, Any]:
     }
     if apart > TOLERANCE:
         return row | {"violation": f"losses differ by {apart:.2g}"}
+    if answers != answers_of(folder):
+        return row | {"violation": "the answers are others"}
     if blow is not None and not blow.done:
         return row | {"violation": "nothing happened on the way"}
     return row
@@ -241,7 +260,14 @@ def one(mode: Mode, alone: Alone, folder: Path) -> dict[str, Any]:
 
 def losses(base: Path, asked: TrainSettings, run: Path, on_step: OnStep | None) -> list[float]:
     chat = ChatFormat.from_folder(base, system=SYSTEM)
-    return curve_of(train(base, chat, LESSONS, asked, run, on_step=on_step))
+    rewards = [overheard(notes_of(run))] if objective_of(asked.objective).rollouts else []
+    return curve_of(train(base, chat, LESSONS, asked, run, on_step=on_step, rewards=rewards))
+
+
+def answers_of(run: Path) -> set[str]:
+    """What was answered to which records; some twice where a step was done again."""
+    notes = notes_of(run)
+    return set(notes.read_text(encoding="utf-8").splitlines()) if notes.is_file() else set()
 
 
 def curve_of(result: RunResult) -> list[float]:
@@ -257,7 +283,9 @@ def forked(base: Path, asked: TrainSettings, run: Path, stops: int) -> list[floa
     for left in range(stops, -1, -1):
         desk = Desk(run)
         shutil.rmtree(desk.path, ignore_errors=True)
-        Job(base, asked, checked).save(desk.job)
+        rewarded = objective_of(asked.objective).rollouts
+        scorers = [over(overheard(notes_of(run)), LESSONS)] if rewarded else []
+        Job.of(base, asked, checked, scorers).save(desk.job)
         if left:
             desk.ask_to_end()
         ranks.both(run, resource.RLIM_INFINITY)

@@ -12,15 +12,21 @@ import resource
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 
+from tests.train.conftest import DIALOGUES, notes_of, overheard
 from trimtab.train.launchers import rank
 from trimtab.train.launchers.job import Desk, Job
+from trimtab.train.launchers.scores import POLL_S, Telling
+from trimtab.train.rewards import over
 
 
 def main() -> None:
     import torch
     import trl.trainer.dpo_trainer
+    import trl.trainer.grpo_trainer
+    import trl.trainer.rloo_trainer
     import trl.trainer.sft_trainer  # noqa: F401
 
     import trimtab.train.launchers.fsdp
@@ -33,7 +39,7 @@ def main() -> None:
 
 
 def both(run: Path, room: int) -> None:
-    """Start the ranks of a run and wait for them."""
+    """Start the ranks of a run, tell them what their answers are worth, and wait for them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -54,8 +60,11 @@ def both(run: Path, room: int) -> None:
             }
             os._exit(rank.main(run))
         children.append(child)
-    for child in children:
-        os.waitpid(child, 0)
+    telling = Telling(Desk(run), [over(overheard(notes_of(run)), DIALOGUES)])
+    while children:
+        telling.tell()
+        children = [child for child in children if os.waitpid(child, os.WNOHANG) == (0, 0)]
+        time.sleep(POLL_S)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from trimtab.train.advantage import advantages, policy_loss, token_rewards, value_loss, whitened
+from trimtab.train.advantage import advantages, policy_losses, token_rewards, value_losses, whitened
 
 
 def by_hand(
@@ -51,16 +51,17 @@ def test_the_reward_comes_at_the_end_and_the_penalty_everywhere() -> None:
 
 def test_whitening_counts_what_counts() -> None:
     mask = torch.tensor([[1.0, 1, 1, 0]])
-    found = whitened(torch.tensor([[1.0, 2, 3, 99]]), mask)
+    values = torch.tensor([[1.0, 2, 3, 99]])
+    found = whitened(values, mask, values[mask.bool()])
     assert found.sum().item() == pytest.approx(0, abs=1e-6)
     assert found[0, 2].item() == pytest.approx(math.sqrt(1.5), abs=1e-4)
     assert found[0, 3].item() == 0
 
 
 def test_a_step_beyond_the_clip_has_no_gradient() -> None:
-    old, mask = torch.zeros(1, 2), torch.ones(1, 2)
+    old = torch.zeros(1, 2)
     logps = torch.tensor([[0.5, 0.05]], requires_grad=True)
-    loss = policy_loss(logps, old, torch.ones(1, 2), mask, clip=0.2)
+    loss = policy_losses(logps, old, torch.ones(1, 2), clip=0.2).mean()
     assert loss.item() == pytest.approx(-(1.2 + math.exp(0.05)) / 2)
     loss.backward()  # type: ignore[no-untyped-call]
     assert logps.grad is not None
@@ -70,5 +71,5 @@ def test_a_step_beyond_the_clip_has_no_gradient() -> None:
 
 def test_a_value_far_from_its_old_one_costs_the_worse() -> None:
     values, old = torch.tensor([[1.0]]), torch.tensor([[0.0]])
-    loss = value_loss(values, old, torch.tensor([[1.0]]), torch.ones(1, 1), clip=0.2)
+    loss = value_losses(values, old, torch.tensor([[1.0]]), clip=0.2)
     assert loss.item() == pytest.approx(0.5 * 0.8**2)

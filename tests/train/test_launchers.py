@@ -6,6 +6,7 @@ The long form, with DeepSpeed and Ray, is `make test-distributed`.
 import dataclasses
 import importlib.util
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -21,7 +22,7 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from tests.train.conftest import Records, small_settings
+from tests.train.conftest import Records, notes_of, overheard, small_settings
 from trimtab.errors import InUse, ProjectError, RankLost, StorageFull, UserError
 from trimtab.text.chat import ChatFormat
 from trimtab.train.checkpoint import newest
@@ -32,6 +33,7 @@ from trimtab.train.launchers.job import Desk, Job
 from trimtab.train.objectives import objective_of
 from trimtab.train.pairing import check
 from trimtab.train.preflight import preflight
+from trimtab.train.rewards import over
 from trimtab.train.run import RunFolder, RunResult, StepProgress, write_json
 from trimtab.train.settings import TrainSettings
 from trimtab.train.share import Share
@@ -49,6 +51,12 @@ def settings(launch: Launch, **changes: Any) -> TrainSettings:
     return dataclasses.replace(small_settings(), launch=launch, **changes)
 
 
+def learning(objective: str, **extra: Any) -> TrainSettings:
+    """From answers of its own: to four prompts a step, in two batches."""
+    extra |= {"num_generations": 2, "max_completion_length": 6, "warmup_steps": 0}
+    return settings(TWO, objective=objective, accumulation=2, epochs=0.4, extra=extra)
+
+
 CASES = {
     "ddp, lora": settings(TWO, accumulation=2),
     "ddp, packed": settings(TWO, packing=True, batch_size=2, max_length=160),
@@ -58,6 +66,10 @@ CASES = {
     "ddp, orpo": settings(TWO, objective="orpo", epochs=0.45),
     # The last batch has one row, and so has that of what is held out.
     "ddp, kto": settings(TWO, objective="kto", epochs=0.45, validation=0.2),
+    # Each with what is taken over all answers of a step: their deviation, their mean, their KL.
+    "ddp, grpo": learning("grpo", scale_rewards="batch", beta=0.05, num_iterations=2),
+    "ddp, rloo": learning("rloo", normalize_advantages=True),
+    "ddp, ppo": learning("ppo", num_iterations=2),
     "fsdp, lora": settings(SHARDED),
     "fsdp, full": settings(SHARDED, method="full", learning_rate=1e-3, epochs=0.35),
     "fsdp, dpo": settings(SHARDED, objective="dpo", epochs=0.45),
@@ -66,7 +78,8 @@ CASES = {
 
 def job(base: Path, chat: ChatFormat, records: Records, asked: TrainSettings) -> Job:
     objective = objective_of(asked.objective)
-    return Job(base, asked, preflight(chat, records, asked.max_length, objective))
+    scorers = [over(overheard(Path(os.devnull)), records)] if objective.rollouts else []
+    return Job.of(base, asked, preflight(chat, records, asked.max_length, objective), scorers)
 
 
 def curve(run: Path) -> list[dict[str, Any]]:
@@ -141,7 +154,8 @@ def alone(
     base: Path, chat: ChatFormat, records: Records, asked: TrainSettings, run: Path
 ) -> RunResult:
     asked = dataclasses.replace(asked, launch=Launch())
-    return train(base, chat, records[:RECORDS], asked, run)
+    rewards = [overheard(notes_of(run))] if objective_of(asked.objective).rollouts else []
+    return train(base, chat, records[:RECORDS], asked, run, rewards=rewards)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -153,7 +167,7 @@ def test_ranks_take_the_steps_of_one_process(
     records: Records,
     tmp_path: Path,
 ) -> None:
-    one = alone(base, chat, records, CASES[name], tmp_path)
+    one = alone(base, chat, records, CASES[name], tmp_path / "run")
     many = RunResult.load(together[name])
     assert many is not None, str(Desk(together[name]).cause(2))
     assert (many.steps, many.tokens, many.trainable) == (one.steps, one.tokens, one.trainable)
@@ -165,6 +179,11 @@ def test_ranks_take_the_steps_of_one_process(
         assert a["held_out"] == pytest.approx(b["held_out"], abs=TOLERANCE)
     assert (many.stopped, many.best_step) == (one.stopped, one.best_step)
     assert weights_apart(one, many) < 1e-3
+    if objective_of(CASES[name].objective).rollouts:
+        answers = [sorted(notes_of(r.folder).read_text().splitlines()) for r in (one, many)]
+        assert answers[0] == answers[1]
+        proof = json.loads(many.files.launch.read_bytes())["proof"]
+        assert proof["sampled"] == [len(answers[0]) / 2] * 2
 
 
 def weights_apart(one: RunResult, many: RunResult) -> float:
@@ -287,7 +306,11 @@ def test_a_rank_that_sees_several_devices_is_refused(monkeypatch: pytest.MonkeyP
 def test_a_job_comes_back_as_it_was(
     base: Path, chat: ChatFormat, records: Records, tmp_path: Path
 ) -> None:
-    for asked in (settings(TWO, targets=("q_proj",)), settings(SHARDED, objective="dpo")):
+    for asked in (
+        settings(TWO, targets=("q_proj",)),
+        settings(SHARDED, objective="dpo"),
+        learning("ppo"),
+    ):
         one = job(base, chat, records, asked)
         one.save(tmp_path / "job.json")
         again = Job.load(tmp_path / "job.json")
@@ -309,7 +332,17 @@ def test_a_job_comes_back_as_it_was(
         (SHARDED, {"method": "bottleneck"}, "a bottleneck hangs beside the model"),
         (SHARDED, {"validation": 0.1, "patience": 2}, "best checkpoint is not read back into"),
         (TWO, {"objective": "kto", "batch_size": 2}, "kto needs two rows of each batch in each"),
-        (TWO, {"objective": "grpo"}, "draws its answers from one stream"),
+        (
+            TWO,
+            {"objective": "grpo"},
+            "the answers to 1 prompts, compared by prompt, are not shared",
+        ),
+        (SHARDED, {"objective": "ppo", "batch_size": 8}, "fsdp would gather every weight for each"),
+        (
+            TWO,
+            {"objective": "grpo", "batch_size": 8, "extra": {"entropy_coef": 0.1}},
+            "entropy_coef: TRL computes it among the answers of one process",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused_with_the_reason(
@@ -319,7 +352,7 @@ def test_what_cannot_be_is_refused_with_the_reason(
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: ModuleSpec(name, None))
     with pytest.raises(ProjectError, match=reason) as caught:
         check(settings(launch, **changes), ())
-    assert caught.value.message.startswith("train.launcher: ")
+    assert caught.value.message.startswith(("train.launcher: ", "train.extra."))
     assert caught.value.hint
 
 

@@ -344,6 +344,7 @@ def test_learning_from_own_answers_is_that_of_plain_trl(
     """The same draws give the same answers, so the same losses."""
     import trl
 
+    from trimtab.train.draws import dealt, draws
     from trimtab.train.model import quiet
     from trimtab.train.trainer import tokenizer_of
 
@@ -370,6 +371,14 @@ def test_learning_from_own_answers_is_that_of_plain_trl(
             processing_class=tokenizer_of(ready),
             reward_funcs=[short],
         )
+        plain = trainer._generate_single_turn
+
+        def generate(*given: Any) -> Any:
+            chance = draws(settings.seed, trainer.state.global_step, ready.places)
+            with dealt(trainer.model, chance):
+                return plain(*given)
+
+        trainer._generate_single_turn = generate
         theirs = plain_losses(trainer)
     assert [point["loss"] for point in curve(result)] == pytest.approx(theirs, abs=1e-5)
     assert len(theirs) == result.steps == 3

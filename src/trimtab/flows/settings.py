@@ -64,5 +64,5 @@ def refused_launch(project: Project, devices: int, method: str) -> str:
         return ""
     section = project.train
     early = section.patience is not None
-    found = refusals(launch, section.objective, method, section.batch_size, early)
+    found = refusals(launch, section.objective, method, settings_of(project).groups, early)
     return "; ".join(f"{launch}: {no.reason}" for no in found)

@@ -33,26 +33,22 @@ def advantages(
     return found, found + values
 
 
-def whitened(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean 0 and deviation 1 over the tokens that count."""
-    count = mask.sum().clamp(min=1)
-    mean = (values * mask).sum() / count
-    spread = ((values - mean).square() * mask).sum() / count
-    return (values - mean) * torch.rsqrt(spread + 1e-8) * mask
+def whitened(values: Tensor, mask: Tensor, every: Tensor) -> Tensor:
+    """Such that `every`, [tokens], all that count, would have mean 0 and deviation 1."""
+    spread = every.var(correction=0)
+    return (values - every.mean()) * torch.rsqrt(spread + 1e-8) * mask
 
 
-def policy_loss(logps: Tensor, old: Tensor, advantage: Tensor, mask: Tensor, clip: float) -> Tensor:
-    """The clipped surrogate, a mean over tokens (Schulman et al. 2017, equation 7)."""
+def policy_losses(logps: Tensor, old: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """The clipped surrogate of each token (Schulman et al. 2017, equation 7)."""
     ratio = torch.exp(logps - old)
-    worse = torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
-    return -masked_mean(worse, mask)
+    return -torch.min(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
 
 
-def value_loss(values: Tensor, old: Tensor, returns: Tensor, mask: Tensor, clip: float) -> Tensor:
+def value_losses(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> Tensor:
     """Half the squared error, of the worse of the value and the value held near its old one."""
     near = old + (values - old).clamp(-clip, clip)
-    worse = torch.max((values - returns).square(), (near - returns).square())
-    return 0.5 * masked_mean(worse, mask)
+    return 0.5 * torch.max((values - returns).square(), (near - returns).square())
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -20,6 +20,15 @@ UNSCORED = {
 # Options of TRL that decide how many steps a run takes, so they are read before TRL reads them.
 COUNTED = ("num_generations", "num_iterations", "max_completion_length")
 
+# Of the answers that TRL holds at hand, or made by an engine that draws by no place.
+ALONE = (
+    "top_entropy_quantile",
+    "entropy_coef",
+    "use_adaptive_entropy",
+    "use_vllm",
+    "use_transformers_continuous_batching",
+)
+
 
 def why_not(objective: str, method: str) -> str:
     """Why the pair makes no sense, or cannot be had; empty where it is open."""
@@ -64,8 +73,13 @@ def check(settings: TrainSettings, rewards: Sequence[Reward]) -> None:
         )
     launch = settings.launch
     early = bool(settings.validation)
-    for no in refusals(launch, objective.name, settings.method, settings.batch_size, early):
+    for no in refusals(launch, objective.name, settings.method, settings.groups, early):
         raise ProjectError(f"train.launcher: {launch}: {no.reason}", hint=no.hint)
+    if alone := next((name for name in ALONE if launch.ranks > 1 and settings.extra.get(name)), ""):
+        raise ProjectError(
+            f"train.extra.{alone}: TRL computes it among the answers of one process",
+            hint="leave it out, or leave train.launcher out",
+        )
     if settings.packing and objective.name != "sft":
         raise ProjectError(
             f"train.packing: {objective.name} compares answers, and a row holds one",

@@ -13,7 +13,7 @@ from trimtab.train.lesson import Lesson
 from trimtab.train.objectives import Objective, objective_of
 from trimtab.train.order import batch_order, packed_rows
 from trimtab.train.preflight import Preflight
-from trimtab.train.rewards import Reward
+from trimtab.train.rewards import Reward, Scorer, over
 from trimtab.train.rows import Row, idle
 from trimtab.train.settings import TrainSettings
 from trimtab.train.share import ALL, Share
@@ -33,7 +33,7 @@ class Prepared:
 
     `layout` holds places in `checked.examples`: batches of rows, and a row is one record, or packed
     several. `held` are the rows that are held out of it, `share` says which rows of a batch this
-    process computes.
+    process computes, and `scorers` what the answers that it samples are worth.
     """
 
     base: Path
@@ -44,7 +44,7 @@ class Prepared:
     base_fingerprint: str
     layout: list[list[list[int]]]
     lessons: Sequence[Lesson] = ()
-    rewards: Sequence[Reward] = ()
+    scorers: Sequence[Scorer] = ()
     held: tuple[Row, ...] = ()
     share: Share = ALL
 
@@ -89,6 +89,18 @@ class Prepared:
         return [record for row in self.packed for record in row]
 
     @property
+    def places(self) -> list[int]:
+        """Where the answers that this process makes for a step stand among all of the step."""
+        each = self.settings.generations
+        width = self.settings.batch_size // each
+        prompts = [
+            at
+            for part in range(self.settings.accumulation)
+            for at in self.share.of(range(part * width, (part + 1) * width))
+        ]
+        return [at * each + number for at in prompts for number in range(each)]
+
+    @property
     def steps(self) -> int:
         return -(-len(self.layout) // self.settings.accumulation) * self.settings.iterations
 
@@ -131,7 +143,7 @@ class Prepared:
             "base_fingerprint": self.base_fingerprint,
             "libraries": {name: importlib.metadata.version(name) for name in self._libraries},
             "machine": [self.machine.name, self.machine.dtype],
-            "rewards": [reward.identity for reward in self.rewards],
+            "rewards": [scorer.identity for scorer in self.scorers],
         }
 
 
@@ -181,7 +193,7 @@ def prepare(
         fingerprint,
         layout,
         lessons,
-        rewards,
+        [over(reward, lessons) for reward in rewards],
         held,
         share,
     )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from trimtab.errors import DataError
 from trimtab.inference import Message
+from trimtab.train.lesson import Lesson
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,26 @@ class Reward:
     name: str
     identity: str
     score: Callable[[Sequence[Rollout]], Sequence[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """A reward over training records: `score` takes the places of some, and an answer to each."""
+
+    name: str
+    identity: str
+    score: Callable[[Sequence[int], Sequence[str]], list[float]]
+
+
+def over(reward: Reward, lessons: Sequence[Lesson]) -> Scorer:
+    """The reward, of answers to these lessons."""
+
+    def score(records: Sequence[int], answers: Sequence[str]) -> list[float]:
+        pairs = zip(records, answers, strict=True)
+        found = [Rollout(lessons[at].prompt, text, lessons[at].answer, at) for at, text in pairs]
+        return scores(reward, found)
+
+    return Scorer(reward.name, reward.identity, score)
 
 
 def scores(reward: Reward, rollouts: Sequence[Rollout]) -> list[float]:

@@ -129,6 +129,13 @@ class TrainSettings:
         asked: int = self.extra.get("num_iterations", 1)
         return asked
 
+    @property
+    def groups(self) -> int:
+        """What ranks share out of a batch: rows, or prompts where answers to one are compared."""
+        each = self.generations if objective_of(self.objective).rollouts else 1
+        # What is no number of answers is refused elsewhere.
+        return self.batch_size // each if type(each) is int and each > 0 else self.batch_size
+
     def examples(self, records: int) -> int:
         """How many examples the run sees, over all its epochs."""
         return max(1, round(self.epochs * records))

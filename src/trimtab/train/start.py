@@ -24,7 +24,7 @@ from trimtab.train.objectives import objective_of
 from trimtab.train.pairing import check
 from trimtab.train.preflight import preflight
 from trimtab.train.prepare import Prepared, prepare
-from trimtab.train.rewards import Reward
+from trimtab.train.rewards import Reward, Scorer, over
 from trimtab.train.run import (
     Paused,
     RunFolder,
@@ -89,7 +89,8 @@ def train_until(
                 f"train.launcher: {settings.launch}: a run of several ranks is not paused",
                 hint="leave train.launcher out of a sweep",
             )
-        return _launched(Job(base, settings, checked), folder, on_step)
+        scorers = [over(reward, lessons) for reward in rewards]
+        return _launched(Job.of(base, settings, checked, scorers), folder, on_step, scorers)
     from trimtab.train.model import quiet
 
     with quiet():
@@ -100,11 +101,13 @@ def train_until(
             return RunResult.load(folder) or _run(prepared, files, pause, on_step)
 
 
-def _launched(job: Job, folder: Path, on_step: OnStep | None) -> RunResult:
+def _launched(
+    job: Job, folder: Path, on_step: OnStep | None, scorers: Sequence[Scorer]
+) -> RunResult:
     """The same, done by processes of its launcher."""
     launcher = importlib.import_module(f"trimtab.train.launchers.{job.settings.launch.kind}")
     with _alone_in(folder):
-        done: RunResult = launcher.launch(job, folder, on_step)
+        done: RunResult = launcher.launch(job, folder, on_step, scorers)
         return done
 
 

@@ -43,6 +43,8 @@ class SealedTrainer(Trainer):
     validation: Dataset | None = None
     bottlenecks: bottleneck.Attached | None = None
     told_of_saves: Sequence[Callable[[checkpoint.Checkpoint], None]] = ()
+    # Answers of its own that this process has learnt from.
+    sampled = 0
     # Whether the rows at hand are part of a batch: one of several ranks may have none of it.
     _counts = True
 
@@ -164,7 +166,7 @@ class SealedTrainer(Trainer):
         return own
 
     def over_ranks(self, own: Tensor) -> Tensor:
-        """A value of each row of a batch, where `own` are those of the rows of this process."""
+        """A value of each row of a batch, or of each token, where `own` are of this process."""
         return own
 
     def weight(self, row: Row) -> float:

@@ -90,7 +90,7 @@ def spreads(project: Project) -> Spreads:
         asked = asked_launch(project, machine.devices)
         if asked is not None:
             return Spread(**asked.to_json(), why="the project asks for it")
-        batch, early = section.batch_size, section.patience is not None
+        batch, early = settings_of(project).groups, section.patience is not None
         shardings = [
             name
             for name in SHARDINGS

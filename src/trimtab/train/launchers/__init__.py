@@ -105,11 +105,12 @@ LOCAL = Launch()
 
 
 def refusals(
-    launch: Launch, objective: str, method: str, batch_size: int, early: bool
+    launch: Launch, objective: str, method: str, batch: int, early: bool
 ) -> Iterator[Refusal]:
     """Every reason against a launch, known before anything is spent; none where it is open.
 
-    `early`: whether the run may end at its best checkpoint.
+    `batch` is the rows of one, or its prompts where the answers to one are compared; `early`:
+    whether the run may end at its best checkpoint.
     """
     if launch.alone:
         if launch != LOCAL:
@@ -125,12 +126,9 @@ def refusals(
         return
     yield from _missing(launch)
     yield from _misplaced(launch)
-    if batch_size % launch.ranks:
-        yield Refusal(
-            f"a batch of {batch_size} is not shared out evenly among {launch.ranks} ranks",
-            "set train.batch_size to a multiple of train.launcher.ranks",
-        )
-    elif objective == "kto" and batch_size < 2 * launch.ranks:
+    if batch % launch.ranks:
+        yield _uneven(launch.ranks, batch, objective_of(objective).rollouts)
+    elif objective == "kto" and batch < 2 * launch.ranks:
         yield Refusal(
             "kto needs two rows of each batch in each rank: TRL takes no fewer",
             "set train.batch_size to twice train.launcher.ranks or more",
@@ -141,6 +139,19 @@ def refusals(
             "leave train.patience out, or set train.launcher.sharding to none",
         )
     yield from _alone(launch, objective, method)
+
+
+def _uneven(ranks: int, batch: int, answered: bool) -> Refusal:
+    if not answered:
+        return Refusal(
+            f"a batch of {batch} is not shared out evenly among {ranks} ranks",
+            "set train.batch_size to a multiple of train.launcher.ranks",
+        )
+    return Refusal(
+        f"the answers to {batch} prompts, compared by prompt, are not shared out evenly among "
+        f"{ranks} ranks",
+        "set train.batch_size to a multiple of ranks times train.extra.num_generations",
+    )
 
 
 def _missing(launch: Launch) -> Iterator[Refusal]:
@@ -168,10 +179,11 @@ def _misplaced(launch: Launch) -> Iterator[Refusal]:
 
 def _alone(launch: Launch, objective: str, method: str) -> Iterator[Refusal]:
     """Objectives and methods whose step cannot be shared out, or not by this sharding."""
-    if launch.ranks > 1 and objective_of(objective).rollouts:
+    if not SHARDINGS[launch.sharding].whole and objective_of(objective).rollouts:
         yield Refusal(
-            f"{objective} draws its answers from one stream of random numbers, in one process",
-            "leave train.launcher out",
+            f"{objective} samples answers token by token, and {launch.sharding} would gather every "
+            "weight for each token",
+            "set train.launcher.sharding to none or zero2",
         )
     if not SHARDINGS[launch.sharding].whole and method == "bottleneck":
         yield Refusal(

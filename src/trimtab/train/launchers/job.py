@@ -5,6 +5,7 @@
     error-N.json     why rank N stopped, where it could say so
     lost.json        which ranks ended and how, by what had started them
     end              that the ranks are to save and end, where no signal reaches them
+    scores/          what ranks ask of the rewards, and are told
     log/             what the libraries said
 
 The folder is gone once the run is done. Knows no torch.
@@ -14,7 +15,7 @@ import json
 import signal
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from trimtab import errors
 from trimtab.errors import RankLost, TrimtabError
 from trimtab.train.launchers import Launch
 from trimtab.train.preflight import Dropped, Preflight
+from trimtab.train.rewards import Scorer
 from trimtab.train.rows import Answers, Example, Row
 from trimtab.train.run import StepProgress, write_json
 from trimtab.train.settings import TrainSettings
@@ -32,11 +34,22 @@ NAME = "ranks"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A run to be done by several ranks. Its rows are tokens already, so that no rank renders."""
+    """A run to be done by several ranks. Its rows are tokens already, so that no rank renders.
+
+    `rewards` are the names and identities of its rewards, which whoever asked for the run keeps.
+    """
 
     base: Path
     settings: TrainSettings
     checked: Preflight
+    rewards: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def of(
+        cls, base: Path, settings: TrainSettings, checked: Preflight, scorers: Sequence[Scorer]
+    ) -> "Job":
+        named = tuple((scorer.name, scorer.identity) for scorer in scorers)
+        return cls(base, settings, checked, named)
 
     def save(self, path: Path) -> None:
         write_json(
@@ -46,6 +59,7 @@ class Job:
                 "settings": self.settings.to_json(),
                 "rows": [_row_to_json(row) for row in self.checked.examples],
                 "dropped": [asdict(each) for each in self.checked.dropped],
+                "rewards": self.rewards,
             },
         )
 
@@ -63,6 +77,7 @@ class Job:
                 tuple(_row_from_json(row) for row in found["rows"]),
                 tuple(Dropped(**each) for each in found["dropped"]),
             ),
+            _tuples(found["rewards"]),
         )
 
 
@@ -88,6 +103,7 @@ class Desk:
         self.path = run / NAME
         self.job = self.path / "job.json"
         self.log = self.path / "log"
+        self.scores = self.path / "scores"
         self._progress = self.path / "progress.jsonl"
         self._lost = self.path / "lost.json"
         self._end = self.path / "end"

@@ -18,6 +18,7 @@ from trimtab.train.launchers import Launch
 from trimtab.train.launchers.crew import Crew
 from trimtab.train.launchers.ddp import Replicas
 from trimtab.train.launchers.job import Desk, Job
+from trimtab.train.launchers.scores import asking
 from trimtab.train.prepare import Prepared, prepare
 from trimtab.train.run import RunFolder, RunResult, write_json
 
@@ -35,6 +36,7 @@ def work(run: Path, crew: Crew) -> None:
     job, files = Job.load(desk.job), RunFolder(run)
     with quiet(), checkpoint.room_needed(files.checkpoints):
         prepared = prepare(job.base, job.settings, job.checked, share=crew.share)
+        prepared = replace(prepared, scorers=asking(job, desk))
         if crew.first:
             files.claim(prepared.identity, prepared.asked())
         if crew.told(RunResult.load(run) is not None):

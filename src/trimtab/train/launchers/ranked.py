@@ -108,10 +108,12 @@ class RankedTrainer(SealedTrainer):
         self._counts = self._weight(self._batch) > 0
         with self._sharding.waiting(last), self.compute_loss_context_manager():
             loss: Tensor = self._joined(inputs, num_items_in_batch)
-            if num_items_in_batch is None:
-                loss = loss * self._weight(self._batch) / self.current_gradient_accumulation_steps
-            else:
+            if num_items_in_batch is not None:
                 loss = loss * self.crew.ranks
+            else:
+                loss = loss * self._weight(self._batch)
+                if not self.loss_is_scaled_for_ga:
+                    loss = loss / self.current_gradient_accumulation_steps
             self._sharding.backward(loss)
         self._batch += 1
         return loss.detach()
@@ -124,7 +126,9 @@ class RankedTrainer(SealedTrainer):
 
     def _weight(self, batch: int) -> float:
         """What this rank's rows of a batch count in the mean over ranks."""
-        return self.prepared.share.weight(self.prepared.layout[batch])
+        step, part = divmod(batch, self.args.gradient_accumulation_steps)
+        first = step // self.prepared.settings.iterations * self.args.gradient_accumulation_steps
+        return self.prepared.share.weight(self.prepared.layout[first + part])
 
     def counted(self, own: Tensor) -> Tensor | float:
         """Such that the mean over ranks, each by its weight, is that over the batch's tokens."""
@@ -136,7 +140,7 @@ class RankedTrainer(SealedTrainer):
         return tokens * weight / self.crew.ranks if weight else own
 
     def over_ranks(self, own: Tensor) -> Tensor:
-        every: list[list[float]] = self.crew.everyone(own.tolist() if self._counts else [])
+        every: list[list[Any]] = self.crew.everyone(own.tolist() if self._counts else [])
         return own.new_tensor([value for each in every for value in each])
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
@@ -213,7 +217,10 @@ class RankedTrainer(SealedTrainer):
         """What shows that the ranks really shared the run. Raises TrimtabError where not."""
         if self._joined is None:
             return {"trained": "by an earlier attempt"}
-        return self._sharding.proof(self)
+        found = self._sharding.proof(self)
+        if self.prepared.objective.rollouts:
+            found["sampled"] = self.crew.everyone(self.sampled)
+        return found
 
     def gathered(self) -> dict[str, Tensor] | None:
         """Every weight, whole, in the first rank; None where the model's own are whole."""

@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from typing import Any
 from trimtab.errors import Preempted, RankLost, UserError
 from trimtab.train.checkpoint import newest
 from trimtab.train.launchers.job import Desk, Job, first_line
+from trimtab.train.launchers.scores import Telling
+from trimtab.train.rewards import Scorer
 from trimtab.train.run import RunFolder, RunResult, StepProgress
 from trimtab.train.signals import terminated
 
@@ -32,19 +34,26 @@ REPLACED = 3
 GRACE_S = 70.0
 
 
-def launch(job: Job, run: Path, on_step: Callable[[StepProgress], None] | None) -> RunResult:
-    """Do a run in workers of the cluster that RAY_ADDRESS names, else of one of this machine.
+def launch(
+    job: Job,
+    run: Path,
+    on_step: Callable[[StepProgress], None] | None,
+    scorers: Sequence[Scorer] = (),
+) -> RunResult:
+    """Do a run in workers of the cluster that RAY_ADDRESS names, else of one of this machine;
+    `scorers` are the rewards of the job.
 
-    Raises what the first rank to fail raised; RankLost where workers were lost too often; UserError
-    where RAY_ADDRESS names no cluster. Told to end, the workers save at once. Where a worker has
-    said what would stop every other too, no further group is waited for.
+    Raises what a reward or the first rank to fail raised; RankLost where workers were lost too
+    often; UserError where RAY_ADDRESS names no cluster. Told to end, the workers save at once.
+    Where a worker has said what would stop every other too, no further group is waited for.
     """
     desk = Desk(run.absolute())
     shutil.rmtree(desk.path, ignore_errors=True)
     job.save(desk.job)
     lost: list[BaseException] = []
+    telling = Telling(desk, scorers)
     with _cluster(job) as fixed:
-        most, batch = job.settings.launch.ranks, job.settings.batch_size
+        most, batch = job.settings.launch.ranks, job.settings.groups
         least = most if fixed else fewest(most, batch)
         fitting = threading.Thread(target=_fit, args=(job, desk, least, lost), daemon=True)
         fitting.start()
@@ -52,10 +61,11 @@ def launch(job: Job, run: Path, on_step: Callable[[StepProgress], None] | None) 
             while fitting.is_alive() and not desk.final and desk.asked_s < desk.patience(GRACE_S):
                 fitting.join(POLL_S)
                 desk.tell_on(on_step)
+                telling.tell()
     desk.tell_on(on_step)
     done = RunResult.load(run)
     if done is None:
-        raise _cause(desk, job.settings.launch.ranks, lost)
+        raise telling.failed or _cause(desk, job.settings.launch.ranks, lost)
     shutil.rmtree(desk.path)
     return done
 

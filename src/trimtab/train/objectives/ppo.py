@@ -75,9 +75,10 @@ class SealedPPO(RolloutTrainer, GRPOTrainer):
         found, returns = ppo.advantages(
             rewards, values, mask, self._ppo.gamma, self._ppo.gae_lambda
         )
-        self._metrics["train"]["kl"].append(ppo.masked_mean(kl, mask).item())
+        own_kl = ppo.masked_mean(kl, mask).item()
+        self._metrics["train"]["kl"].append(self.mean_over_tokens(own_kl, mask))
         return made | {
-            "advantages": ppo.whitened(found, mask),
+            "advantages": ppo.whitened(found, mask, self.over_ranks(found[mask.bool()])),
             "returns": returns,
             "old_values": values,
             "old_per_token_logps": old,
@@ -88,9 +89,14 @@ class SealedPPO(RolloutTrainer, GRPOTrainer):
         logps, entropy = self._logps(inputs)
         values = self._values(inputs)
         old = inputs["old_per_token_logps"]
-        policy = ppo.policy_loss(logps, old, inputs["advantages"], mask, self.epsilon_low)
-        value = ppo.value_loss(
-            values, inputs["old_values"], inputs["returns"], mask, self._ppo.value_clip
+        policy, value = (
+            (each * mask).sum() / self.counted(mask.sum())
+            for each in (
+                ppo.policy_losses(logps, old, inputs["advantages"], self.epsilon_low),
+                ppo.value_losses(
+                    values, inputs["old_values"], inputs["returns"], self._ppo.value_clip
+                ),
+            )
         )
         metrics = self._metrics["train"]
         metrics["policy_loss"].append(policy.item())
@@ -126,12 +132,12 @@ class SealedPPO(RolloutTrainer, GRPOTrainer):
         values: Tensor = self._head(states).squeeze(-1)
         return values
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        # The folder's name is the trainer's own; the head lies in it before it is sealed.
-        folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
+    def _write_checkpoint(self, model: Any, trial: Any) -> None:
+        # The head lies in the folder before it is sealed.
+        folder = self._checkpoint(self.state.global_step)
         folder.mkdir(parents=True, exist_ok=True)
         save_file(dict(self._head.state_dict()), folder / f"{HEAD}.safetensors")
-        super()._save_checkpoint(model, trial)
+        super()._write_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
