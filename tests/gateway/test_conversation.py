@@ -152,6 +152,8 @@ def test_a_client_that_does_not_read_is_given_up(
         [logged] = world.log()
         assert (logged.status, echo.running) == (499, 0)
         assert 0 < logged.completion_tokens < 60
+        # What was under way comes yet, and then it hears why there is no more.
+        assert closed(socket) == conversation.SLOW == 4080
     assert world.account().held_nano == 0
 
 

@@ -1,9 +1,14 @@
+import ast
 import hashlib
+import hmac
 import re
 from pathlib import Path
+from typing import NoReturn
 
+import httpx
 import pytest
 
+import trimtab
 from tests.gateway.world import World
 from trimtab.errors import NotFound, UserError
 from trimtab.gateway import keys
@@ -130,3 +135,76 @@ def test_a_revoked_key_is_not_rotated(world: World) -> None:
 def test_a_limit_that_cannot_be_kept_is_refused(world: World, most: int) -> None:
     with world.database.transaction() as connection, pytest.raises(UserError, match="a minute"):
         keys.create(connection, "ci", "team-a", limits=Limits(requests_per_minute=most))
+
+
+class Digest(str):
+    """A hash of a secret that may be compared in constant time alone."""
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> NoReturn:
+        raise AssertionError(f"compared with {other!r}, for as long as they are the same")
+
+    __ne__ = __lt__ = __le__ = __gt__ = __ge__ = __eq__
+
+
+def test_secrets_are_compared_in_constant_time_whatever_they_are(
+    world: World, client: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over hashes of one length, as often for a key that nobody has."""
+    compared: list[tuple[int, int]] = []
+    hash_, compare = keys._hash, hmac.compare_digest
+
+    def spied(shown: str, kept: str) -> bool:
+        compared.append((len(shown), len(kept)))
+        return compare(shown, kept)
+
+    with world.database.transaction() as connection:
+        rotated = keys.create(connection, "a", "a")
+        renewed = keys.rotate(connection, rotated.id, grace_us=60_000_000)
+        over = keys.create(connection, "b", "b")
+        keys.rotate(connection, over.id, grace_us=0)
+        revoked = keys.create(connection, "c", "c")
+        keys.revoke(connection, revoked.id)
+    monkeypatch.setattr(keys, "_hash", lambda secret: Digest(hash_(secret)))
+    monkeypatch.setattr(hmac, "compare_digest", spied)
+    right = world.key.key
+    nobody = f"tt_{'0' * 8}_{right[12:]}"
+    wrong = right[:12] + right[12:][::-1]
+    opens = {right: 200, rotated.key: 200, renewed.key: 200}
+    for key in (*opens, over.key, revoked.key, nobody, wrong):
+        compared.clear()
+        for path in ("/v1/models", "/v1/files"):
+            answer = client.get(path, headers={"Authorization": f"Bearer {key}"})
+            assert answer.status_code == opens.get(key, 401)
+        assert compared == [(64, 64)] * 4
+
+
+# What a secret, its hash, or what somebody shows in its place is called here.
+SECRET = re.compile(r"secret|presented|password|bearer|previous_hash|api_key", re.IGNORECASE)
+
+
+def test_no_secret_is_compared_in_any_other_way() -> None:
+    """In the code, and in what it has a database compare."""
+    compared = []
+    for file in Path(trimtab.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            if isinstance(node, ast.Compare) and not _is_absence(node):
+                named = {
+                    *_names(node.left),
+                    *(n for each in node.comparators for n in _names(each)),
+                }
+                compared += [(file.name, name) for name in named if SECRET.search(name)]
+    assert compared == []
+
+
+def _is_absence(node: ast.Compare) -> bool:
+    return all(isinstance(each, ast.Is | ast.IsNot) for each in node.ops)
+
+
+def _names(node: ast.expr) -> list[str]:
+    return [
+        each.id if isinstance(each, ast.Name) else each.attr
+        for each in ast.walk(node)
+        if isinstance(each, ast.Name | ast.Attribute)
+    ]
