@@ -12,16 +12,19 @@ import random
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from websockets.sync.client import ClientConnection
 
 from tests.faults.engine import engine_at
 from tests.faults.proxy import Fault, Proxy
 from tests.gateway.echo import Echo
+from tests.gateway.test_conversation import answer, talking
 from tests.gateway.test_stream import events
 from tests.gateway.world import PRICE, PROMPT, World, app_with, build_world, listening, until
 from trimtab.engine.remote import RemoteEngine
@@ -128,6 +131,14 @@ def ask(between: Way, streamed: bool) -> tuple[int, dict[str, Any], float]:
     return (200 if event == "done" else data["status"]), data, took
 
 
+def asked_over(socket: ClientConnection) -> tuple[int, dict[str, Any], float]:
+    """As `ask`, of a stream over a WebSocket."""
+    started = time.monotonic()
+    socket.send(json.dumps(ASK))
+    last = answer(socket)[-1]
+    return last["data"].get("status", 200), last["data"], time.monotonic() - started
+
+
 @pytest.mark.parametrize(("fault", "tier", "status", "attempts"), TABLE)
 def test_every_fault_has_its_answer(
     between: Way, fault: Fault, tier: str, status: int, attempts: int
@@ -138,14 +149,14 @@ def test_every_fault_has_its_answer(
     ask(between, streamed=False)
     proxy.fault, before = fault, world.account().spent_nano
     proxy.calls = 0
-    got, answer, took = ask(between, streamed=False)
+    got, told, took = ask(between, streamed=False)
     assert took < DEADLINE_S + GRACE_S
-    assert (got, answer["tier"]) == (200, tier), answer
-    assert answer["degraded"] == (tier != "adapter")
+    assert (got, told["tier"]) == (200, tier), told
+    assert told["degraded"] == (tier != "adapter")
     assert proxy.calls <= attempts + (1 if fault == "refuse" else 0)
     generated = tier == "adapter"
     paid = PRICE.of(world.prompt_tokens, 5) if generated else 0
-    assert world.account().spent_nano - before == round(answer["cost_usd"] * 1e9) == paid
+    assert world.account().spent_nano - before == round(told["cost_usd"] * 1e9) == paid
     assert world.log()[-1].attempts <= attempts
     between.declare(None)
     time.sleep(0.3)
@@ -160,25 +171,32 @@ def test_every_fault_has_its_answer(
     check_books(between)
 
 
-@pytest.mark.parametrize(
-    ("fault", "status"),
-    [("reset mid-stream", 503), ("dribble", 504), ("garbage", 503), ("silent", 504)],
-)
-def test_a_stream_that_breaks_says_so_within_the_deadline(
-    between: Way, fault: Fault, status: int
+@pytest.mark.parametrize(("fault", "tier", "status", "attempts"), TABLE)
+def test_every_fault_ends_a_stream_within_the_deadline(
+    between: Way, fault: Fault, tier: str, status: int, attempts: int
 ) -> None:
+    """One of server-sent events and one over a WebSocket, which stays open for the next frame."""
     between.declare(None)
     assert between.client.get("/readyz").status_code == 200
     between.proxy.fault = fault
-    got, problem, took = ask(between, streamed=True)
-    assert (got, problem["status"]) == (status, status), problem
-    assert took < DEADLINE_S + GRACE_S
-    [logged] = between.world.log()
-    seen = logged.completion_tokens
-    assert seen <= 2
-    assert logged.cost_nano == (PRICE.of(between.world.prompt_tokens, seen) if seen else 0)
+    with ThreadPoolExecutor(1) as beside, talking(between.client, between.world.key.key) as socket:
+        events_told = beside.submit(ask, between, streamed=True)
+        told = [asked_over(socket), events_told.result()]
+        socket.send("{")
+        assert answer(socket)[-1]["data"]["code"] == "invalid_request"
+    for got, last, took in told:
+        assert took < DEADLINE_S + GRACE_S
+        assert got == status, last
+        assert status == 200 or last["retryable"]
+    assert between.proxy.calls <= 2 * (attempts + (1 if fault == "refuse" else 0))
     between.proxy.fault = "none"
     between.rest()
+    logged = [each for each in between.world.log() if each.error_code != "invalid_request"]
+    assert len(logged) == 2
+    for each in logged:
+        seen = each.completion_tokens
+        assert (seen == 5) if status == 200 else (seen <= 2)
+        assert each.cost_nano == (PRICE.of(between.world.prompt_tokens, seen) if seen else 0)
     check_books(between)
 
 
@@ -202,10 +220,10 @@ def test_a_long_wait_is_told_and_not_waited_for(between: Way) -> None:
     between.proxy.fault = "busy for an hour"
     started = time.monotonic()
     for streamed in (False, True):
-        answer = between.client.post("/v1/generate", json={**ASK, "stream": streamed})
-        assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
-        assert answer.headers["retry-after"] == "3600"
-        assert answer.json()["retryable"]
+        told = between.client.post("/v1/generate", json={**ASK, "stream": streamed})
+        assert (told.status_code, told.json()["code"]) == (503, "overloaded")
+        assert told.headers["retry-after"] == "3600"
+        assert told.json()["retryable"]
     assert time.monotonic() - started < GRACE_S
     assert between.proxy.calls == 2
     check_books(between)
