@@ -9,9 +9,9 @@ from trimtab.flows.tables import take_lease
 from trimtab.gateway import keys, replays
 from trimtab.ledger import recovery
 from trimtab.ledger.accounts import account
-from trimtab.store.blobs import Blobs
 from trimtab.store.clock import now_us
 from trimtab.store.database import Database
+from trimtab.store.home import Home
 
 
 def test_a_step_is_known_only_when_it_is_finished(database: Database) -> None:
@@ -37,14 +37,14 @@ def test_a_lease_has_one_owner_until_it_expires(database: Database) -> None:
 def test_the_controller_settles_what_a_crash_left_and_deletes_what_is_over(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content = Blobs(tmp_path)
     monkeypatch.setattr(recovery, "PATIENCE_S", 0.0)
     with database.transaction() as connection:
         key = keys.create(connection, "k", "k", "1").id
         reserve(connection, key, "r", amount=100, floor=30, expires_us=now_us() - 1)
         replays.claim(connection, replays.Claim(key, "n", "f", "r", "dead"))
         connection.exec_driver_sql("UPDATE replays SET answer = 'words', expires_us = 1")
-    leading, waiting = Controller(database, content), Controller(database, content)
+    home = Home(tmp_path)
+    leading, waiting = Controller(database, home), Controller(database, home)
     assert leading.tick()
     assert not waiting.tick()
     with database.read() as connection:

@@ -1,7 +1,8 @@
 """The controller: `python -m trimtab.flows.controller`, one active in a home at a time.
 
 It leads by a lease in the database, so that of several controllers one works and another takes over
-when it dies. It settles the holds that a crash left open, and deletes content whose time is over.
+when it dies. It settles the holds that a crash left open, charges what a loop that was killed had
+spent, and deletes content whose time is over.
 """
 
 import argparse
@@ -16,16 +17,16 @@ from pathlib import Path
 
 from trimtab.child import leave_with_parent
 from trimtab.errors import TrimtabError
+from trimtab.flows.bills import settle_left
 from trimtab.flows.tables import take_lease
 from trimtab.gateway.offline.retention import purge
 from trimtab.ledger.recovery import Recovery
-from trimtab.store.blobs import Blobs
 from trimtab.store.clock import now_us
 from trimtab.store.database import Database
 from trimtab.store.home import Home
 
 TICK_S = 1.0
-PURGE_S = 60.0
+SWEEP_S = 60.0
 LEASE_US = 5_000_000
 
 log = logging.getLogger(__name__)
@@ -34,10 +35,10 @@ log = logging.getLogger(__name__)
 class Controller:
     """`tick` does one round of work, if this controller leads."""
 
-    def __init__(self, database: Database, content: Blobs) -> None:
+    def __init__(self, database: Database, home: Home) -> None:
         self._database = database
-        self._content = content
-        self._purged_at = float("-inf")
+        self._home = home
+        self._swept_at = float("-inf")
         self._recovery = Recovery()
         self._owner = f"{socket.gethostname()[:30]}-{os.getpid()}-{secrets.token_hex(4)}"
 
@@ -49,9 +50,10 @@ class Controller:
                 return False
             for hold in self._recovery.settle(connection):
                 log.warning("settled the hold of request %s by estimate", hold.request_id)
-        if time.monotonic() - self._purged_at >= PURGE_S:
-            self._purged_at = time.monotonic()
-            purge(self._database, self._content)
+        if time.monotonic() - self._swept_at >= SWEEP_S:
+            self._swept_at = time.monotonic()
+            purge(self._database, self._home.content)
+            settle_left(self._home, self._database)
         return True
 
 
@@ -65,7 +67,7 @@ def main() -> None:
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopped.set())
     home = Home(given.home)
-    controller = Controller(home.database(), home.content)
+    controller = Controller(home.database(), home)
     while not stopped.wait(TICK_S):
         try:
             controller.tick()

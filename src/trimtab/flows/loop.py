@@ -14,9 +14,10 @@ from trimtab import __version__
 from trimtab.canonical import content_hash, short
 from trimtab.flows import backends
 from trimtab.flows.backends import check_method
+from trimtab.flows.bills import settle_left
 from trimtab.flows.journal import StepJournal
 from trimtab.flows.serving import declare_policy
-from trimtab.flows.spending import charged, charged_as_far
+from trimtab.flows.spending import charged
 from trimtab.flows.steps import STEPS, Step
 from trimtab.flows.watch import Silent, Watch
 from trimtab.flows.work import Work
@@ -62,6 +63,7 @@ def run(
         stack.enter_context(home.lock(project.name))
         database = home.database()
         stack.callback(database.close)
+        settle_left(home, database)
         declare_policy(database, project)
         check_method(project)
         work = Work(project, home, database, watch, stack)
@@ -105,13 +107,13 @@ def _step(
     started = time.monotonic()
     work.watch.started(step.name)
     journal.start(step.name, key)
-    with charged_as_far(work, step.name, key):
+    with charged(work, step.name, key) as charge:
         result = step.work(work, outputs)
-    charge = charged(work, step.name, key, result.output)
-    with work.database.transaction() as connection:
-        result.write(connection)
-        charge(connection)
-        journal.finish(connection, step.name, key, {"output": result.output, "line": result.line})
+        done = {"output": result.output, "line": result.line}
+        with work.database.transaction() as connection:
+            result.write(connection)
+            charge(connection, result.output)
+            journal.finish(connection, step.name, key, done)
     work.watch.finished(step.name, result.line, time.monotonic() - started)
     return result.output, result.line
 

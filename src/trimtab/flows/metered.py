@@ -1,7 +1,7 @@
 """An engine that counts what is asked of it, by version: what a loop's own questions cost."""
 
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 
 from trimtab.flows.standing import Standing
@@ -10,20 +10,27 @@ from trimtab.inference import Chunk, Engine, GenerateRequest, Score, ScoreReques
 
 @dataclass
 class Meter:
-    """Tokens of prompts and completions by version, since they were last taken."""
+    """Tokens of prompts and completions by version."""
 
     used: dict[str, Usage] = field(default_factory=dict)
+    _tell: Callable[[str, Usage], None] | None = None
 
     def add(self, version: str, prompt: int, completion: int, cached: int = 0) -> None:
         before = self.used.get(version, Usage(0, 0))
         self.used[version] = Usage(
             before.prompt + prompt, before.completion + completion, before.cached + cached
         )
+        if self._tell is not None:
+            self._tell(version, Usage(prompt, completion, cached))
 
-    def take(self) -> dict[str, Usage]:
-        """What was used, and begin anew."""
-        used, self.used = self.used, {}
-        return used
+    @contextmanager
+    def telling(self, tell: Callable[[str, Usage], None]) -> Iterator[None]:
+        """Count anew until the end, and tell of each question."""
+        self.used, self._tell = {}, tell
+        try:
+            yield
+        finally:
+            self.used, self._tell = {}, None
 
 
 class Metered(Standing):

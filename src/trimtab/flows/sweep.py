@@ -18,11 +18,12 @@ from typing import Any
 from trimtab import __version__
 from trimtab.canonical import content_hash
 from trimtab.errors import ProjectError, RunFailed
+from trimtab.flows.bills import bill_training
 from trimtab.flows.journal import StepJournal
 from trimtab.flows.lessons import lessons_of
 from trimtab.flows.loop import run
 from trimtab.flows.settings import HELD_OUT, settings_of
-from trimtab.flows.spending import bill_training, billed_as_far
+from trimtab.flows.spending import billed_as_far
 from trimtab.flows.steps import train as training
 from trimtab.flows.trials import Swept, Trial
 from trimtab.flows.watch import Silent, Watch

@@ -59,6 +59,11 @@ class Home:
         """Where bases lie that were trained here, every weight of them."""
         return self._folder("bases")
 
+    @property
+    def unpaid(self) -> Path:
+        """Where work notes what it spends, until the ledger has it."""
+        return self._folder("unpaid")
+
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:
         """Hold `name` alone among all processes; it is free again when the process dies.
