@@ -88,11 +88,15 @@ def test_pairs_and_judgements_come_through_the_whole_room(tmp_path: Path) -> Non
         for n in range(60)
     ]
     rows.append({"prompt": "and this?", "chosen": "same", "rejected": " same"})
+    rows.append({"prompt": "and that?", "chosen": "this", "rejected": "\x07"})
     file = write_jsonl(tmp_path / "pairs.jsonl", rows)
     recipe = Recipe(holdout=0.2, shadow=0.1, seed=3, needs="preference")
     dataset = build([FileSource(file, "pairs.jsonl")], recipe)
     assert [d.detail for d in dataset.dropped if d.reason == "no preference"] == [
         "chosen and rejected are the same"
+    ]
+    assert [d.detail for d in dataset.dropped if d.reason == "empty"] == [
+        "no rejected answer is left after cleaning"
     ]
     assert all(record.rejected for record in (*dataset.train, *dataset.holdout))
     assert Dataset.from_manifest(dataset.to_manifest()) == dataset

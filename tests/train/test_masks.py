@@ -15,6 +15,7 @@ from trimtab.errors import DataError
 from trimtab.inference import Calling, Message, ToolCall, ToolResult
 from trimtab.text.chat import ChatFormat
 from trimtab.train.lesson import Lesson
+from trimtab.train.order import packed_rows
 from trimtab.train.preflight import preflight
 
 DIALOGUE = (
@@ -64,6 +65,18 @@ FAMILIES = {
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n"
         "<|im_start|>assistant\nSo.<|im_end|>\n<|im_start|>user\nAnd how?<|im_end|>\n"
         "<|im_start|>assistant\n<<Like this.<|im_end|>>>\n",
+    ),
+    # It writes thinking into the last turn alone, empty where there was none: that is learnt too.
+    "qwen3": Family(
+        ("<|endoftext|>", "<|im_start|>", "<|im_end|>"),
+        "<|im_end|>",
+        "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}"
+        "{% if m.role == 'assistant' and loop.last %}"
+        "{{ '<think>\n\n</think>\n\n' }}{% endif %}{{ m.content + '<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}",
+        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n"
+        "<|im_start|>assistant\nSo.<|im_end|>\n<|im_start|>user\nAnd how?<|im_end|>\n"
+        "<|im_start|>assistant\n<<<think>\n\n</think>\n\nLike this.<|im_end|>>>\n",
     ),
     "llama-3": Family(
         (
@@ -289,16 +302,30 @@ def test_the_mask_is_the_golden_one(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_no_record_is_ever_cut(name: str, tmp_path: Path) -> None:
     """At every length: whole, or dropped with its reason."""
-    chat = format_of(FAMILIES[name], tmp_path)
+    whole_or_dropped(format_of(FAMILIES[name], tmp_path), Lesson(DIALOGUE))
+
+
+@pytest.mark.parametrize("name", WITH_TOOLS)
+def test_no_call_and_no_result_is_ever_cut(name: str, tmp_path: Path) -> None:
+    asked = (TOOLS, Message("user", "Why?"), Calling("assistant", "", (CALLED,)))
+    told = (*asked, ToolResult("tool", "sun", "c1"), Message("assistant", "It is sunny."))
+    whole_or_dropped(format_of(WITH_TOOLS[name], tmp_path), Lesson(told))
+
+
+def whole_or_dropped(chat: ChatFormat, lesson: Lesson) -> None:
+    """At every length from that of a short record to one more than its own, alone and packed."""
     short = Lesson((Message("user", "Why?"), Message("assistant", "So.")))
-    [_, whole] = preflight(chat, [short, Lesson(DIALOGUE)], 512).examples
-    [least, _] = preflight(chat, [short, Lesson(DIALOGUE)], 512).examples
+    least, whole = preflight(chat, [short, lesson], 4096).examples
     for length in range(least.size, whole.size + 2):
-        checked = preflight(chat, [short, Lesson(DIALOGUE)], length)
+        checked = preflight(chat, [short, lesson], length)
         kept = [row for row in checked.examples if row.record == 1]
         assert kept in ([], [whole])
         assert bool(kept) == (length >= whole.size)
         assert [d.record for d in checked.dropped] == ([] if kept else [1])
+        sizes = [row.longest for row in checked.examples]
+        rows = packed_rows(sizes, examples=len(sizes), max_length=length, seed=1)
+        assert sorted(place for row in rows for place in row) == list(range(len(sizes)))
+        assert all(sum(sizes[place] for place in row) <= length for row in rows)
 
 
 def test_a_template_that_never_opens_the_answer_is_refused(tmp_path: Path) -> None:

@@ -19,6 +19,11 @@ ENDLESS = (
     "{% for m in messages %}{{ '<|im_start|>' + m['role'] + m['content'] }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant' }}{% endif %}"
 )
+MUTE = (
+    "{% for m in messages %}{{ '<|im_start|>' }}"
+    "{{ m['content'] if m['role'] != 'assistant' }}{{ '<|im_end|>' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>' }}{% endif %}"
+)
 
 
 def test_the_prompt_is_what_serving_sends(chat: ChatFormat, records: Records) -> None:
@@ -78,6 +83,45 @@ def test_a_preference_between_equal_answers_is_named(chat: ChatFormat, records: 
     equal = Lesson((Message("user", "why?"), Message("assistant", "so")), rejected="so")
     with pytest.raises(DataError, match="training record 24: chosen and rejected are the same"):
         preflight(chat, [*records, equal], 512, objective_of("dpo"))
+
+
+BLANK = Lesson((Message("user", "why?"), Message("assistant", " \n\t ")))
+WORDS = (Message("user", "why?"), Message("assistant", "so"))
+
+
+@pytest.mark.parametrize(
+    ("objective", "lesson", "fault"),
+    [
+        ("sft", BLANK, "no token of a word carries loss: the answer is blank"),
+        ("dpo", Lesson(BLANK.messages, rejected="so"), "the answer is blank"),
+        ("kto", Lesson(BLANK.messages, good=False), "the answer is blank"),
+        ("kto", Lesson(WORDS, rejected=" \n"), "the answer is blank"),
+        ("dpo", Lesson(WORDS, rejected=" \n"), "has no rejected answer"),
+        ("dpo", Lesson(WORDS), "has no rejected answer"),
+        ("orpo", Lesson(WORDS), "has no rejected answer"),
+        ("reward", Lesson(WORDS, rejected="so"), "chosen and rejected are the same tokens"),
+    ],
+)
+def test_a_record_that_would_teach_nothing_is_named(
+    chat: ChatFormat, records: Records, objective: str, lesson: Lesson, fault: str
+) -> None:
+    with pytest.raises(DataError, match=f"training record 24: .*{fault}"):
+        preflight(chat, [*records, lesson], 512, objective_of(objective))
+
+
+def test_a_yardstick_may_be_blank_for_nothing_is_learnt_from_it(chat: ChatFormat) -> None:
+    [row] = preflight(chat, [BLANK], 512, objective_of("grpo")).examples
+    assert row.prompt
+
+
+@pytest.mark.parametrize("objective", ["sft", "dpo"])
+def test_a_template_that_masks_every_word_stops_the_run(
+    base: Path, records: Records, objective: str
+) -> None:
+    """The turns are closed, the masks are full, and no word of an answer is in them."""
+    chat = ChatFormat.from_folder(base, source=MUTE)
+    with pytest.raises(DataError, match=r"record 0: .* the chat template leaves the answer out"):
+        preflight(chat, records, 512, objective_of(objective))
 
 
 @pytest.mark.parametrize(("template", "fault"), [(FORGETFUL, "prefix"), (ENDLESS, "stop token")])

@@ -16,15 +16,24 @@ def clean_all(records: Iterable[Record]) -> tuple[list[Record], list[Dropped]]:
     """The records, cleaned, and those of which nothing was left to ask, to answer or to prefer."""
     kept: list[Record] = []
     dropped: list[Dropped] = []
-    for record in map(clean, records):
-        if not (record.asked.strip() and record.answer):
-            what = "answer" if record.asked.strip() else "question"
+    for given in records:
+        record = clean(given)
+        if what := _lost(given, record):
             dropped.append(Dropped.of(record, "empty", f"no {what} is left after cleaning"))
         elif record.answer == record.rejected:
             dropped.append(Dropped.of(record, "no preference", "chosen and rejected are the same"))
         else:
             kept.append(record)
     return kept, dropped
+
+
+def _lost(given: Record, record: Record) -> str:
+    """What cleaning has left nothing of."""
+    if not record.asked.strip():
+        return "question"
+    if not record.answer:
+        return "answer"
+    return "rejected answer" if given.rejected and not record.rejected else ""
 
 
 def clean(record: Record) -> Record:

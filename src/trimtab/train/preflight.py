@@ -10,7 +10,7 @@ from typing import Any
 
 from trimtab.canonical import content_hash
 from trimtab.errors import DataError
-from trimtab.inference import Message
+from trimtab.inference import Calling, Message
 from trimtab.text.chat import ChatFormat
 from trimtab.train.lesson import Lesson
 from trimtab.train.objectives import SFT, Objective
@@ -121,16 +121,20 @@ def _rows(
         rendered = chat.supervised(messages)
         example = Example(number, rendered.tokens, rendered.mask)
         _check(chat, messages, example, stops)
+        _must_say_something(chat, messages[-1], example.completion)
         return [example]
-    if objective.needs == "preference" and not lesson.rejected:
+    if objective.needs == "preference" and not lesson.rejected.strip():
         raise DataError("has no rejected answer", hint="a preference is between two answers")
     prompt, first = _completion(chat, messages, number, stops)
     if objective.needs == "prompt":
+        # Its answer is a yardstick for rewards, and nothing is learnt from it.
         return [Answers(number, prompt, (first,))]
+    _must_say_something(chat, messages[-1], first)
     if not lesson.rejected:
         return [Answers(number, prompt, (first,), good=lesson.good is not False)]
     worse = (*messages[:-1], Message("assistant", lesson.rejected))
     _, second = _completion(chat, worse, number, stops)
+    _must_say_something(chat, worse[-1], second)
     if first == second:
         raise DataError("chosen and rejected are the same tokens", hint="leave the record out")
     if objective.needs == "preference":
@@ -163,4 +167,16 @@ def _check(
         raise DataError(
             "the prompt is rendered otherwise when served than when trained",
             hint="use a chat template whose prompt is a prefix of the whole dialogue",
+        )
+
+
+def _must_say_something(chat: ChatFormat, answer: Message, completion: Tokens) -> None:
+    """Raises DataError for an answer of white space, and where the template drops its words."""
+    said = answer.content.strip() or (isinstance(answer, Calling) and answer.calls)
+    if not said or not chat.tokenizer.decode(completion).strip():
+        raise DataError(
+            "no token of a word carries loss: the answer is blank"
+            if not said
+            else "no token of a word carries loss: the chat template leaves the answer out",
+            hint="leave the record out" if not said else "use another template",
         )
