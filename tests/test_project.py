@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from trimtab.canonical import canonical_json
 from trimtab.errors import ProjectError
 from trimtab.project import Project, check, find
 
@@ -133,3 +134,12 @@ def test_no_project_is_a_user_error(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         find()
     with pytest.raises(ProjectError, match="no such file"):
         Project.load(tmp_path / "missing.yaml")
+
+
+def test_a_default_that_is_written_out_changes_nothing() -> None:
+    """Runs and steps are known by hashes over these fields, in which 32 and 32.0 differ."""
+    least = {"name": "x", "base": "b", "data": {"sources": [{"path": "a"}]}}
+    short = Project.model_validate(least).model_dump(mode="json")
+    assert canonical_json(Project.model_validate(short).model_dump(mode="json")) == canonical_json(
+        short
+    )

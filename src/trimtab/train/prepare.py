@@ -10,6 +10,7 @@ from trimtab.canonical import content_hash
 from trimtab.errors import DataError
 from trimtab.train.heldout import hold_out
 from trimtab.train.lesson import Lesson
+from trimtab.train.methods import Method
 from trimtab.train.objectives import Objective, objective_of
 from trimtab.train.order import batch_order, packed_rows
 from trimtab.train.preflight import Preflight
@@ -130,10 +131,6 @@ class Prepared:
     def identity(self) -> str:
         return content_hash(self.asked())
 
-    @property
-    def _libraries(self) -> tuple[str, ...]:
-        return (*LIBRARIES, QUANTISER) if self.attached.method.quantised else LIBRARIES
-
     def asked(self) -> dict[str, Any]:
         """What makes this run this run: its hash is the run's identity."""
         return {
@@ -141,10 +138,16 @@ class Prepared:
             "examples": self.checked.hash,
             "held_out": content_hash([row.identity() for row in self.held]) if self.held else "",
             "base_fingerprint": self.base_fingerprint,
-            "libraries": {name: importlib.metadata.version(name) for name in self._libraries},
+            "libraries": libraries_of(self.attached.method),
             "machine": [self.machine.name, self.machine.dtype],
             "rewards": [scorer.identity for scorer in self.scorers],
         }
+
+
+def libraries_of(method: Method) -> dict[str, str]:
+    """The versions of what may change a step of a method."""
+    names = (*LIBRARIES, QUANTISER) if method.quantised else LIBRARIES
+    return {name: importlib.metadata.version(name) for name in names}
 
 
 def prepare(

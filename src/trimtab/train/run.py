@@ -10,7 +10,8 @@
     live.html        the run as it goes, rewritten while it trains; samples.json: its answers
     base.json        of a reward model: the hash of the base that it stands on
     events/          for TensorBoard, where it is asked for
-    record.json      of a loop: the project, the plan and the dataset that it was made from
+    record.json      of a loop: the project, the plan, the seed, the versions of the libraries and
+                     the hash of the dataset that it was made from
     run.json         the result; where it stands, the run is done
 
 Knows the layout and nothing of training.

@@ -16,7 +16,9 @@ from trimtab.inference import Message
 from trimtab.plan.candidates import duration, gigabytes
 from trimtab.registry.identity import adapter_hash, base_hash
 from trimtab.stats.binomial import clopper_pearson
+from trimtab.train.methods import method_of
 from trimtab.train.objectives import objective_of
+from trimtab.train.prepare import libraries_of
 from trimtab.train.run import RunFolder, RunResult, StepProgress, write_json
 from trimtab.train.start import train
 
@@ -103,17 +105,21 @@ def work(work: Work, outputs: Outputs) -> Result:
 
 
 def _record(work: Work, outputs: Outputs, files: RunFolder) -> None:
-    """What the run is made from, beside the settings and libraries that the run itself keeps."""
+    """What the run is made from: with it, and the sources, anybody can make the run again."""
     if files.record.is_file():
         return
+    settings = planned(work.project, outputs["plan"])
     record = {
         "release": __version__,
         "python": platform.python_version(),
+        "libraries": libraries_of(method_of(settings.method)),
+        "seed": settings.seed,
         "project": work.project.model_dump(mode="json"),
         "dataset": outputs["data"]["dataset"],
         "base": work.base.hash,
         "plan": outputs["plan"]["plan"],
         "chosen": outputs["plan"]["chosen"],
+        "settings": settings.to_json(),
     }
     write_json(files.record, record)
 
