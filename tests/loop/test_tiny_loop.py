@@ -1,9 +1,11 @@
 """The whole loop on a tiny model: what it leaves behind, and what a second run does."""
 
 import json
+import platform
 import sys
 from contextlib import closing
 from decimal import Decimal
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ from tests.loop.conftest import Looped, Record
 from tests.tiny_project import write_project, write_records
 from trimtab.cli.app import main
 from trimtab.deploy.promote import rollback
-from trimtab.errors import DataError, InUse
+from trimtab.errors import DataError, InUse, UserError
+from trimtab.flows.export import export
 from trimtab.flows.loop import Outcome, run
 from trimtab.flows.page import write_page
 from trimtab.flows.status import status
@@ -22,6 +25,7 @@ from trimtab.ledger.own import spent
 from trimtab.ledger.prices import price_of, set_price
 from trimtab.project import Project
 from trimtab.registry import deployments, versions
+from trimtab.registry.identity import adapter_hash
 from trimtab.store.home import Home
 
 
@@ -48,6 +52,48 @@ def test_a_second_run_does_nothing_again(looped: Looped) -> None:
     assert watch.done == []
     assert watch.again == [step.name for step in STEPS]
     assert second.outputs == first.outputs
+
+
+def test_a_run_is_made_again_from_its_record_alone(looped: Looped, tmp_path: Path) -> None:
+    """All that decides a run stands in the record, which is kept under its hash: the file of its
+    project is not needed, and what is trained from the record has the same hash.
+    """
+    project, outcome, _ = looped
+    data, plan, trained = (outcome.outputs[step] for step in ("data", "plan", "train"))
+    record = json.loads(outcome.home.blobs.read_bytes(trained["record"]))
+    assert Project.model_validate(record["project"]).model_dump() == project.model_dump()
+    assert record["seed"] == record["settings"]["seed"] == project.train.seed
+    assert (record["dataset"], record["plan"]) == (data["dataset"], plan["plan"])
+    assert (record["base"], record["chosen"]) == (trained["base"], plan["chosen"])
+    assert record["release"] == metadata.version("trimtab")
+    assert record["python"] == platform.python_version()
+    assert {"torch", "transformers", "trl", "peft"} <= record["libraries"].keys()
+    assert all(metadata.version(name) == it for name, it in record["libraries"].items())
+    for name in ("base", "tickets.jsonl"):
+        (tmp_path / name).symlink_to(project.root / name)
+    (tmp_path / "trimtab.yaml").write_text(json.dumps(record["project"]))
+    again = run(Project.load(tmp_path / "trimtab.yaml"), until="train").outputs
+    assert again["data"]["dataset"] == record["dataset"]
+    assert json.loads(json.dumps(again["plan"]["launch"])) == record["settings"]["launch"]
+    assert [again["train"][it] for it in ("run", "adapter")] == [trained["run"], trained["adapter"]]
+
+
+def test_a_version_leaves_for_other_engines(looped: Looped, tmp_path: Path) -> None:
+    outcome = looped.outcome
+    made, base = (outcome.outputs["register"][it] for it in ("version", "base_version"))
+    with closing(outcome.home.database()) as database, database.read() as connection:
+        assert export(outcome.home, connection, made[:12], tmp_path / "peft") == made
+        export(outcome.home, connection, made, tmp_path / "new" / "adapter.gguf")
+        with pytest.raises(UserError, match="has no adapter"):
+            export(outcome.home, connection, base, tmp_path / "base")
+        with pytest.raises(UserError, match="there already"):
+            export(outcome.home, connection, made, tmp_path / "peft")
+    assert (
+        adapter_hash(tmp_path / "peft", outcome.outputs["train"]["base"])
+        == (outcome.outputs["train"]["adapter"])
+    )
+    assert (tmp_path / "new" / "adapter.gguf").read_bytes()[:4] == b"GGUF"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "peft"]
 
 
 def test_status_tells_what_is_live_and_why(looped: Looped) -> None:

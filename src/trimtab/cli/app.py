@@ -23,6 +23,7 @@ VERBS = {
     "evaluate": "Run the loop as far as the gate, and show the reports.",
     "status": "Show what is live, and why.",
     "models": "List model versions.",
+    "export": "Write a version's adapter for PEFT, vLLM or llama.cpp.",
     "trace": "Follow a hash, a run or an answer through the loop, both ways.",
     "rollback": "Put the previous version back.",
     "keys": "Create, list, rotate and revoke API keys; set budgets.",
