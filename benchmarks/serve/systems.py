@@ -79,8 +79,8 @@ def trimtab(shop: Workshop, stack: ExitStack, quantisation: str = "none") -> Sys
     """The engine process and one gateway before it, as `trimtab serve` starts them."""
     from trimtab.engine.dtype import dtype_name, pick_device, pick_dtype
     from trimtab.gateway import keys
-    from trimtab.gateway.policies import Policy
     from trimtab.gateway.tables import policies
+    from trimtab.gateway.tiers.policies import Policy
     from trimtab.ledger.money import Price
     from trimtab.ledger.prices import set_price
     from trimtab.registry import bases, deployments, identity, versions

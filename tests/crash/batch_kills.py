@@ -21,18 +21,18 @@ from tests.gateway.echo import Echo
 from tests.gateway.offline_world import jsonl, request
 from tests.gateway.world import World
 from trimtab.errors import EngineUnavailable
-from trimtab.gateway import breaker
-from trimtab.gateway.books import Books
+from trimtab.gateway.billing.books import Books
 from trimtab.gateway.catalogue import Catalogue
 from trimtab.gateway.desk import Desk
 from trimtab.gateway.drain import Drain
 from trimtab.gateway.encoders import Encoders
-from trimtab.gateway.live import Lives
 from trimtab.gateway.off_loop import OffLoop
 from trimtab.gateway.offline import asking, batches, ending, files, lines, redrive, worker
 from trimtab.gateway.offline.requests import Checked
-from trimtab.gateway.refusals import Refusals
-from trimtab.gateway.upstream import Upstreams
+from trimtab.gateway.streams.live import Lives
+from trimtab.gateway.telemetry.refusals import Refusals
+from trimtab.gateway.tiers import breaker
+from trimtab.gateway.tiers.upstream import Upstreams
 from trimtab.inference import Chunk, Engine, GenerateRequest
 from trimtab.journal.dead_letters import EVERYTHING
 from trimtab.ledger.tables import database_now

@@ -22,7 +22,7 @@ from tests.gateway.world import World
 from tests.ledger import history
 from tests.ledger.one import recover
 from trimtab.errors import BudgetExceeded, LedgerError
-from trimtab.gateway.books import Books
+from trimtab.gateway.billing.books import Books
 from trimtab.inference import Usage
 from trimtab.ledger.accounts import Level, Period, budgets_of, open_account, set_budget
 from trimtab.ledger.reservation import Wanted, beat

@@ -28,7 +28,9 @@ from tests.gateway.test_conversation import answer, talking
 from tests.gateway.test_stream import events
 from tests.gateway.world import PRICE, PROMPT, World, app_with, build_world, listening, until
 from trimtab.engine.remote import RemoteEngine
-from trimtab.gateway import breaker, catalogue, live, retry, tables
+from trimtab.gateway import catalogue, tables
+from trimtab.gateway.streams import live
+from trimtab.gateway.tiers import breaker, retry
 from trimtab.store.rows import insert_or_update
 
 DEADLINE_S = 1.6

@@ -7,7 +7,7 @@ import pytest
 from tests.gateway.echo import Echo
 from tests.gateway.world import World, app_with, build_world, listening
 from tests.tiny import build_tokenizer
-from trimtab.gateway import refusals
+from trimtab.gateway.telemetry import refusals
 
 
 @pytest.fixture(scope="session")

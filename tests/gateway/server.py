@@ -11,8 +11,9 @@ import sys
 from pathlib import Path
 
 from tests.gateway.echo import Echo
-from trimtab.gateway import live, process
+from trimtab.gateway import process
 from trimtab.gateway.app import create_app
+from trimtab.gateway.streams import live
 from trimtab.inference import Engine
 from trimtab.registry.versions import ModelVersion
 from trimtab.store.blobs import Blobs

@@ -13,8 +13,9 @@ from tests.gateway.echo import Echo
 from tests.gateway.offline_world import ASK, ended, jsonl, request, results, shown, started, upload
 from tests.gateway.world import PRICE, PROMPT, World, app_with, listening, until
 from trimtab.errors import EngineOverloaded
-from trimtab.gateway import breaker, keys
+from trimtab.gateway import keys
 from trimtab.gateway.offline import asking, batches, lines, worker
+from trimtab.gateway.tiers import breaker
 from trimtab.inference import GenerateRequest, Usage
 from trimtab.ledger.accounts import set_budget
 from trimtab.store.blobs import Blobs

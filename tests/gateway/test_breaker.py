@@ -4,7 +4,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from trimtab.gateway.breaker import FAILURES, LONGEST_S, OPEN_S, Breaker, Permit
+from trimtab.gateway.tiers.breaker import FAILURES, LONGEST_S, OPEN_S, Breaker, Permit
 
 
 class Clock:

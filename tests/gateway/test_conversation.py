@@ -15,8 +15,9 @@ from websockets.sync.client import ClientConnection, connect
 from tests.gateway.echo import Echo
 from tests.gateway.visiting import Visitors
 from tests.gateway.world import PRICE, PROMPT, World, app_with, until
-from trimtab.gateway import conversation, keys, stream
+from trimtab.gateway import keys
 from trimtab.gateway.drain import Drain
+from trimtab.gateway.streams import conversation, stream
 
 ASK = {"model": "desk", "prompt": PROMPT, "max_tokens": 5}
 

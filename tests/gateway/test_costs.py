@@ -21,9 +21,10 @@ from tests.gateway.echo import Echo
 from tests.gateway.offline_world import ended, jsonl, results, started
 from tests.gateway.world import PROMPT, World, app_with, build_world, listening, until
 from trimtab.errors import EngineUnavailable
-from trimtab.gateway import breaker, embeddings, keys, retry, tables
+from trimtab.gateway import embeddings, keys, tables
 from trimtab.gateway.keys import Created
 from trimtab.gateway.offline import asking, worker
+from trimtab.gateway.tiers import breaker, retry
 from trimtab.inference import Chunk, EmbedRequest, GenerateRequest, Score, ScoreRequest, Vector
 from trimtab.journal.requests import Answered
 from trimtab.ledger.money import NANO, Price

@@ -12,7 +12,7 @@ import pytest
 from tests.gateway.echo import Echo
 from tests.gateway.test_stream import events
 from tests.gateway.world import PRICE, PROMPT, World, build_world, until
-from trimtab.gateway import heartbeat
+from trimtab.gateway.billing import heartbeat
 
 ASK = {"model": "desk", "prompt": PROMPT, "max_tokens": 5}
 

@@ -9,7 +9,7 @@ from tests.gateway.echo import Echo
 from tests.gateway.offline_world import jsonl, request, started, upload
 from tests.gateway.world import PROMPT, World, app_with, listening
 from trimtab.gateway import keys
-from trimtab.gateway.door import scope_of
+from trimtab.gateway.entrance.door import scope_of
 from trimtab.gateway.keys import SCOPES
 
 OPEN = {"/healthz", "/readyz"}

@@ -15,8 +15,9 @@ from tests.tiny_bert import build_encoder
 from trimtab.embed.encoder import Encoder
 from trimtab.engine.encoding import EncoderEngine
 from trimtab.errors import EngineUnavailable
-from trimtab.gateway import breaker, embeddings, keys
+from trimtab.gateway import embeddings, keys
 from trimtab.gateway.offline import asking, requests, worker
+from trimtab.gateway.tiers import breaker
 from trimtab.inference import EmbedRequest, Vector
 from trimtab.ledger.money import Price
 from trimtab.ledger.prices import set_price

@@ -18,8 +18,10 @@ from tests.tiny_bert import build_encoder
 from trimtab.embed.encoder import Encoder
 from trimtab.engine.encoding import EncoderEngine
 from trimtab.errors import EngineUnavailable
-from trimtab.gateway import breaker, keys, stream
+from trimtab.gateway import keys
 from trimtab.gateway.keys import Limits
+from trimtab.gateway.streams import stream
+from trimtab.gateway.tiers import breaker
 from trimtab.inference import EmbedRequest, Vector
 from trimtab.ledger.money import Price
 from trimtab.ledger.prices import set_price

@@ -10,7 +10,8 @@ from openai import OpenAI
 
 from tests.gateway.offline_world import jsonl, request, upload
 from tests.gateway.world import World
-from trimtab.gateway import door, keys
+from trimtab.gateway import keys
+from trimtab.gateway.entrance import door
 from trimtab.gateway.offline import files, requests, uploads
 
 GOOD = jsonl([request("a"), request("b")])

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.gateway.gcra import PERIOD_US, Meter, Reading, drained, give_back, read, take
+from trimtab.gateway.billing.gcra import PERIOD_US, Meter, Reading, drained, give_back, read, take
 
 STEPS = st.lists(st.tuples(st.integers(0, 20_000_000), st.integers(1, 12)), max_size=60)
 

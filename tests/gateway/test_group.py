@@ -12,7 +12,7 @@ from sqlalchemy.exc import OperationalError
 
 from tests.gateway.world import World
 from trimtab.errors import StoreConflict, StoreError, StoreRefused
-from trimtab.gateway.group import GroupCommit
+from trimtab.gateway.billing.group import GroupCommit
 from trimtab.store.database import Connection, Database
 from trimtab.store.faults import told
 

@@ -17,8 +17,9 @@ from tests.gateway.visiting import PRICE, Visitors
 from tests.gateway.world import PROMPT, World, app_with, build_world, listening, until
 from tests.ledger.one import recover
 from trimtab.errors import HoldClosed, StoreError
-from trimtab.gateway import heartbeat, problems, replays
-from trimtab.gateway.books import Books
+from trimtab.gateway import problems, replays
+from trimtab.gateway.billing import heartbeat
+from trimtab.gateway.billing.books import Books
 from trimtab.gateway.problems import Problem
 from trimtab.gateway.replays import Claim, Replay
 from trimtab.gateway.visit import Visit

@@ -12,8 +12,8 @@ from tests.ledger.one import recover
 from tests.ledger.test_holds import check
 from trimtab.errors import BudgetExceeded
 from trimtab.gateway import keys
+from trimtab.gateway.billing.limits import Meters
 from trimtab.gateway.keys import Key, Limits
-from trimtab.gateway.limits import Meters
 from trimtab.gateway.offline import batches, files
 from trimtab.gateway.offline.files import File
 from trimtab.gateway.problems import Problem

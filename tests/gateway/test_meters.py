@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from tests.databases import sqlite_database
-from trimtab.gateway.gcra import PERIOD_US
+from trimtab.gateway.billing.gcra import PERIOD_US
+from trimtab.gateway.billing.limits import Meters, Verdict
 from trimtab.gateway.keys import Key, Limits
-from trimtab.gateway.limits import Meters, Verdict
 from trimtab.gateway.tables import meters
 
 KEYS = {

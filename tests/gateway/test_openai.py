@@ -11,7 +11,8 @@ from openai import OpenAI
 
 from tests.gateway.echo import Echo
 from tests.gateway.world import PRICE, PROMPT, World, until
-from trimtab.gateway import policies, tables
+from trimtab.gateway import tables
+from trimtab.gateway.tiers import policies
 from trimtab.inference import GenerateRequest
 from trimtab.store.rows import insert_or_update
 

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from tests.gateway.world import World
-from trimtab.gateway import policies
-from trimtab.gateway.policies import Policy, filled
+from trimtab.gateway.tiers import policies
+from trimtab.gateway.tiers.policies import Policy, filled
 from trimtab.project import Project, check
 
 HEAD = "name: desk\nbase: tiny\ndata: {sources: [{path: a.jsonl}]}\n"

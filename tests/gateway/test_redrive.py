@@ -13,8 +13,8 @@ from tests.gateway.echo import Echo
 from tests.gateway.offline_world import ended, jsonl, request, results, started, upload
 from tests.gateway.world import PRICE, World, app_with, listening
 from trimtab.cli.app import trimtab
-from trimtab.gateway import breaker
 from trimtab.gateway.offline import asking, files, retention, worker
+from trimtab.gateway.tiers import breaker
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ from websockets.sync.client import connect
 from tests.gateway.echo import Echo
 from tests.gateway.world import PROMPT, World, app_with, listening, until
 from trimtab.errors import StorageFull
-from trimtab.gateway import keys, refusals
+from trimtab.gateway import keys
 from trimtab.gateway.keys import Limits
+from trimtab.gateway.telemetry import refusals
 from trimtab.journal.requests import Answered
 from trimtab.store.database import Connection
 

@@ -13,10 +13,11 @@ import pytest
 from tests.gateway.echo import Echo
 from tests.gateway.test_stream import events
 from tests.gateway.world import PRICE, PROMPT, World, until
-from trimtab.gateway import live, replays, stream, tables
+from trimtab.gateway import replays, tables
 from trimtab.gateway.bodies import Done
 from trimtab.gateway.drain import Drain
 from trimtab.gateway.problems import Problem
+from trimtab.gateway.streams import live, stream
 from trimtab.store.database import Database
 from trimtab.store.rows import insert_or_update
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from trimtab.gateway import retry
-from trimtab.gateway.retry import BASE_S, LONGEST_S, STORE, RetryBudget, backoff_s
+from trimtab.gateway.tiers import retry
+from trimtab.gateway.tiers.retry import BASE_S, LONGEST_S, STORE, RetryBudget, backoff_s
 
 
 def spent(budget: RetryBudget) -> int:

@@ -13,7 +13,7 @@ import pytest
 from tests.faults.test_upstream import descriptors
 from tests.gateway.echo import Echo
 from tests.gateway.world import PROMPT, World, until
-from trimtab.gateway import refusals
+from trimtab.gateway.telemetry import refusals
 
 ASK = {"model": "desk", "prompt": PROMPT, "max_tokens": 5}
 

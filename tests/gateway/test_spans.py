@@ -19,8 +19,8 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from tests.gateway.echo import Echo
 from tests.gateway.visiting import Visitors
 from tests.gateway.world import PROMPT, World, app_with, listening, until
-from trimtab.gateway import refusals, spans
-from trimtab.gateway.spans import Spans
+from trimtab.gateway.telemetry import refusals, spans
+from trimtab.gateway.telemetry.spans import Spans
 
 ASK = {"model": "desk", "prompt": PROMPT, "max_tokens": 5}
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
@@ -218,7 +218,7 @@ def test_nothing_is_loaded_unasked_and_nothing_fails_without_it(
     warned: bool,
 ) -> None:
     # As where the extra is not installed.
-    monkeypatch.setitem(sys.modules, "trimtab.gateway.spans", None)
+    monkeypatch.setitem(sys.modules, "trimtab.gateway.telemetry.spans", None)
     monkeypatch.setenv(variable, value)
     with listening(app_with(world, echo), world.key.key) as client:
         assert client.post("/v1/generate", json=ASK).status_code == 200

@@ -12,7 +12,7 @@ import pytest
 from tests.gateway.echo import Echo
 from tests.gateway.world import PRICE, PROMPT, World, until
 from trimtab.errors import EngineUnavailable
-from trimtab.gateway import stream
+from trimtab.gateway.streams import stream
 from trimtab.inference import VersionFiles
 
 ASK = {"model": "desk", "prompt": PROMPT, "stream": True}

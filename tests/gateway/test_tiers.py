@@ -21,19 +21,11 @@ from trimtab.errors import (
     RequestRefused,
     TrimtabError,
 )
-from trimtab.gateway import (
-    answering,
-    breaker,
-    catalogue,
-    desk,
-    generation,
-    keys,
-    retry,
-    tables,
-)
+from trimtab.gateway import catalogue, desk, generation, keys, tables
 from trimtab.gateway.bodies import GenerateBody
 from trimtab.gateway.keys import Limits
-from trimtab.gateway.policies import Policy
+from trimtab.gateway.tiers import answering, breaker, retry
+from trimtab.gateway.tiers.policies import Policy
 from trimtab.inference import Capabilities, Chunk, GenerateRequest, VersionFiles
 from trimtab.ledger.money import Price
 from trimtab.ledger.prices import set_price

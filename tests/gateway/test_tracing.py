@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from trimtab.gateway.tracing import Trace
+from trimtab.gateway.telemetry.tracing import Trace
 
 ID = "4bf92f3577b34da6a3ce929d0e0e4736"
 PARENT = "00f067aa0ba902b7"

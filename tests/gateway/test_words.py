@@ -13,9 +13,9 @@ from websockets.sync.client import connect
 from tests.gateway.echo import Echo
 from tests.gateway.test_policies import project
 from tests.gateway.world import World
-from trimtab.gateway import policies
 from trimtab.gateway.offline import retention
-from trimtab.gateway.spoken import LOOKED_AT, beginning, masked
+from trimtab.gateway.telemetry.spoken import LOOKED_AT, beginning, masked
+from trimtab.gateway.tiers import policies
 from trimtab.journal import words
 from trimtab.journal.words import Words
 
@@ -110,7 +110,7 @@ def test_a_long_text_is_masked_before_the_database_is_asked(
         looked.append(len(text))
         return masked(text)
 
-    monkeypatch.setattr("trimtab.gateway.spoken.masked", look)
+    monkeypatch.setattr("trimtab.gateway.telemetry.spoken.masked", look)
     client.post("/v1/generate", json={**ASK, "prompt": "x" * 100_000})
     [found] = kept(world)
     assert (found.prompt, found.cut) == ("x" * words.MOST_CHARACTERS, True)

@@ -7,7 +7,7 @@ from tests.gateway.world import PRICE, World
 from trimtab.gateway import keys
 from trimtab.gateway.catalogue import Served
 from trimtab.gateway.keys import Created, Key
-from trimtab.gateway.tracing import Trace
+from trimtab.gateway.telemetry.tracing import Trace
 from trimtab.gateway.visit import Visit
 from trimtab.text.chat import ChatFormat
 

@@ -146,6 +146,6 @@ def test_what_was_extended_or_settled_meanwhile_is_left(
 
 
 def test_the_leader_looks_for_longer_than_a_gateway_is_silent() -> None:
-    from trimtab.gateway import heartbeat
+    from trimtab.gateway.billing import heartbeat
 
     assert recovery.PATIENCE_S >= 2 * heartbeat.BEAT_S

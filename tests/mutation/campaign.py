@@ -38,7 +38,8 @@ LEAST = 0.85
 MUTATED = (
     *(f"src/trimtab/ledger/{name}.py" for name in ("accounts", "money", "own", "prices")),
     *(f"src/trimtab/ledger/{name}.py" for name in ("recovery", "reservation", "till")),
-    *(f"src/trimtab/gateway/{name}.py" for name in ("breaker", "gcra", "limits", "retry")),
+    *(f"src/trimtab/gateway/billing/{name}.py" for name in ("gcra", "limits")),
+    *(f"src/trimtab/gateway/tiers/{name}.py" for name in ("breaker", "retry")),
 )
 TESTS = (
     *(f"tests/ledger/test_{name}.py" for name in ("holds", "money", "own")),

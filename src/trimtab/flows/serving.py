@@ -5,7 +5,7 @@ from pathlib import Path
 
 from trimtab.deploy.package import Package, files_of, materialise
 from trimtab.errors import IdentityError
-from trimtab.gateway import policies
+from trimtab.gateway.tiers import policies
 from trimtab.inference import VersionFiles
 from trimtab.project import Project
 from trimtab.registry import bases, deployments, versions

@@ -8,9 +8,9 @@ import asyncio
 from collections.abc import Coroutine
 from typing import Any, Self
 
-from trimtab.gateway import stream
-from trimtab.gateway.answering import Answering
 from trimtab.gateway.generation import Generation, Hear, answer
+from trimtab.gateway.streams import stream
+from trimtab.gateway.tiers.answering import Answering
 
 # Beyond every deadline that a project may set: admission keeps the request's own.
 LONGEST_S = 3600.0

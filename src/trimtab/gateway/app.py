@@ -16,40 +16,32 @@ from starlette.types import Receive, Scope, Send
 
 import trimtab
 from trimtab.errors import TrimtabError
-from trimtab.gateway import (
-    conversation,
-    document,
-    embeddings,
-    generate,
-    health,
-    measured,
-    models,
-    openai,
-    problems,
-    score,
-    unfit,
-)
-from trimtab.gateway.books import Books
+from trimtab.gateway import document, embeddings, generate, health, models, problems, score
+from trimtab.gateway.billing.books import Books
 from trimtab.gateway.catalogue import Catalogue, Ready
 from trimtab.gateway.desk import Desk
-from trimtab.gateway.door import PAID, Door
-from trimtab.gateway.doorkeeper import Doorkeeper
 from trimtab.gateway.drain import Drain
 from trimtab.gateway.encoders import Encoders, Encodes
-from trimtab.gateway.live import Lives
+from trimtab.gateway.entrance import unfit
+from trimtab.gateway.entrance.door import PAID, Door
+from trimtab.gateway.entrance.doorkeeper import Doorkeeper
+from trimtab.gateway.entrance.straight import Straight
 from trimtab.gateway.off_loop import OffLoop
 from trimtab.gateway.offline import routes as batch_routes
 from trimtab.gateway.offline import uploads
 from trimtab.gateway.offline.worker import Worker
+from trimtab.gateway.openai import routes as openai
 from trimtab.gateway.problems import Problem
-from trimtab.gateway.refusals import Refusals
-from trimtab.gateway.straight import Straight
-from trimtab.gateway.upstream import Upstreams
+from trimtab.gateway.streams import conversation
+from trimtab.gateway.streams.live import Lives
+from trimtab.gateway.telemetry import measured
+from trimtab.gateway.telemetry.refusals import Refusals
+from trimtab.gateway.tiers.upstream import Upstreams
 from trimtab.store.blobs import Blobs
 from trimtab.store.database import Database
 
 if TYPE_CHECKING:
-    from trimtab.gateway.spans import Spans
+    from trimtab.gateway.telemetry.spans import Spans
 
 log = logging.getLogger(__name__)
 _ROUTERS = (
@@ -131,7 +123,7 @@ def _spans() -> "Spans | None":
     if not named or off or os.environ.get("OTEL_TRACES_EXPORTER") == "none":
         return None
     try:
-        from trimtab.gateway.spans import Spans
+        from trimtab.gateway.telemetry.spans import Spans
     except ImportError:
         log.warning("no spans are sent: OpenTelemetry is missing; pip install 'trimtab[otel]'")
         return None

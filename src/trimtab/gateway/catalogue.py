@@ -20,11 +20,11 @@ from trimtab.errors import (
     IdentityError,
     NotFound,
 )
-from trimtab.gateway import policies
 from trimtab.gateway.off_loop import OffLoop
-from trimtab.gateway.policies import Policy
 from trimtab.gateway.problems import Problem
 from trimtab.gateway.shared import Shared
+from trimtab.gateway.tiers import policies
+from trimtab.gateway.tiers.policies import Policy
 from trimtab.inference import Capabilities, Engine
 from trimtab.registry import bases, deployments, identity, versions
 from trimtab.registry.deployments import Deployment

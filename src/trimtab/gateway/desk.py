@@ -7,17 +7,17 @@ import anyio.to_thread
 from anyio import CapacityLimiter
 from fastapi import Depends, Request
 
+from trimtab.gateway.billing.books import Books
 from trimtab.gateway.bodies import Asked, Continued
-from trimtab.gateway.books import Books
 from trimtab.gateway.catalogue import Catalogue, Resolved, Served
-from trimtab.gateway.dialogue import Dialogue
 from trimtab.gateway.drain import Drain
 from trimtab.gateway.encoders import Encoders
-from trimtab.gateway.live import Lives
 from trimtab.gateway.off_loop import OffLoop
+from trimtab.gateway.openai.dialogue import Dialogue
 from trimtab.gateway.problems import Problem
-from trimtab.gateway.refusals import Refusals
-from trimtab.gateway.upstream import Upstreams
+from trimtab.gateway.streams.live import Lives
+from trimtab.gateway.telemetry.refusals import Refusals
+from trimtab.gateway.tiers.upstream import Upstreams
 from trimtab.gateway.visit import Visit
 from trimtab.inference import Engine, Message
 from trimtab.store.blobs import Blobs

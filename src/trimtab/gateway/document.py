@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from trimtab.gateway import problems
-from trimtab.gateway.door import OPEN
+from trimtab.gateway.entrance.door import OPEN
 
 ABOUT = """The inference API. `GET /v1/stream` with an upgrade to WebSocket takes the bodies of
 `/v1/generate`, one a text frame, and answers each with frames `{"event", "data"}`."""

@@ -14,8 +14,7 @@ from fastapi import APIRouter, Header, Request
 from starlette.responses import Response
 
 from trimtab.errors import DataError
-from trimtab.gateway import replaying, stream, upstream
-from trimtab.gateway.answering import TIMER_S
+from trimtab.gateway import replaying
 from trimtab.gateway.bodies import Asked
 from trimtab.gateway.desk import INLINE, AtDesk, Desk
 from trimtab.gateway.embedding_bodies import (
@@ -26,7 +25,10 @@ from trimtab.gateway.embedding_bodies import (
 )
 from trimtab.gateway.encoders import Encoding
 from trimtab.gateway.problems import Problem
-from trimtab.gateway.stream import unless_gone
+from trimtab.gateway.streams import stream
+from trimtab.gateway.streams.stream import unless_gone
+from trimtab.gateway.tiers import upstream
+from trimtab.gateway.tiers.answering import TIMER_S
 from trimtab.gateway.visit import Visit
 from trimtab.inference import EmbedRequest, Engine, Usage, Vector
 

@@ -7,15 +7,16 @@ from fastapi import APIRouter, Header, Request
 from starlette.responses import Response
 from starlette.types import Receive
 
-from trimtab.gateway import elsewhere, replaying
+from trimtab.gateway import replaying
 from trimtab.gateway.admission import Admission
 from trimtab.gateway.bodies import Done, GenerateAnswer, GenerateBody, Token
 from trimtab.gateway.desk import AtDesk, Desk
 from trimtab.gateway.generation import Generation, admitted, answer
-from trimtab.gateway.live import Live
 from trimtab.gateway.problems import Problem
 from trimtab.gateway.replays import Claim
-from trimtab.gateway.stream import Emit, EventStream, unless_gone
+from trimtab.gateway.streams import elsewhere
+from trimtab.gateway.streams.live import Live
+from trimtab.gateway.streams.stream import Emit, EventStream, unless_gone
 from trimtab.gateway.visit import Visit
 
 router = APIRouter()

@@ -10,11 +10,11 @@ import anyio.to_thread
 from anyio import CapacityLimiter
 
 from trimtab.errors import EngineError
-from trimtab.gateway.answering import Answering
 from trimtab.gateway.bodies import Alternative, Choice, GenerateBody, TokenLogprob
 from trimtab.gateway.catalogue import Served
 from trimtab.gateway.desk import Desk, Prepared, check_fit
-from trimtab.gateway.spoken import prompt_of
+from trimtab.gateway.telemetry.spoken import prompt_of
+from trimtab.gateway.tiers.answering import Answering
 from trimtab.gateway.visit import Visit
 from trimtab.inference import Chunk, FinishReason, GenerateRequest, Sampling
 from trimtab.text.schema import satisfies

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Self
 
-from trimtab.gateway.dialogue import AnswerCall, AnswerFunction, DeltaCall, Dialogue
+from trimtab.gateway.openai.dialogue import AnswerCall, AnswerFunction, DeltaCall, Dialogue
 from trimtab.text import tool_calls
 from trimtab.text.tool_calls import Listener, Spoken
 

@@ -9,9 +9,9 @@ import uvicorn
 from fastapi import FastAPI
 
 from trimtab.gateway.desk import Desk
-from trimtab.gateway.door import BODY_LIMIT
+from trimtab.gateway.entrance.door import BODY_LIMIT
 from trimtab.gateway.offline.worker import Worker
-from trimtab.gateway.stream import HEARTBEAT_S
+from trimtab.gateway.streams.stream import HEARTBEAT_S
 
 # How long requests under way may go on after a SIGTERM.
 DRAIN_S = 8

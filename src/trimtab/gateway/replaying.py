@@ -7,12 +7,13 @@ from starlette.responses import Response
 from starlette.types import Receive
 
 from trimtab.errors import TrimtabError
-from trimtab.gateway import elsewhere, replays
+from trimtab.gateway import replays
 from trimtab.gateway.bodies import Done
 from trimtab.gateway.desk import Desk
 from trimtab.gateway.problems import Problem
 from trimtab.gateway.replays import Claim, Replay
-from trimtab.gateway.stream import Emit, EventStream
+from trimtab.gateway.streams import elsewhere
+from trimtab.gateway.streams.stream import Emit, EventStream
 from trimtab.gateway.visit import Visit
 
 REPLAYED = "Idempotency-Replayed"

@@ -9,13 +9,13 @@ from fastapi import APIRouter, Header, Request
 from starlette.responses import Response
 
 from trimtab.gateway import replaying
-from trimtab.gateway.answering import Answering
 from trimtab.gateway.bodies import CompletionScore, ScoreAnswer, ScoreBody
 from trimtab.gateway.catalogue import Served
 from trimtab.gateway.desk import AtDesk, Prepared, check_fit
 from trimtab.gateway.problems import Problem
-from trimtab.gateway.spoken import prompt_of
-from trimtab.gateway.stream import unless_gone
+from trimtab.gateway.streams.stream import unless_gone
+from trimtab.gateway.telemetry.spoken import prompt_of
+from trimtab.gateway.tiers.answering import Answering
 from trimtab.gateway.visit import Visit
 from trimtab.inference import Score, ScoreRequest, Usage
 from trimtab.text.chat import ChatFormat

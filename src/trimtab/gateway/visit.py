@@ -14,7 +14,7 @@ from starlette.datastructures import State
 from trimtab.gateway.bodies import Asked, UsageBody
 from trimtab.gateway.encoders import Answerer
 from trimtab.gateway.keys import Key
-from trimtab.gateway.tracing import Trace
+from trimtab.gateway.telemetry.tracing import Trace
 from trimtab.inference import Chunk, FinishReason, Priority, Runtime, Usage
 from trimtab.ledger.money import Price, usd
 from trimtab.ledger.reservation import Hold

@@ -29,7 +29,7 @@ from trimtab.errors import (
     StoreError,
     TrimtabError,
 )
-from trimtab.gateway import problems, upstream
+from trimtab.gateway import problems
 from trimtab.gateway.catalogue import Served
 from trimtab.gateway.desk import Desk
 from trimtab.gateway.encoders import Answerer
@@ -37,7 +37,8 @@ from trimtab.gateway.offline.endpoints import ENDPOINTS, Task
 from trimtab.gateway.offline.line import Line
 from trimtab.gateway.offline.outcomes import Back, Dead, LineAnswered
 from trimtab.gateway.problems import LeaseLost, Problem
-from trimtab.gateway.tracing import Trace
+from trimtab.gateway.telemetry.tracing import Trace
+from trimtab.gateway.tiers import upstream
 from trimtab.gateway.visit import Visit
 
 ATTEMPTS = 5

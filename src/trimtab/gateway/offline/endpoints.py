@@ -9,7 +9,6 @@ import anyio.to_thread
 from pydantic import BaseModel
 
 from trimtab.gateway import embeddings, score
-from trimtab.gateway.answering import Work
 from trimtab.gateway.bodies import Asked, GenerateAnswer, GenerateBody, ScoreBody
 from trimtab.gateway.catalogue import Served
 from trimtab.gateway.desk import Desk
@@ -17,9 +16,10 @@ from trimtab.gateway.embedding_bodies import EmbeddingsBody
 from trimtab.gateway.encoders import Answerer, Encoding
 from trimtab.gateway.generation import Generation
 from trimtab.gateway.offer import Offer
-from trimtab.gateway.openai_bodies import ChatBody, CompletionBody
-from trimtab.gateway.openai_chat import Chat
-from trimtab.gateway.openai_completions import Completions
+from trimtab.gateway.openai.bodies import ChatBody, CompletionBody
+from trimtab.gateway.openai.chat import Chat
+from trimtab.gateway.openai.completions import Completions
+from trimtab.gateway.tiers.answering import Work
 from trimtab.gateway.visit import Visit
 from trimtab.inference import Vector
 from trimtab.text.chat import ChatFormat

@@ -8,8 +8,8 @@ from typing import Annotated, Any, BinaryIO, Literal
 from pydantic import Field, ValidationError
 
 from trimtab.canonical import canonical_json
-from trimtab.gateway import unfit
 from trimtab.gateway.bodies import Body, Label, PlainObject
+from trimtab.gateway.entrance import unfit
 from trimtab.gateway.offline.bodies import Route
 from trimtab.gateway.offline.endpoints import ENDPOINTS, Task
 from trimtab.gateway.problems import Problem

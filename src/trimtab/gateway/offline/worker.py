@@ -14,8 +14,8 @@ from functools import partial
 import anyio.to_thread
 
 from trimtab.errors import StoreRefused, TrimtabError
+from trimtab.gateway.billing.group import STORE
 from trimtab.gateway.desk import Desk
-from trimtab.gateway.group import STORE
 from trimtab.gateway.offline import asking, batches, ending, lines
 from trimtab.gateway.offline.batches import Standing
 from trimtab.gateway.offline.line import Line

@@ -21,8 +21,9 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from trimtab.errors import TrimtabError
-from trimtab.gateway import problems, unfit
+from trimtab.gateway import problems
 from trimtab.gateway.desk import Desk
+from trimtab.gateway.entrance import unfit
 from trimtab.gateway.problems import Problem
 
 # No body at all; JSON's null is one.

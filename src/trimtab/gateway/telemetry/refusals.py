@@ -13,17 +13,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from trimtab.gateway.group import STORE
-from trimtab.gateway.metrics import Metrics
+from trimtab.gateway.billing.group import STORE
 from trimtab.gateway.off_loop import OffLoop
 from trimtab.gateway.problems import Problem
-from trimtab.gateway.tracing import Trace
+from trimtab.gateway.telemetry.metrics import Metrics
+from trimtab.gateway.telemetry.tracing import Trace
 from trimtab.journal import requests
 from trimtab.journal.requests import Answered
 from trimtab.store.ids import new_id
 
 if TYPE_CHECKING:
-    from trimtab.gateway.spans import Spans
+    from trimtab.gateway.telemetry.spans import Spans
 
 # So many in a row are logged, and so many a second on the average, by each gateway.
 BURST, A_SECOND = 200, 2

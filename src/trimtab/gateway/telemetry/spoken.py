@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from trimtab.gateway.bodies import Asked, ScoreBody
-from trimtab.gateway.dialogue import Dialogue
+from trimtab.gateway.openai.dialogue import Dialogue
 from trimtab.gateway.visit import Visit
 from trimtab.journal import words
 from trimtab.journal.words import Words

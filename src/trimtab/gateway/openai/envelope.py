@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from trimtab.canonical import canonical_json
 from trimtab.gateway import problems
 from trimtab.gateway.bodies import Choice
-from trimtab.gateway.openai_bodies import CachedTokens, Envelope, OpenAIUsage
+from trimtab.gateway.openai.bodies import CachedTokens, Envelope, OpenAIUsage
 from trimtab.gateway.problems import Problem
 from trimtab.gateway.visit import Visit
 

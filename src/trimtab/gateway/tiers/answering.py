@@ -13,13 +13,14 @@ from typing import Generic, Protocol, TypeVar
 from anyio import CapacityLimiter
 
 from trimtab.errors import BudgetExceeded, EngineUnavailable
-from trimtab.gateway import stream, upstream
 from trimtab.gateway.bodies import Asked
-from trimtab.gateway.breaker import Permit
 from trimtab.gateway.catalogue import Resolved, Served
 from trimtab.gateway.desk import Desk, Prepared
-from trimtab.gateway.policies import filled
-from trimtab.gateway.retry import backoff_s
+from trimtab.gateway.streams import stream
+from trimtab.gateway.tiers import upstream
+from trimtab.gateway.tiers.breaker import Permit
+from trimtab.gateway.tiers.policies import filled
+from trimtab.gateway.tiers.retry import backoff_s
 from trimtab.gateway.visit import Visit
 from trimtab.inference import Usage
 

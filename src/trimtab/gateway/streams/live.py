@@ -18,7 +18,7 @@ from trimtab.gateway import problems
 from trimtab.gateway.bodies import Done, Token
 from trimtab.gateway.drain import Drain
 from trimtab.gateway.problems import ClientGone, Problem
-from trimtab.gateway.stream import Emit, EventStream, too_late, unless_gone
+from trimtab.gateway.streams.stream import Emit, EventStream, too_late, unless_gone
 
 RESUME_S = 10.0
 # How often a stream looks whether somebody reads it elsewhere.

@@ -15,20 +15,21 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from trimtab.errors import StoreRefused
-from trimtab.gateway import problems, spoken
-from trimtab.gateway.entries import Admitted, Closing, Item, Kept, Knock, Opening
-from trimtab.gateway.group import STORE, GroupCommit
-from trimtab.gateway.heartbeat import Heartbeat
-from trimtab.gateway.metrics import Metrics
-from trimtab.gateway.posting import post
+from trimtab.gateway import problems
+from trimtab.gateway.billing.entries import Admitted, Closing, Item, Kept, Knock, Opening
+from trimtab.gateway.billing.group import STORE, GroupCommit
+from trimtab.gateway.billing.heartbeat import Heartbeat
+from trimtab.gateway.billing.posting import post
 from trimtab.gateway.problems import ClientGone, Problem
 from trimtab.gateway.replays import Claim
+from trimtab.gateway.telemetry import spoken
+from trimtab.gateway.telemetry.metrics import Metrics
 from trimtab.gateway.visit import Visit
 from trimtab.ledger.accounts import account_of
 from trimtab.store.database import Database
 
 if TYPE_CHECKING:
-    from trimtab.gateway.spans import Spans
+    from trimtab.gateway.telemetry.spans import Spans
 
 
 class Books:

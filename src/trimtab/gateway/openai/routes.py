@@ -12,7 +12,7 @@ from trimtab.gateway.bodies import GenerateBody, Token
 from trimtab.gateway.desk import AtDesk, Desk
 from trimtab.gateway.generation import Generation, admitted, answer
 from trimtab.gateway.offer import Offer
-from trimtab.gateway.openai_bodies import (
+from trimtab.gateway.openai.bodies import (
     ChatAnswer,
     ChatBody,
     Common,
@@ -20,11 +20,11 @@ from trimtab.gateway.openai_bodies import (
     CompletionBody,
     Envelope,
 )
-from trimtab.gateway.openai_chat import Chat
-from trimtab.gateway.openai_completions import Completions
-from trimtab.gateway.openai_envelope import Theirs
+from trimtab.gateway.openai.chat import Chat
+from trimtab.gateway.openai.completions import Completions
+from trimtab.gateway.openai.envelope import Theirs
 from trimtab.gateway.problems import Problem
-from trimtab.gateway.stream import Emit, EventStream, unless_gone
+from trimtab.gateway.streams.stream import Emit, EventStream, unless_gone
 from trimtab.gateway.visit import Visit
 
 router = APIRouter()

@@ -11,10 +11,10 @@ from trimtab.errors import (
     RequestRefused,
     TrimtabError,
 )
-from trimtab.gateway.breaker import Breaker, Permit
 from trimtab.gateway.encoders import Answerer
 from trimtab.gateway.problems import Problem
-from trimtab.gateway.retry import RetryBudget
+from trimtab.gateway.tiers.breaker import Breaker, Permit
+from trimtab.gateway.tiers.retry import RetryBudget
 
 
 @dataclass(slots=True)

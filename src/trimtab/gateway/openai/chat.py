@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from trimtab.gateway.bodies import Choice
-from trimtab.gateway.dialogue import AnswerCall, DeltaCall
 from trimtab.gateway.generation import Generation
 from trimtab.gateway.offer import Offer
-from trimtab.gateway.openai_bodies import (
+from trimtab.gateway.openai.bodies import (
     AnswerMessage,
     ChatAnswer,
     ChatChoice,
@@ -18,7 +17,8 @@ from trimtab.gateway.openai_bodies import (
     DeltaChoice,
     Envelope,
 )
-from trimtab.gateway.openai_envelope import Mold, around, bare, closing, end_of
+from trimtab.gateway.openai.dialogue import AnswerCall, DeltaCall
+from trimtab.gateway.openai.envelope import Mold, around, bare, closing, end_of
 from trimtab.gateway.visit import Visit
 from trimtab.text.tool_calls import Listener
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from trimtab.errors import TrimtabError
 from trimtab.gateway import keys, replays
-from trimtab.gateway.entries import Admitted, Closing, Item, Knock, Opening
-from trimtab.gateway.heartbeat import LIFE_US
-from trimtab.gateway.limits import Meters, Verdict
+from trimtab.gateway.billing.entries import Admitted, Closing, Item, Knock, Opening
+from trimtab.gateway.billing.heartbeat import LIFE_US
+from trimtab.gateway.billing.limits import Meters, Verdict
 from trimtab.gateway.problems import LeaseLost, Problem
 from trimtab.gateway.replays import Replay
 from trimtab.gateway.visit import Reserved, Visit

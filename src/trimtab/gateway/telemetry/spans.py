@@ -31,9 +31,9 @@ from opentelemetry.trace import (
 from opentelemetry.util.types import AttributeValue
 
 import trimtab
-from trimtab.gateway.metrics import OPERATIONS, PROVIDER, operation_of
-from trimtab.gateway.refusals import Refused
-from trimtab.gateway.tracing import Trace
+from trimtab.gateway.telemetry.metrics import OPERATIONS, PROVIDER, operation_of
+from trimtab.gateway.telemetry.refusals import Refused
+from trimtab.gateway.telemetry.tracing import Trace
 from trimtab.gateway.visit import Visit
 
 # How long the end of a gateway waits for its last spans to be taken.

@@ -5,7 +5,7 @@ settle and log it. Values alone; what becomes of them in a transaction is in `po
 from dataclasses import dataclass
 from typing import Protocol
 
-from trimtab.gateway.limits import Verdict
+from trimtab.gateway.billing.limits import Verdict
 from trimtab.gateway.visit import Reserved, Visit
 from trimtab.journal.words import Words
 from trimtab.store.database import Connection

@@ -16,8 +16,8 @@ from trimtab.gateway.drain import Drain
 from trimtab.gateway.keys import Key
 from trimtab.gateway.offline.files import FILE_BYTES
 from trimtab.gateway.problems import Problem
-from trimtab.gateway.refusals import Refusals
-from trimtab.gateway.tracing import Trace
+from trimtab.gateway.telemetry.refusals import Refusals
+from trimtab.gateway.telemetry.tracing import Trace
 
 OPEN = frozenset({"/healthz", "/readyz"})
 SCOPE_OF = {

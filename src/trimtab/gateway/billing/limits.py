@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from trimtab.gateway import gcra
-from trimtab.gateway.gcra import Meter, Reading
+from trimtab.gateway.billing import gcra
+from trimtab.gateway.billing.gcra import Meter, Reading
 from trimtab.gateway.keys import Key
 from trimtab.gateway.tables import LOCK_METERS, PUT_METERS
 from trimtab.store.database import Connection

@@ -9,13 +9,14 @@ import asyncio
 
 from starlette.types import Receive
 
-from trimtab.gateway import live, replays
+from trimtab.gateway import replays
+from trimtab.gateway.billing.group import STORE
 from trimtab.gateway.bodies import Done, Token
 from trimtab.gateway.desk import Desk
-from trimtab.gateway.group import STORE
 from trimtab.gateway.problems import Problem
 from trimtab.gateway.replays import Claim, Heard
-from trimtab.gateway.stream import Emit, EventStream, unless_gone
+from trimtab.gateway.streams import live
+from trimtab.gateway.streams.stream import Emit, EventStream, unless_gone
 
 
 async def followed(desk: Desk, wanted: Claim, offset: int, trace_id: str) -> EventStream:

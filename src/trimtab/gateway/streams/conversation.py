@@ -17,13 +17,15 @@ from starlette.datastructures import State
 from starlette.websockets import WebSocketDisconnect
 
 from trimtab.canonical import canonical_json
-from trimtab.gateway import problems, stream, unfit
+from trimtab.gateway import problems
 from trimtab.gateway.bodies import GenerateBody
 from trimtab.gateway.desk import Desk
+from trimtab.gateway.entrance import unfit
 from trimtab.gateway.generate import done, piece
 from trimtab.gateway.generation import Generation, admitted, answer
 from trimtab.gateway.problems import ClientGone
-from trimtab.gateway.tracing import Trace
+from trimtab.gateway.streams import stream
+from trimtab.gateway.telemetry.tracing import Trace
 from trimtab.gateway.visit import Visit
 
 WAITING = 8

@@ -7,8 +7,8 @@ from starlette.responses import PlainTextResponse
 
 from trimtab.errors import TrimtabError
 from trimtab.gateway.desk import AtDesk, Desk
-from trimtab.gateway.metrics import CONTENT_TYPE
 from trimtab.gateway.offline import batches
+from trimtab.gateway.telemetry.metrics import CONTENT_TYPE
 from trimtab.journal import dead_letters
 
 router = APIRouter()

@@ -2,14 +2,14 @@
 
 from trimtab.gateway.bodies import Choice
 from trimtab.gateway.generation import Generation
-from trimtab.gateway.openai_bodies import (
+from trimtab.gateway.openai.bodies import (
     CompletionAnswer,
     CompletionChunk,
     Envelope,
     TextChoice,
     TextLogprobs,
 )
-from trimtab.gateway.openai_envelope import Mold, around, bare, closing, end_of
+from trimtab.gateway.openai.envelope import Mold, around, bare, closing, end_of
 from trimtab.gateway.visit import Visit
 
 

@@ -26,7 +26,7 @@ from trimtab.gateway.bodies import (
     Text,
     TokenLogprob,
 )
-from trimtab.gateway.dialogue import (
+from trimtab.gateway.openai.dialogue import (
     MOST_TOOLS,
     AnswerCall,
     ChatTurn,

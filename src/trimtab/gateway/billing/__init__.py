@@ -1,0 +1,1 @@
+"""Holds before work, one settlement after it, and limits; many requests in one transaction."""

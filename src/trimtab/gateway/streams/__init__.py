@@ -1,0 +1,1 @@
+"""Answers that come piece by piece: server-sent events, the WebSocket, and taking one up again."""

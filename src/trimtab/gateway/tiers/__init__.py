@@ -1,0 +1,1 @@
+"""Who answers when something fails: tiers, breakers, one retry budget."""
