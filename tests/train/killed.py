@@ -36,6 +36,8 @@ WAYS: dict[str, TrainSettings] = {
     "orpo": replace(SHORT, objective="orpo"),
     "grpo": replace(SHORT, objective="grpo", epochs=8 / 24, extra=ANSWERS),
 }
+# Where there is a card also over a base in 4 bits.
+CARD_WAYS = WAYS | {"qlora": replace(SHORT, method="qlora")}
 
 
 def trained(
@@ -43,7 +45,7 @@ def trained(
 ) -> RunResult | Paused:
     """The run of a way, to its end."""
     chat = ChatFormat.from_folder(base, system=SYSTEM)
-    settings = WAYS[way]
+    settings = CARD_WAYS[way]
     rewards = [Reward("length", "length", _lengths)] if way == "grpo" else []
     return train_until(base, chat, DIALOGUES, settings, folder, on_step=on_step, rewards=rewards)
 

@@ -27,6 +27,7 @@ from trl.trainer.utils import add_fused_lm_head
 from trimtab.train.fused import answer_fast
 from trimtab.train.loss import label_logprobs, parts, stream_of
 from trimtab.train.methods.qlora import quantisation
+from trimtab.train.room import keeps
 from trimtab.train.scoring import score_fast, scores
 from trimtab.train.stream import IGNORED
 from trimtab.train.walk import Model, walkable
@@ -207,13 +208,28 @@ def test_parts_of_a_batch_make_up_the_whole() -> None:
         assert float((summed[name] - gradient).norm() / gradient.norm()) < ALLOWED, name
 
 
+def test_checkpointed_activations_change_no_gradient() -> None:
+    base = based()
+    base.activation_checkpointing_enable()
+    model = adapted(base, lora_dropout=0.2)
+    tokens, labels, _ = batch()
+    assert walkable(model)
+    assert not keeps(base, 1)
+    torch.manual_seed(1)
+    again = gradients(model, -label_logprobs(model, tokens, labels).mean())
+    base.activation_checkpointing_disable()
+    assert keeps(base, 1)
+    torch.manual_seed(1)
+    kept = gradients(model, -label_logprobs(model, tokens, labels).mean())
+    assert kept.keys() == again.keys()
+    for name, gradient in kept.items():
+        assert torch.equal(gradient, again[name]), name
+
+
 def test_what_is_not_walked_is_left_to_transformers() -> None:
     assert not walkable(adapted(based(MistralConfig)))
     assert not walkable(adapted(based(Qwen2Config, use_sliding_window=True, max_window_layers=0)))
     assert not walkable(adapted(based(attention_dropout=0.1)))
-    checkpointed = based()
-    checkpointed.activation_checkpointing_enable()
-    assert not walkable(checkpointed)
     hooked = based()
     hooked.base_model.layers[1].mlp.register_forward_hook(lambda *_: None)
     assert not walkable(hooked)

@@ -10,7 +10,7 @@ from tests.tiny import build_base
 from tests.train.conftest import Records
 from trimtab.errors import BaseError, InUse, ProjectError, RunFailed, UserError
 from trimtab.text.chat import ChatFormat
-from trimtab.train import divergence, loss
+from trimtab.train import divergence, room
 from trimtab.train.checkpoint import newest
 from trimtab.train.probes import Probes
 from trimtab.train.run import RunFolder, RunResult, StepProgress
@@ -179,7 +179,7 @@ def test_a_batch_in_parts_is_the_same_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     whole = train(base, chat, records, settings, tmp_path / "whole")
-    monkeypatch.setattr(loss, "PART", 40)
+    monkeypatch.setattr(room, "PART", 40)
     cut = train(base, chat, records, settings, tmp_path / "cut")
     one, two = (json.loads(result.files.curve.read_bytes()) for result in (whole, cut))
     assert [p["loss"] for p in one] == pytest.approx([p["loss"] for p in two], rel=1e-4)

@@ -42,8 +42,10 @@ def answer_fast(model: Model) -> None:
 
 def as_stream(model: Model, tokens: Tensor, seen: Tensor, labels: Tensor) -> Stream:
     """The stream of a batch [rows, length], padded where `seen` is 0."""
-    rows = [row[kept].tolist() for row, kept in zip(tokens, seen.bool(), strict=True)]
-    taught = [row[kept].tolist() for row, kept in zip(labels, seen.bool(), strict=True)]
+    # All three at once: each row by itself would wait for the device.
+    tokens, seen, labels = tokens.cpu(), seen.bool().cpu(), labels.cpu()
+    rows = [row[kept].tolist() for row, kept in zip(tokens, seen, strict=True)]
+    taught = [row[kept].tolist() for row, kept in zip(labels, seen, strict=True)]
     return lay_out(rows, taught, share=not drops(model))
 
 

@@ -3,7 +3,7 @@
 The logits of a whole batch are the largest tensor of a training step, and most of what is made of
 them is thrown away. Here a tile's logits give the labels' log-probabilities and, while they are at
 hand, the gradient by the hidden states: a later factor on a label scales its row alone. So no
-logits are kept and none are computed twice. Imports torch.
+logits are kept and none are computed twice. On a card `cuda.labels` does the same. Imports torch.
 """
 
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
+
+from trimtab.train.cuda.labels import measured_labels
 
 # Labels whose logits exist at a time.
 TILE = 128
@@ -27,6 +29,14 @@ class LabelLogprobs(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, measured: bool
     ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        if hidden.is_cuda:
+            found, slopes = measured_labels(
+                hidden, weight, targets, measured, sloped=ctx.needs_input_grad[0]
+            )
+            ctx.save_for_backward(slopes)
+            if found[1] is not None and found[2] is not None:
+                ctx.mark_non_differentiable(found[1], found[2])
+            return found
         logprobs = hidden.new_empty(len(targets))
         slopes = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
         entropy = torch.empty_like(logprobs) if measured else None
@@ -57,4 +67,4 @@ class LabelLogprobs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         (slopes,) = ctx.saved_tensors
-        return slopes * grads[0][:, None], None, None, None
+        return slopes * grads[0][:, None].to(slopes.dtype), None, None, None

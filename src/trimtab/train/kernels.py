@@ -2,7 +2,8 @@
 
 A frozen weight gets no gradient, a low-rank pair is added into the product beside it, and what is
 cheap to compute again is not kept: neither is a matrix that lies in 4 bits at its full width.
-Float32. Imports torch, and bitsandbytes where such a matrix is met.
+Products are in the width of their input, whatever width their weights are kept in. Imports torch,
+and bitsandbytes where such a matrix is met.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,8 @@ from typing import Any
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
+
+from trimtab.train.cuda.fusion import fuses
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,34 +37,37 @@ class Projections(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, pairs: tuple[Pair, ...], *weights: Tensor | None
     ) -> tuple[Tensor, ...]:
-        maps = _maps(weights)
+        maps = _maps(weights, x.dtype)
+        # A tensor that comes back from a checkpoint has lost them.
+        packings = [getattr(weight, "quant_state", None) for weight in weights[::4]]
         masks = [
             None if a is None else _mask(x, pair.dropout)
             for pair, (_, _, a, _) in zip(pairs, maps, strict=True)
         ]
         lows = _narrowed(x, pairs, maps, masks)
         outputs = []
-        for pair, (weight, bias, _, b), low in zip(pairs, maps, lows, strict=True):
-            y = functional.linear(x, widened(weight), bias)
+        for i, (pair, (weight, bias, _, b), low) in enumerate(zip(pairs, maps, lows, strict=True)):
+            y = functional.linear(x, widened(weight, packings[i], x.dtype), bias)
             outputs.append(y if low is None else y.addmm_(low, b.t(), alpha=pair.scaling))
         # What is frozen and has no pair asks for no input back.
         kept = x if any(ctx.needs_input_grad[2:]) else None
         ctx.save_for_backward(kept, *weights, *masks, *lows)
-        ctx.pairs = pairs
+        ctx.pairs, ctx.packings = pairs, packings
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         x, *saved = ctx.saved_tensors
         pairs, count, needs = ctx.pairs, len(ctx.pairs), ctx.needs_input_grad
-        maps = _maps(saved[: 4 * count])
+        width = grads[0].dtype
+        maps = _maps(saved[: 4 * count], width)
         masks, lows = saved[4 * count : 5 * count], saved[5 * count :]
         dx: Tensor | None = None
         narrow: dict[int, Tensor] = {}
         found: list[Tensor | None] = [None] * (4 * count)
         for i, (dy, (weight, _, _, b)) in enumerate(zip(grads, maps, strict=True)):
             if needs[0]:
-                wide = widened(weight)
+                wide = widened(weight, ctx.packings[i], width)
                 dx = dy @ wide if dx is None else dx.addmm_(dy, wide)
             if needs[2 + 4 * i]:
                 found[4 * i] = dy.t() @ x
@@ -86,20 +92,20 @@ class Projections(torch.autograd.Function):
                 if x is not None:
                     found[4 * i + 2] = low.t() @ _dropped(x, mask, rate)
                 if dx is not None:
-                    back = low @ maps[i][2]
-                    dx.add_(back if mask is None else back.mul_(mask), alpha=1 / (1 - rate))
+                    dx.add_(_undropped(low @ maps[i][2], mask, rate))
         return dx, None, *found
 
 
-def widened(weight: Tensor) -> Tensor:
-    """A matrix as it is multiplied: one of bitsandbytes in 4 bits at its full width."""
-    packing: Any = getattr(weight, "quant_state", None)
+def widened(weight: Tensor, packing: Any, width: torch.dtype) -> Tensor:
+    """A matrix as it is multiplied: one of bitsandbytes in 4 bits, `packing` says how, at its full
+    width.
+    """
     if packing is None:
-        return weight
+        return weight.to(width)
     from bitsandbytes.functional import dequantize_4bit
 
     wide: Tensor = dequantize_4bit(weight.data, packing)
-    return wide
+    return wide.to(width)
 
 
 def _narrowed(
@@ -122,20 +128,39 @@ def _stack(maps: Sequence[Any]) -> Tensor:
     return held[0] if len(held) == 1 else torch.cat(held)
 
 
-def _maps(weights: Sequence[Tensor | None]) -> list[tuple[Any, ...]]:
-    return [tuple(weights[i : i + 4]) for i in range(0, len(weights), 4)]
+def _maps(weights: Sequence[Tensor | None], width: torch.dtype) -> list[tuple[Any, ...]]:
+    """W as it is kept, bias, A and B in the width of the products, map by map."""
+    return [
+        (weights[i], *(w if w is None else w.to(width) for w in weights[i + 1 : i + 4]))
+        for i in range(0, len(weights), 4)
+    ]
 
 
 def _mask(x: Tensor, rate: float) -> Tensor | None:
     """Drawn as torch's dropout draws it, so that one seed drops the same."""
-    return torch.empty_like(x).bernoulli_(1 - rate).bool() if rate else None
+    if not rate:
+        return None
+    if x.is_cuda:
+        return torch.native_dropout(x, rate, True)[1]
+    return torch.empty_like(x).bernoulli_(1 - rate).bool()
 
 
 def _dropped(x: Tensor, mask: Tensor | None, rate: float) -> Tensor:
     if mask is None:
         return x
+    if x.is_cuda:
+        return torch.ops.aten.native_dropout_backward(x, mask, 1 / (1 - rate))
     kept: Tensor = (x * mask).div_(1 - rate)
     return kept
+
+
+def _undropped(grad: Tensor, mask: Tensor | None, rate: float) -> Tensor:
+    """The gradient by what was dropped, of that behind it; in place on a CPU."""
+    if mask is None:
+        return grad
+    if grad.is_cuda:
+        return torch.ops.aten.native_dropout_backward(grad, mask, 1 / (1 - rate))
+    return grad.mul_(mask).div_(1 - rate)
 
 
 class RootNorm(torch.autograd.Function):
@@ -143,6 +168,11 @@ class RootNorm(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        if x.is_cuda:
+            # One kernel, in float32 within.
+            out, inverse = torch.ops.aten._fused_rms_norm(x, [x.shape[-1]], weight.to(x.dtype), eps)
+            ctx.save_for_backward(x, weight, inverse)
+            return out
         length = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         inverse = length.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
         ctx.save_for_backward(x, weight, inverse)
@@ -152,6 +182,12 @@ class RootNorm(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         x, weight, inverse = ctx.saved_tensors
+        if x.is_cuda:
+            wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1]]
+            found = torch.ops.aten._fused_rms_norm_backward(
+                grads[0], x, [x.shape[-1]], inverse, weight.to(x.dtype), wanted
+            )
+            return *found, None
         dweight = None
         if ctx.needs_input_grad[1]:
             dweight = (grads[0] * x).mul_(inverse).flatten(0, -2).sum(0)
@@ -168,10 +204,18 @@ class Gated(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
         ctx.save_for_backward(gate, up)
+        if fuses(gate):
+            from trimtab.train.cuda.triton_kernels import gated
+
+            return gated(gate, up)
         return functional.silu(gate).mul_(up)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
         gate, up = ctx.saved_tensors
+        if fuses(gate):
+            from trimtab.train.cuda.triton_kernels import gated_back
+
+            return gated_back(gate, up, grads[0])
         dup = functional.silu(gate).mul_(grads[0])
         return torch.ops.aten.silu_backward(grads[0] * up, gate), dup

@@ -12,13 +12,12 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
+from trimtab.train.cuda.labels import LearntLabels
 from trimtab.train.head import LabelLogprobs
+from trimtab.train.room import PART
 from trimtab.train.stream import IGNORED, Stream, common, lay_out
+from trimtab.train.upload import upload
 from trimtab.train.walk import Model, bare, drops, hidden_states, walkable
-
-# Tokens whose activations are kept at a time, about a megabyte each at 135M parameters. A longer
-# batch is taken in parts, each with its own backward pass.
-PART = 1024
 
 
 def label_logprobs(model: Model, tokens: Tensor, labels: Tensor) -> Tensor:
@@ -51,7 +50,7 @@ def stream_measures(model: Model, stream: Stream) -> tuple[Tensor, Tensor, Tenso
     hidden = hidden_states(model, stream)
     logprobs, entropy, likeliest = _labelled(model, hidden, stream, measured=True)
     with torch.no_grad():
-        mean = hidden @ _head(model).weight.mean(dim=0)
+        mean = hidden @ _head(model).weight.mean(dim=0).to(hidden.dtype)
     return logprobs, entropy, likeliest, mean
 
 
@@ -59,9 +58,12 @@ def _labelled(
     model: Model, hidden: Tensor, stream: Stream, *, measured: bool
 ) -> tuple[Tensor, Any, Any]:
     weight = _head(model).weight
-    targets = torch.tensor(stream.targets)
+    targets = upload(stream.targets, hidden.device)
     if not weight.requires_grad:
         found: tuple[Tensor, Any, Any] = LabelLogprobs.apply(hidden, weight, targets, measured)  # type: ignore[no-untyped-call]
+        return found
+    if hidden.is_cuda:
+        found = LearntLabels.apply(hidden, weight, targets, measured)  # type: ignore[no-untyped-call]
         return found
     # A head that learns needs its logits for its own gradient.
     logits = _head(model)(hidden)
@@ -78,11 +80,10 @@ def _head(model: Model) -> Any:
     return causal.get_output_embeddings()
 
 
-def parts(tokens: Sequence[list[int]], limit: int | None = None) -> Iterator[list[int]]:
-    """Rows, those that begin alike together, in lists of at most `limit` tokens that are computed,
-    PART where none is given. A row longer than that is a list of its own.
+def parts(tokens: Sequence[list[int]], limit: int = PART) -> Iterator[list[int]]:
+    """Rows, those that begin alike together, in lists of at most `limit` tokens that are computed.
+    A row longer than that is a list of its own.
     """
-    limit = limit or PART
     order = sorted(range(len(tokens)), key=lambda row: tokens[row])
     part: list[int] = []
     size = 0

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-# A probe of this shape is what a batch of eight short dialogues asks of a 135M model.
-ROWS, INNER, COLUMNS = 512, 576, 1536
+# Rows, inner size and columns of a probe, by device. On a CPU what a batch of eight short dialogues
+# asks of a 135M model; on a card what fills it, as batches are made to.
+PROBES = {"cpu": (512, 576, 1536), "cuda": (8192, 4096, 4096)}
 # malloc.h
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 KEPT = 1 << 30
@@ -47,8 +48,9 @@ def gemm_rate(machine: Device, seconds: float = 0.3) -> float:
     import torch
 
     dtype = getattr(torch, machine.dtype)
-    left = torch.randn(ROWS, INNER, dtype=dtype, device=machine.name)
-    right = torch.randn(INNER, COLUMNS, dtype=dtype, device=machine.name)
+    rows, inner, columns = PROBES[machine.name]
+    left = torch.randn(rows, inner, dtype=dtype, device=machine.name)
+    right = torch.randn(inner, columns, dtype=dtype, device=machine.name)
     best = float("inf")
     started = time.perf_counter()
     while time.perf_counter() - started < seconds:
@@ -57,7 +59,7 @@ def gemm_rate(machine: Device, seconds: float = 0.3) -> float:
         if machine.name != "cpu":
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - before)
-    return 2 * ROWS * INNER * COLUMNS / best
+    return 2 * rows * inner * columns / best
 
 
 @contextmanager

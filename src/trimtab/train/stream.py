@@ -44,15 +44,15 @@ class Stream:
     targets: list[int] = field(default_factory=list)
     _branches: list[tuple[Span, tuple[Span, ...]]] = field(default_factory=list)
 
-    def blocks(self) -> list[Block]:
-        """Every token asks."""
+    def blocks(self, tile: int = TILE) -> list[Block]:
+        """Every token asks, at most `tile` in one block."""
         return [
-            Block(first, min(first + TILE, end), past, (start, min(first + TILE, end)))
+            Block(first, min(first + tile, end), past, (start, min(first + tile, end)))
             for (start, end), past in self._branches
-            for first in range(start, end, TILE)
+            for first in range(start, end, tile)
         ]
 
-    def asked(self) -> tuple[list[int], list[Block]]:
+    def asked(self, tile: int = TILE) -> tuple[list[int], list[Block]]:
         """The places from the first that predicts a label in each branch, and their blocks.
 
         That is all that the last layer need compute beyond keys and values.
@@ -64,8 +64,8 @@ class Stream:
             found = [place for place in range(start, end) if place in predicting]
             if not found:
                 continue
-            for first in range(found[0], found[-1] + 1, TILE):
-                last = min(first + TILE, found[-1] + 1)
+            for first in range(found[0], found[-1] + 1, tile):
+                last = min(first + tile, found[-1] + 1)
                 blocks.append(Block(len(places), len(places) + last - first, past, (start, last)))
                 places += range(first, last)
         return places, blocks

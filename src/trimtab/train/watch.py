@@ -95,6 +95,7 @@ class Watch(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         self._started = self._step_ended = time.monotonic()
+        forget_peak()
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -190,6 +191,14 @@ def progress_of(entry: Mapping[str, Any], steps: int, limits: Limits) -> StepPro
             if name not in OURS and isinstance(value, int | float)
         },
     )
+
+
+def forget_peak() -> None:
+    """From now on an accelerator's most is that of this run, and not of one before it."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
 
 
 def peak_memory() -> int:

@@ -15,10 +15,11 @@ from trl.trainer.sft_trainer import SFTTrainer
 from trimtab.train.fused import answer_fast
 from trimtab.train.loss import parts, stream_logprobs
 from trimtab.train.prepare import Prepared
+from trimtab.train.room import part_size
 from trimtab.train.rows import Example, Row
 from trimtab.train.stream import IGNORED, lay_out
 from trimtab.train.trainer import SealedTrainer, arguments, tokenizer_of
-from trimtab.train.walk import Model, drops, walkable
+from trimtab.train.walk import Model, bare, drops, walkable
 from trimtab.train.watch import Watch
 
 
@@ -52,8 +53,8 @@ class SealedSFT(SealedTrainer, SFTTrainer):
         tokens = [row[:end] for row, end in zip(inputs["input_ids"].tolist(), seen, strict=True)]
         labels = [row[:end] for row, end in zip(inputs["labels"].tolist(), seen, strict=True)]
         share = not drops(self._trained)
-        before = torch.zeros(())
-        *first, last = parts(tokens)
+        before = torch.zeros((), device=inputs["input_ids"].device)
+        *first, last = parts(tokens, part_size(bare(self._trained)))
         for part in (*first, last):
             stream = lay_out([tokens[i] for i in part], [labels[i] for i in part], share=share)
             loss = -stream_logprobs(self._trained, stream).sum() / num_items_in_batch
