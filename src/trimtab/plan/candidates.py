@@ -8,7 +8,7 @@ from typing import Any
 from trimtab.errors import ProjectError
 from trimtab.plan.cost import Cost, training_cost
 from trimtab.plan.machine import Machine
-from trimtab.plan.memory import METHODS, Memory, training_memory
+from trimtab.plan.memory import METHODS, Memory, card_memory, training_memory
 from trimtab.plan.shape import ModelShape
 from trimtab.plan.spread import ALONE, USABLE, Spread, held
 from trimtab.plan.work import Work
@@ -119,7 +119,7 @@ def make_plan(
     refused: list[Refused] = []
     for machine in machines:
         for method in METHODS:
-            memory = training_memory(shape, work, method, machine.dtype)
+            memory = _needed(shape, work, method, machine)
             spread = spread_of(method, memory, machine)
             devices = spread.devices(machine)
             candidate = Candidate(
@@ -139,6 +139,13 @@ def make_plan(
                 fit.append(candidate)
     fit.sort(key=lambda candidate: (candidate.cost.usd, candidate.cost.seconds))
     return Plan(tuple(fit), tuple(refused))
+
+
+def _needed(shape: ModelShape, work: Work, method: str, machine: Machine) -> Memory:
+    # Several processes are left to transformers, which keeps all activations.
+    if machine.device == "cpu" or machine.devices > 1:
+        return training_memory(shape, work, method, machine.dtype)
+    return card_memory(shape, work, method, machine.dtype, machine.memory)
 
 
 def _against(candidate: Candidate, limits: Limits) -> list[str]:

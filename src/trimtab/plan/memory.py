@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, fields
 
+from trimtab.plan.card import RESERVED, widest_pass
 from trimtab.plan.shape import ModelShape
 from trimtab.plan.work import Work
 
@@ -20,6 +21,8 @@ METHODS = ("lora", "rslora", "dora", "qlora", "ia3", "prompt", "prefix", "bottle
 BESIDE = ("lora", "rslora", "dora", "qlora", "bottleneck")
 # Logits, their log-softmax and its gradient, in float32.
 LOGIT_COPIES = 3
+# What the full weights of probes need free on a card, over their size; else the CPU computes them.
+SERVED_ROOM = 1.3
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,33 @@ def training_memory(shape: ModelShape, work: Work, method: str, dtype: str) -> M
         activations=activations,
         logits=logits,
         served=max(0, served),
+    )
+
+
+def card_memory(shape: ModelShape, work: Work, method: str, dtype: str, memory: int) -> Memory:
+    """The same on an accelerator with `memory` bytes of its own, where a run fits its passes to
+    what is free; `process` is what it keeps for tiles of logits, widened matrices and the
+    allocator. Only what torch holds is counted.
+    """
+    work, width = work.by(method), WEIGHT_BYTES[dtype]
+    trained = trained_parameters(shape, work, method)
+    weights = round(frozen_bytes(shape, work, method, width))
+    free = memory - weights - trained * (TRAINED_BYTES + GRADIENT_BYTES + ADAM_BYTES)
+    # Pairs and answers of the model's own are computed a whole batch at a time.
+    parted = work.rows == 1 and not work.written
+    taken = widest_pass(shape, work.widest_batch, free, parted=parted)
+    # Probes come behind the last step, in the place of its activations.
+    whole = shape.parameters * width
+    served = whole if method == "qlora" and SERVED_ROOM * whole < free else 0
+    return Memory(
+        process=RESERVED,
+        weights=weights,
+        trained=trained * TRAINED_BYTES,
+        gradients=trained * GRADIENT_BYTES,
+        optimizer=trained * ADAM_BYTES,
+        activations=taken.bytes,
+        logits=0,
+        served=max(0, served - taken.bytes - RESERVED),
     )
 
 

@@ -149,7 +149,7 @@ def _dropped(x: Tensor, mask: Tensor | None, rate: float) -> Tensor:
     if mask is None:
         return x
     if x.is_cuda:
-        return torch.ops.aten.native_dropout_backward(x, mask, 1 / (1 - rate))
+        return _masked(x, mask, rate)
     kept: Tensor = (x * mask).div_(1 - rate)
     return kept
 
@@ -158,9 +158,13 @@ def _undropped(grad: Tensor, mask: Tensor | None, rate: float) -> Tensor:
     """The gradient by what was dropped, of that behind it; in place on a CPU."""
     if mask is None:
         return grad
-    if grad.is_cuda:
-        return torch.ops.aten.native_dropout_backward(grad, mask, 1 / (1 - rate))
-    return grad.mul_(mask).div_(1 - rate)
+    return _masked(grad, mask, rate) if grad.is_cuda else grad.mul_(mask).div_(1 - rate)
+
+
+def _masked(x: Tensor, mask: Tensor, rate: float) -> Tensor:
+    """x * mask / (1 - rate), in one kernel of the card."""
+    found: Tensor = torch.ops.aten.native_dropout_backward(x, mask, 1 / (1 - rate))
+    return found
 
 
 class RootNorm(torch.autograd.Function):

@@ -43,13 +43,14 @@ def keeps(causal: Any, tokens: int) -> bool:
 def bytes_kept(causal: Any) -> int:
     """Of a token, in all layers, and of the gradients of the widest one."""
     config = causal.config.get_text_config()
-    return config.num_hidden_layers * _kept(config) + _passing(config)
+    return int(config.num_hidden_layers) * _kept(config) + _passing(config)
 
 
 def bytes_checkpointed(causal: Any) -> int:
     """Of a token, where a layer keeps its input alone: and of the one that is computed again."""
     config = causal.config.get_text_config()
-    return (2 * config.num_hidden_layers * config.hidden_size) + _kept(config) + _passing(config)
+    inputs = 2 * int(config.num_hidden_layers) * int(config.hidden_size)
+    return inputs + _kept(config) + _passing(config)
 
 
 def _kept(config: Any) -> int:

@@ -17,9 +17,9 @@ COLUMNS = 4096
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _rotate(
+def _rotate(  # type: ignore[no-untyped-def]
     x, out, cos, sin, stride, sign, heads, half, all_heads: tl.constexpr, all_half: tl.constexpr
-):  # type: ignore[no-untyped-def]
+):
     row = tl.program_id(0).to(tl.int64)
     head = tl.arange(0, all_heads)[:, None]
     at = tl.arange(0, all_half)[None, :]

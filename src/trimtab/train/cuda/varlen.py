@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from trimtab.train.cuda.fusion import fuses
-from trimtab.train.stream import Block
+from trimtab.train.stream import Block, Span
 from trimtab.train.upload import upload
 
 WIDTHS = (torch.bfloat16, torch.float16)
@@ -42,27 +42,30 @@ class Lengths:
     @classmethod
     def of(cls, blocks: Sequence[Block], tokens: int, device: torch.device) -> "Lengths":
         """Of blocks that hold whole branches of a stream of so many tokens."""
-        starts, ends, places = [0], [0], []
-        longest = [0, 0]
+        starts, ends = [0], [0]
+        places: list[Span] = []
+        longest_queries = longest_keys = 0
         for block in blocks:
             asked = block.last - block.first
             spans = (*block.past, block.own)
             seen = sum(last - first for first, last in spans)
             starts.append(starts[-1] + asked)
             ends.append(ends[-1] + seen)
-            longest = [max(longest[0], asked), max(longest[1], seen)]
+            longest_queries = max(longest_queries, asked)
+            longest_keys = max(longest_keys, seen)
             places += spans
         whole = _covers(places, tokens)
         gathered = None if whole else torch.cat([torch.arange(*span) for span in places])
         return cls(
             upload(starts, device, torch.int32),
             upload(ends, device, torch.int32),
-            *longest,
+            longest_queries,
+            longest_keys,
             None if gathered is None else upload(gathered, device),
         )
 
 
-def _covers(spans: Sequence[tuple[int, int]], tokens: int) -> bool:
+def _covers(spans: Sequence[Span], tokens: int) -> bool:
     """Whether spans make up the stream in its order."""
     reached = 0
     for first, last in spans:
@@ -82,9 +85,9 @@ def attention(
     size: int,
 ) -> Tensor:
     """What `BranchAttention` computes of the same: [queries, heads * D]."""
-    q = _turned(query.unflatten(1, (-1, size)), turn_q)
-    k = _turned(key.unflatten(1, (-1, size)), turn_k)
-    v = value.unflatten(1, (-1, size))
+    q = _turned(query.view(len(query), -1, size), turn_q)
+    k = _turned(key.view(len(key), -1, size), turn_k)
+    v = value.view(len(value), -1, size)
     if lengths.places is not None:
         k, v = k.index_select(0, lengths.places), v.index_select(0, lengths.places)
     found: Tensor = torch.ops.aten._flash_attention_forward(
