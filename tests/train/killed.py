@@ -71,7 +71,7 @@ def _forked(scenario: dict[str, Any]) -> dict[str, Any]:
         os.dup2(write, 1)
         os.dup2(write, 2)
         try:
-            _meet(**scenario)
+            meet(**scenario)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -84,7 +84,7 @@ def _forked(scenario: dict[str, Any]) -> dict[str, Any]:
     return {"code": os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), "said": words}
 
 
-def _meet(
+def meet(
     way: str, base: str, folder: str, at: int = 0, how: str = "", room: int = resource.RLIM_INFINITY
 ) -> None:
     # Past this limit a write fails with EFBIG instead of killing the process.

@@ -2,8 +2,8 @@
 learning runs, is killed and goes on. Skipped where there is no card.
 
 The measure is ||ours - theirs|| / ||theirs||, tensor by tensor. In float32, TF32 off, 2e-5 is
-allowed. In bfloat16 both are held to the same weights in float32: ours may be off by a quarter more
-than PEFT's own rounding is, or by 2e-2 where that is less.
+allowed. In bfloat16 both are held to the same weights in float32: ours may be off by half more than
+PEFT's own rounding is, or by 2e-2 where that is less.
 """
 
 import json
@@ -37,7 +37,8 @@ pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="no CUDA device: run on a machine that has one"
 )
 
-EXACT, ROUNDED, WORSE = 2e-5, 2e-2, 1.25
+EXACT, ROUNDED, WORSE = 2e-5, 2e-2, 1.5
+KILLED = "import json, sys; from tests.train.killed import meet; meet(**json.load(sys.stdin))"
 SIZES = {
     "vocab_size": 128,
     "hidden_size": 64,
@@ -225,17 +226,16 @@ def test_killed_and_gone_on_a_run_ends_as_one_that_was_not(
     if way == "qlora":
         pytest.importorskip("bitsandbytes", reason="the extra qlora is not installed")
     scenario = {"way": way, "at": 3, "how": "killed", "base": str(base)}
+    # Not a fork: what has spoken to a card cannot be forked.
     done = subprocess.run(
-        [sys.executable, "-m", "tests.train.killed"],
-        input=json.dumps([scenario | {"folder": str(folders / way)}]),
+        [sys.executable, "-c", KILLED],
+        input=json.dumps(scenario | {"folder": str(folders / way)}),
         capture_output=True,
         text=True,
         timeout=300,
         check=False,
     )
-    assert done.returncode == 0, done.stderr
-    (ended,) = json.loads(done.stdout)
-    assert ended["code"] == -9, ended["said"]
+    assert done.returncode == -9, done.stderr
     last = newest(RunFolder(folders / way).checkpoints)
     assert last is not None
     assert last.step == 2

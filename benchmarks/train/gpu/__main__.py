@@ -1,6 +1,9 @@
 """Training on one card beside TRL with Liger's kernels, into docs/benchmarks/train-gpu.json.
 
-python -m benchmarks.train.gpu [CASE ...]
+    python -m benchmarks.train.gpu [CASE/SYSTEM ...]
+
+Weights are random and drawn on the card; records are as long as the quickstart's. Everything runs
+in one process, one after the other, and what is measured is written at once.
 """
 
 import gc
@@ -10,19 +13,25 @@ import sys
 import tempfile
 import time
 import traceback
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.train.gpu import measure
-from benchmarks.train.gpu.records import records
+from benchmarks.machine import head
+from benchmarks.train.gpu import bases, limit, measure
+from benchmarks.train.gpu.records import full, records
+from trimtab.plan.memory import card_memory
+from trimtab.plan.work import Work
+from trimtab.train.flops import step_work
+from trimtab.train.preflight import Preflight
 from trimtab.train.settings import TrainSettings
 
 OUT = Path(os.environ.get("TRIMTAB_BENCH_OUT", "docs/benchmarks/train-gpu.json"))
-# The quickstart's: sixteen packed rows of 1,024 tokens a step, taken two at a time.
+# The quickstart's, packed rows of 1,024 tokens taken two at a time: sixteen a step.
 QUICKSTART = TrainSettings(
     rank=16,
     alpha=32,
@@ -34,56 +43,146 @@ QUICKSTART = TrainSettings(
     learning_rate=2e-4,
     max_length=1024,
 )
-WIDE = replace(QUICKSTART, batch_size=16, accumulation=1)
-STEPS = int(os.environ.get("TRIMTAB_BENCH_STEPS", "6"))
-TOKENS = 16 * 1024
-SYSTEMS: dict[str, Any] = {
-    "trimtab": (measure.trimtab, WIDE),
-    "trimtab-quickstart": (measure.trimtab, QUICKSTART),
-    "trl-liger": (measure.trl, QUICKSTART),
-    "trl-liger-kept": (partial(measure.trl, gradient_checkpointing=False), QUICKSTART),
-    "trl-liger-rows": (
-        partial(measure.trl, gradient_checkpointing=False),
-        replace(QUICKSTART, batch_size=1, accumulation=16),
+QLORA = TrainSettings(method="qlora", rank=16, alpha=32, batch_size=1, max_length=1024)
+# Of packed rows this much is filled; a step fewer than it takes would be a step of few tokens.
+FILLED = 0.985
+# Dense bfloat16, by the datasheets of H100 SXM and H200.
+PEAK_FLOPS = 989e12
+
+Run = Callable[..., measure.Measured]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A base, what it is taught, and who teaches it."""
+
+    base: str
+    settings: TrainSettings
+    steps: int
+    systems: dict[str, Run] = field(default_factory=dict)
+    packed: bool = True
+
+    @property
+    def taught(self) -> Preflight:
+        if not self.packed:
+            return full(self.steps, self.settings.max_length, seed=17)
+        rows = self.settings.batch_size * self.settings.accumulation
+        size = int(self.steps * rows * self.settings.max_length * FILLED)
+        return records(size, self.settings.max_length, seed=17)
+
+
+TRL: dict[str, Run] = {
+    "trl-liger-tuned": partial(measure.trl, gradient_checkpointing=False),
+    "trl-liger": measure.trl,
+}
+CASES = {
+    "lora-sft-1b": Case("llama-3.2-1b", QUICKSTART, 6, {"trimtab": measure.trimtab, **TRL}),
+    "lora-sft-8b": Case(
+        "llama-3-8b", replace(QUICKSTART, accumulation=4), 5, {"trimtab": measure.trimtab, **TRL}
     ),
-    "trl-liger-flex": (
-        partial(measure.trl, attention="flex_attention", gradient_checkpointing=False),
-        replace(QUICKSTART, batch_size=8, accumulation=2),
+    "qlora-sft-70b": Case(
+        "llama-3-70b",
+        replace(QLORA, max_length=1024),
+        20,
+        {
+            "trimtab": measure.trimtab,
+            "trimtab-checkpointed": partial(measure.trimtab, checkpointed=True),
+        },
+        packed=False,
     ),
 }
+DEFAULT = (
+    "lora-sft-1b/trimtab",
+    "lora-sft-1b/trl-liger-tuned",
+    "lora-sft-8b/trimtab",
+    "lora-sft-8b/trl-liger-tuned",
+    "qlora-sft-70b/trimtab-checkpointed",
+    "lora-sft-1b/trl-liger",
+)
 
 
 def main() -> None:
-    base, *names = sys.argv[1:]
-    taught = records(int(STEPS * TOKENS * 0.985), 1024, seed=17)
-    held = records(4096, 1024, seed=18)
-    for name in names or SYSTEMS:
-        run, settings = SYSTEMS[name]
+    found: dict[str, Any] = {
+        **head(),
+        "card": {
+            "name": torch.cuda.get_device_name(0),
+            "memory": torch.cuda.get_device_properties(0).total_memory,
+            "cuda": torch.version.cuda,
+        },
+        "libraries": measure.versions(),
+        "rows": [],
+    }
+    for asked in sys.argv[1:] or DEFAULT:
+        name, system = asked.split("/")
         started = time.monotonic()
         try:
-            with tempfile.TemporaryDirectory() as folder:
-                done = run(base, taught, settings, Path(folder))
-                told = done.figures() | {"steps": done.steps}
-                told["final_loss"] = measure.held_out(done.model, held)
-                if name == "trimtab" and done.prepared:
-                    told |= _limits(done)
-        except Exception as error:
+            told = _told(name, system)
+        except Exception as error:  # of another product, or of a card that is too small
             traceback.print_exc()
             told = {"failed": f"{type(error).__name__}: {error}"[:300]}
-        done = None
         gc.collect()
         torch.cuda.empty_cache()
         told["took_s"] = round(time.monotonic() - started, 1)
-        print("RESULT", json.dumps({"base": base, "system": name, **told}), flush=True)
+        found["rows"].append({"case": name, "system": system, **told})
+        print("RESULT", json.dumps(found["rows"][-1]), flush=True)
+        OUT.write_text(json.dumps(found, indent=1) + "\n")
 
 
-def _limits(done: Any) -> dict[str, float]:
-    from trimtab.train.flops import step_work
+def _told(name: str, system: str) -> dict[str, Any]:
+    case = CASES[name]
+    taught = case.taught
+    with tempfile.TemporaryDirectory() as folder:
+        done = case.systems[system](case.base, taught, case.settings, Path(folder))
+        told: dict[str, Any] = done.figures()
+        if case.packed:
+            told["final_loss"] = measure.held_out(done.model, records(4096, 1024, seed=18))
+        if done.prepared is not None:
+            told |= _of_ours(case, done)
+    return told
 
+
+def _of_ours(case: Case, done: measure.Measured) -> dict[str, Any]:
+    """What can be said of our own steps: their operations, products, and memory as planned."""
+    assert done.prepared is not None
     work = step_work(done.model, reference=False, shares=False)
     steps = done.prepared.step_batches
     operations = sum(work.of(step) for step in steps) / len(steps)
-    return {"tflop_s": operations / done.step_s / 1e12}
+    if case.base in bases.QUANTISED:
+        # Matrices in 4 bits are no plain ones, which is what is counted there.
+        operations += 4 * bases.shape(case.base).linear_parameters * done.tokens
+    told: dict[str, Any] = {
+        "tflop_s": operations / done.step_s / 1e12,
+        "mfu": operations / done.step_s / PEAK_FLOPS,
+        "planned_mb": planned(case) / 1e6,
+    }
+    rows = [row for batch in steps[WHOLE] for row in batch]
+    told["share_of_limit"] = limit.products(done.model, rows) / done.step_s
+    return told
+
+
+# A step that is not the last one, which may be short.
+WHOLE = 1
+
+
+def planned(case: Case) -> int:
+    """Bytes that the planner counts on this card."""
+    settings, taught = case.settings, case.taught
+    rows = settings.batch_size * settings.accumulation * case.steps
+    work = Work(
+        records=rows,
+        tokens=taught.tokens,
+        supervised=taught.supervised,
+        longest=settings.max_length,
+        shared_prefix=0,
+        epochs=1,
+        batch_size=settings.batch_size,
+        accumulation=settings.accumulation,
+        rank=settings.rank,
+        targets=settings.targets,
+    )
+    memory = torch.cuda.get_device_properties(0).total_memory
+    shape = bases.shape(case.base)
+    return card_memory(shape, work, settings.method, "bfloat16", memory).step
 
 
 if __name__ == "__main__":

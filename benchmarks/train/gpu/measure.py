@@ -5,9 +5,9 @@ the records. Memory is the most that torch held on the card from the first step 
 included.
 """
 
+import importlib.metadata
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,16 @@ from trimtab.train.speed import Device, device
 # Of the schedule nothing is left to compare but its height.
 SCHEDULE: dict[str, Any] = {"lr_scheduler_type": "constant", "warmup_steps": 0}
 WARM = 2
+LIBRARIES = (
+    "torch",
+    "triton",
+    "transformers",
+    "peft",
+    "trl",
+    "accelerate",
+    "liger-kernel",
+    "bitsandbytes",
+)
 
 
 class Clock(TrainerCallback):
@@ -86,12 +96,20 @@ def _measured(clock: Clock, checked: Preflight, model: Any, **more: Any) -> Meas
     )
 
 
-def trimtab(base: str, checked: Preflight, settings: TrainSettings, folder: Path) -> Measured:
+def trimtab(
+    base: str,
+    checked: Preflight,
+    settings: TrainSettings,
+    folder: Path,
+    *,
+    checkpointed: bool = False,
+) -> Measured:
     """The trainer of a run, on a base that lies on the card already."""
     from trimtab.train.trainer import build
     from trimtab.train.watch import Watch
 
-    settings = replace(settings, extra={**settings.extra, **SCHEDULE})
+    more = {**SCHEDULE, "gradient_checkpointing": checkpointed}
+    settings = replace(settings, extra={**settings.extra, **more})
     with quiet():
         prepared = _prepared(base, checked, settings, folder)
         watch = Watch(prepared.step_examples, folder)
@@ -201,4 +219,5 @@ def held_out(model: Any, checked: Preflight) -> float:
     return total / count
 
 
-System = Callable[[str, Preflight, TrainSettings, Path], Measured]
+def versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in LIBRARIES}

@@ -41,6 +41,11 @@ class Memory:
     served: int = 0
 
     @property
+    def step(self) -> int:
+        """Without what comes behind the last step."""
+        return self.total - self.served
+
+    @property
     def total(self) -> int:
         return sum(getattr(self, item.name) for item in fields(self))
 
@@ -82,9 +87,10 @@ def card_memory(shape: ModelShape, work: Work, method: str, dtype: str, memory: 
     trained = trained_parameters(shape, work, method)
     weights = round(frozen_bytes(shape, work, method, width))
     free = memory - weights - trained * (TRAINED_BYTES + GRADIENT_BYTES + ADAM_BYTES)
-    # Pairs and answers of the model's own are computed a whole batch at a time.
+    # A step is taken in parts; of pairs and answers of the model's own it is a batch at a time.
     parted = work.rows == 1 and not work.written
-    taken = widest_pass(shape, work.widest_batch, free, parted=parted)
+    batch = work.widest_batch * (work.accumulation if parted else 1)
+    taken = widest_pass(shape, batch, free, parted=parted)
     # Probes come behind the last step, in the place of its activations.
     whole = shape.parameters * width
     served = whole if method == "qlora" and SERVED_ROOM * whole < free else 0

@@ -174,6 +174,7 @@ class RootNorm(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         if x.is_cuda:
             # One kernel, in float32 within.
+            out: Tensor
             out, inverse = torch.ops.aten._fused_rms_norm(x, [x.shape[-1]], weight.to(x.dtype), eps)
             ctx.save_for_backward(x, weight, inverse)
             return out

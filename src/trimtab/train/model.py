@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +63,14 @@ def attach(base: Path, settings: TrainSettings, device: Device) -> Attached:
     transformers.set_seed(settings.seed)
     method = method_of(settings.method)
     scores = not objective_of(settings.objective).answers
-    return adapt(load(base, device, method, scores=scores), base, settings)
+    attached = adapt(load(base, device, method, scores=scores), base, settings)
+    return replace(attached, base_fingerprint=_fingerprint(attached.model, method))
 
 
 def adapt(loaded: PreTrainedModel, base: Path, settings: TrainSettings) -> Attached:
-    """The same for a base that is loaded already; `base` is the folder that it is of."""
+    """The same for a base that is loaded already, its fingerprint not taken; `base` is the folder
+    that it is of.
+    """
     method = method_of(settings.method)
     model: Trained = loaded
     bottlenecks = None
@@ -82,7 +85,7 @@ def adapt(loaded: PreTrainedModel, base: Path, settings: TrainSettings) -> Attac
         modules=_modules(model, bottlenecks),
         trainable=sum(size for size, trained in sizes if trained),
         total=sum(size for size, _ in sizes),
-        base_fingerprint=_fingerprint(model, method),
+        base_fingerprint="",
         bottlenecks=bottlenecks,
     )
 

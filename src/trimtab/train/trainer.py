@@ -22,6 +22,7 @@ from trimtab.train.model import widen
 from trimtab.train.prepare import Prepared
 from trimtab.train.rows import Row
 from trimtab.train.settings import config_class
+from trimtab.train.walk import walkable
 
 if TYPE_CHECKING:
     from trimtab.train.watch import Watch
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 HELD_OUT = "held_out_loss"
 # How often a run is saved, unless train.extra.save_steps says otherwise; a save syncs to disk.
 SAVES = 8
+# With one of these the loss of SFT is TRL's own, over a whole batch.
+UNPARTED = frozenset({"loss_type", "label_smoothing_factor"})
 
 
 class SealedTrainer(Trainer):
@@ -207,9 +210,24 @@ def tokenizer_of(prepared: Prepared) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
+def portions(prepared: Prepared) -> tuple[int, int]:
+    """Rows of a batch, and batches of a step.
+
+    Where a step is taken in parts that fit a card, it is one batch: a card is not filled by less.
+    Its loss is a mean over all its tokens, so the step is the same.
+    """
+    settings = prepared.settings
+    alone = prepared.machine.name == "cuda" and prepared.share.ranks == 1
+    parted = prepared.objective.name == "sft" and not UNPARTED & settings.extra.keys()
+    if alone and parted and walkable(prepared.attached.model):
+        return settings.batch_size * settings.accumulation, 1
+    return settings.batch_size, settings.accumulation
+
+
 def arguments(prepared: Prepared, checkpoints: Path, **owned: Any) -> Any:
     """TRL's configuration of the objective: our defaults, then `train.extra`, then `owned`."""
     settings = prepared.settings
+    batch, accumulation = portions(prepared)
     free: dict[str, Any] = {
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.05,
@@ -227,8 +245,8 @@ def arguments(prepared: Prepared, checkpoints: Path, **owned: Any) -> Any:
         "output_dir": str(checkpoints),
         "learning_rate": settings.rate,
         "num_train_epochs": 1,
-        "per_device_train_batch_size": settings.batch_size // prepared.share.ranks,
-        "gradient_accumulation_steps": settings.accumulation,
+        "per_device_train_batch_size": batch // prepared.share.ranks,
+        "gradient_accumulation_steps": accumulation,
         "max_length": None,
         "seed": settings.seed,
         # TRL's own default differs between objectives, and would undo train.dropout in some.
