@@ -2,12 +2,16 @@
 
 import math
 import os
+import platform
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,12 +25,15 @@ from trimtab.engine.linear import Linear, _tell, packed, panelled, plain
 from trimtab.engine.lora import Adapter
 from trimtab.engine.ops import NativeOps, TorchOps, build, fits, pick_ops
 from trimtab.engine.ops.build import library
+from trimtab.engine.ops.compiled import Compiled, runs
 from trimtab.engine.ops.torch_ops import adapt_segment
 from trimtab.engine.pages import Pages
 from trimtab.engine.pair import Pair, Told, Up
+from trimtab.engine.processor import cpu_flags
 from trimtab.engine.rope import frequencies
 from trimtab.engine.sampling import best
 from trimtab.engine.weights import Layer
+from trimtab.errors import EngineError
 
 CPU = torch.device("cpu")
 DTYPES = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
@@ -45,6 +52,19 @@ def compiled() -> Path:
     return path
 
 
+ASKS = {"sse4": {"sse4_2"}, "avx2": {"avx2", "fma"}, "avx512": {"avx512bw", "avx512vl"}}
+RUNS = [level for level in build.levels() if ASKS.get(level, set()) <= cpu_flags()]
+"""The levels that the kernel says this processor runs."""
+
+Made = Callable[[torch.dtype], NativeOps]
+
+
+@pytest.fixture(params=RUNS)
+def made(compiled: Path, request: pytest.FixtureRequest) -> Made:
+    """The kernels at each level, by dtype."""
+    return partial(NativeOps, compiled, level=request.param)
+
+
 @pytest.fixture(params=DTYPES, ids=str)
 def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     chosen: torch.dtype = request.param
@@ -52,8 +72,8 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
 
 
 @pytest.fixture
-def native(compiled: Path, dtype: torch.dtype) -> NativeOps:
-    return NativeOps(compiled, dtype)
+def native(made: Made, dtype: torch.dtype) -> NativeOps:
+    return made(dtype)
 
 
 def rand(*size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -73,10 +93,10 @@ def close(one: torch.Tensor, other: torch.Tensor) -> bool:
 @pytest.mark.parametrize(("outputs", "inputs"), [(37, 64), (96, 72), (130, 1600)])
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16], ids=str)
 def test_a_projection_in_panels(
-    compiled: Path, tokens: int, outputs: int, inputs: int, stored: torch.dtype
+    made: Made, tokens: int, outputs: int, inputs: int, stored: torch.dtype
 ) -> None:
     """In float32 from bfloat16 too, for the numbers are the same: the file had no more of them."""
-    native = NativeOps(compiled, torch.float32)
+    native = made(torch.float32)
     weight = rand(outputs, inputs, dtype=stored)
     linear = native.arrange(weight)
     assert linear.panels is not None
@@ -92,20 +112,20 @@ def test_a_projection_in_panels(
 @pytest.mark.parametrize("size", [(16, 5), (35, 130), (576, 576)])
 @pytest.mark.parametrize("stored", DTYPES)
 def test_the_compiled_panels_are_the_reference_s(
-    compiled: Path, size: tuple[int, int], stored: torch.dtype
+    made: Made, size: tuple[int, int], stored: torch.dtype
 ) -> None:
     weight = rand(*size, dtype=stored)
-    made = NativeOps(compiled, torch.float32).arrange(weight)
+    found = made(torch.float32).arrange(weight)
     expected = panelled(weight)
-    assert made.size == expected.size
-    assert made.panels is not None
+    assert found.size == expected.size
+    assert found.panels is not None
     assert expected.panels is not None
-    assert torch.equal(made.panels, expected.panels)
+    assert torch.equal(found.panels, expected.panels)
 
 
 @pytest.mark.parametrize("width", [1, 7, 100, 4099])
-def test_the_best_token_and_what_its_logit_is_measured_by(compiled: Path, width: int) -> None:
-    ops = NativeOps(compiled, torch.float32)
+def test_the_best_token_and_what_its_logit_is_measured_by(made: Made, width: int) -> None:
+    ops = made(torch.float32)
     logits = rand(9, width) * torch.tensor([0, 1, 5, 40, 1, 1, 1, 1, 1.0]).unsqueeze(1)
     logits[4] = logits[4].round()  # several are the largest
     logits[5, width // 2] = math.nan
@@ -267,7 +287,7 @@ def mixed_step(ops: TorchOps, low_ranks: list[list[Pair]]) -> list[Part]:
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
-def test_a_step_through_all_layers_by_any_number_of_threads(compiled: Path, threads: int) -> None:
+def test_a_step_through_all_layers_by_any_number_of_threads(made: Made, threads: int) -> None:
     """Each has tokens of its own, and all of them the same results as one thread alone."""
     sizes, depth = shape(4, 2, 16), 3
     low_ranks, radians = low_rank(sizes, depth), frequencies(sizes.rope, 16)
@@ -275,8 +295,8 @@ def test_a_step_through_all_layers_by_any_number_of_threads(compiled: Path, thre
     before = torch.get_num_threads()
     for ops, count in (
         (TorchOps(torch.float32, CPU), before),
-        (NativeOps(compiled, torch.float32), 1),
-        (NativeOps(compiled, torch.float32), threads),
+        (made(torch.float32), 1),
+        (made(torch.float32), threads),
     ):
         layers = narrow_network(ops, sizes, depth)
         batch = lay_out(mixed_step(ops, low_ranks), radians, CPU)
@@ -349,6 +369,53 @@ def test_a_library_that_does_not_load_is_removed_and_torch_computes(
     assert "do not load" in record.getMessage()
 
 
+def test_a_processor_decides_between_levels_where_the_library_is_loaded(compiled: Path) -> None:
+    """And takes none that it cannot run, whoever compiled them."""
+    assert runs(compiled) == RUNS
+    assert Compiled(compiled).level == RUNS[-1]
+    for level in {*build.levels(), "avx9"} - set(RUNS):
+        with pytest.raises(EngineError, match=f"does not run the kernels at {level}") as refused:
+            Compiled(compiled, level)
+        assert RUNS[-1] in (refused.value.hint or "")
+
+
+def test_a_processor_below_every_level_computes_in_torch(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The library stays: others may share it."""
+    path = library()
+    assert path is not None
+    monkeypatch.setattr("trimtab.engine.ops.compiled._levels", lambda loaded: [])
+    assert pick_ops(shape(4, 4, 64), torch.float32, CPU).level == "torch"
+    assert path.exists()
+    [record] = caplog.records
+    assert "does not run the kernels" in record.getMessage()
+
+
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="needs binutils to read the library")
+def test_what_the_levels_share_runs_at_the_lowest(compiled: Path) -> None:
+    """Of functions that several objects hold the linker keeps one for all of them: instructions of
+    a higher level in it would kill a process on a processor without them.
+    """
+
+    def told(*command: str) -> str:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+    names = told("nm", str(compiled)).splitlines()
+    shared = {line.split()[2] for line in names if re.fullmatch(r"[0-9a-f]+ [WVu] \S+", line)}
+    assert shared
+    # Those of AVX and all that came after it begin with a v.
+    wide = {"x86_64": re.compile(r"\tv\w+"), "aarch64": re.compile(r"\bz\d+\.")}[platform.machine()]
+    within, found = "", set()
+    for line in told("objdump", "-d", "--no-show-raw-insn", str(compiled)).splitlines():
+        if head := re.fullmatch(r"[0-9a-f]+ <(\S+)>:", line):
+            within = head[1]
+        elif wide.search(line):
+            found.add(within)
+    assert found or len(build.levels()) == 1
+    assert not shared & found
+
+
 def test_weights_that_onednn_does_not_take_are_plain_and_told_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -377,10 +444,12 @@ def test_source_that_does_not_compile_leaves_nothing(
     assert [path.name for path in (tmp_path / "cache" / "kernels").iterdir()] == ["lock"]
 
 
-def test_a_library_is_of_one_source_torch_compiler_and_processor(
+def test_a_library_is_of_one_source_torch_compiler_and_architecture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each has a key of its own, so that none is ever loaded where another belongs."""
+    """Each has a key of its own, so that none is ever loaded where another belongs. Processors of
+    one architecture share it: each finds its level in it.
+    """
     source = tmp_path / "kernels.cpp"
     source.write_text("")
     (tmp_path / "numbers.h").write_text("")
@@ -399,7 +468,7 @@ def test_a_library_is_of_one_source_torch_compiler_and_processor(
     keys.add(build._key(str(compiler)))
     monkeypatch.setattr(torch, "__version__", "other")
     keys.add(build._key(str(compiler)))
-    monkeypatch.setattr(build, "_cpu", lambda: "flags: none")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
     keys.add(build._key(str(compiler)))
     assert len(keys) == 5
 
@@ -422,7 +491,8 @@ def test_a_dead_process_holds_no_lock_and_leaves_no_library(
     dying.wait()
     trivial = tmp_path / "source" / "kernels.cpp"
     trivial.parent.mkdir()
-    trivial.write_text('extern "C" void nothing() {}')
+    trivial.write_text("")
+    trivial.with_name("levels.cpp").write_text('extern "C" void nothing() {}')
     monkeypatch.setattr(build, "SOURCE", trivial)
     made = library()
     assert made is not None
@@ -430,11 +500,15 @@ def test_a_dead_process_holds_no_lock_and_leaves_no_library(
 
 
 def test_several_processes_compile_it_once(tmp_path: Path) -> None:
-    command = [
-        sys.executable,
-        "-c",
-        "from trimtab.engine.ops.build import library; print(library())",
-    ]
+    for name in ("kernels.cpp", "levels.cpp"):
+        (tmp_path / name).write_text("")
+    asks = f"""
+from pathlib import Path
+from trimtab.engine.ops import build
+build.SOURCE = Path("{tmp_path}") / "kernels.cpp"
+print(build.library())
+"""
+    command = [sys.executable, "-c", asks]
     environment = {"PATH": "/usr/bin:/bin", "TRIMTAB_CACHE": str(tmp_path)}
     running = [
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)

@@ -42,6 +42,7 @@ def test_a_deployment_says_what_is_live_and_what_it_costs(
                 "prefix_cache": False,
                 "priority": False,
                 "grammar": False,
+                "kernels": None,
                 "methods": {"lora": "mixed"},
             },
         }

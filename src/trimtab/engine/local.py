@@ -77,6 +77,7 @@ class LocalEngine:
             priority=True,
             grammar=True,
             merged=True,
+            kernels=None if self._fast is None else self._fast.ops.level,
         )
 
     async def load(self, files: VersionFiles) -> None:

@@ -240,7 +240,8 @@ class CapabilitiesBody(BaseModel):
     """What the engine of a model can do, as it says itself.
 
     `methods` are those whose versions it serves: mixed in one batch, or alone. `lora_mixed`: many
-    LoRA adapters share a batch; `lora_hot`: they come and go while it serves.
+    LoRA adapters share a batch; `lora_hot`: they come and go while it serves. `kernels`: what
+    computes a step, `avx2` or `torch` say, where the engine tells it.
     """
 
     generate: bool = True
@@ -250,6 +251,7 @@ class CapabilitiesBody(BaseModel):
     prefix_cache: bool
     priority: bool
     grammar: bool
+    kernels: str | None
     methods: dict[str, Literal["mixed", "alone"]]
 
 

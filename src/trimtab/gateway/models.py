@@ -103,6 +103,7 @@ def _told(able: Capabilities) -> CapabilitiesBody:
         prefix_cache=able.prefix_cache,
         priority=able.priority,
         grammar=able.grammar,
+        kernels=able.kernels,
         methods=able.methods,
     )
 

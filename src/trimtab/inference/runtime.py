@@ -29,7 +29,8 @@ class Capabilities:
     `methods` are those whose adapters it serves ("full": bases alone), each with how; all of them
     are loaded and unloaded while it serves. `prefix_cache`: what prompts begin with is not computed
     again. `priority`: it is heeded among those that wait. `grammar`: answers are held to a schema.
-    `merged`: a float32 copy with the adapter folded in can be loaded, for verification.
+    `merged`: a float32 copy with the adapter folded in can be loaded, for verification. `kernels`:
+    what computes a step, where the engine can tell: a level of the processor's abilities, or torch.
     """
 
     runtime: Runtime
@@ -40,3 +41,4 @@ class Capabilities:
     priority: bool = False
     grammar: bool = False
     merged: bool = False
+    kernels: str | None = None

@@ -12,6 +12,7 @@ from trimtab.engine.family import Shape
 from trimtab.engine.ops.build import library
 from trimtab.engine.ops.native_ops import NativeOps, fits
 from trimtab.engine.ops.torch_ops import TorchOps
+from trimtab.errors import EngineError
 
 __all__ = ["NativeOps", "TorchOps", "pick_ops"]
 
@@ -28,4 +29,6 @@ def pick_ops(shape: Shape, dtype: torch.dtype, device: torch.device) -> TorchOps
             with suppress(OSError):
                 path.unlink()
             log.warning("the kernels do not load, the engine computes in torch alone: %s", error)
+        except EngineError as error:
+            log.warning("the engine computes in torch alone: %s", error)
     return TorchOps(dtype, device)

@@ -1,16 +1,20 @@
 """Compiles the kernels, once for a machine: at the first start of an engine, never inside pip.
 
 The library lies in the user's cache under a hash of everything that its bytes depend on. Where
-there is no compiler, or it fails, there is no library, and one line in the log says so.
+there is no compiler, or it fails, there is no library, and one line in the log says so. It holds
+the kernels once for each level of a processor's abilities, and which of them compute is decided
+where it is loaded: a cache or an image that machines share serves them all.
 """
 
 import fcntl
 import hashlib
 import logging
 import os
+import platform
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -18,16 +22,21 @@ import torch
 from trimtab.store.user_cache import user_cache
 
 SOURCE = Path(__file__).with_name("kernels") / "kernels.cpp"
+LEVELS = {
+    "x86_64": {
+        "sse4": ("-msse4.2",),
+        "avx2": ("-mavx2", "-mfma"),
+        "avx512": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"),
+    },
+}
+"""By architecture the compiler's flags for each level, the lowest first; each contains those before
+it. kernels/levels.cpp knows what each asks of a processor. What multiplies in 8 bits or in bfloat16
+is oneDNN, which looks at the processor itself.
+"""
+BASE: dict[str, tuple[str, ...]] = {"base": ()}
+"""Other architectures have one level, what their compiler takes for granted."""
 COMPILERS = ("c++", "g++", "clang++")
-FLAGS = (
-    "-std=gnu++17",
-    "-O3",
-    "-march=native",
-    "-fno-math-errno",
-    "-fopenmp",
-    "-fPIC",
-    "-shared",
-)
+FLAGS = ("-std=gnu++17", "-O3", "-fno-math-errno", "-fopenmp", "-fPIC", "-Wno-psabi")
 TIMEOUT_S = 120
 
 log = logging.getLogger(__name__)
@@ -48,6 +57,11 @@ def library() -> Path | None:
         return None
 
 
+def levels() -> dict[str, tuple[str, ...]]:
+    """What is compiled for this architecture, as LEVELS."""
+    return LEVELS.get(platform.machine(), BASE)
+
+
 def _compiler() -> str | None:
     named = os.environ.get("CXX")
     return next(
@@ -65,30 +79,36 @@ def _built(compiler: str, folder: Path) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not path.exists():
             with tempfile.TemporaryDirectory(dir=folder) as scratch:
-                made = Path(scratch) / "kernels.so"
-                subprocess.run(
-                    [compiler, *FLAGS, "-o", str(made), str(SOURCE)],
-                    check=True,
-                    capture_output=True,
-                    text=True,
-                    timeout=TIMEOUT_S,
-                )
-                made.replace(path)
+                _compile(compiler, Path(scratch)).replace(path)
     return path
 
 
-def _key(compiler: str) -> str:
-    version = subprocess.run(
-        [compiler, "--version"], check=True, capture_output=True, text=True, timeout=TIMEOUT_S
+def _compile(compiler: str, scratch: Path) -> Path:
+    """All levels side by side, then one library of them."""
+    # The lowest level stands first: of inline functions that several have, the linker keeps the
+    # first, and all must be able to run it.
+    objects = [scratch / f"{level}.o" for level in levels()]
+    commands = [
+        [compiler, *FLAGS, *flags, f"-DLEVEL={level}", "-c", "-o", str(made), str(SOURCE)]
+        for made, (level, flags) in zip(objects, levels().items(), strict=True)
+    ]
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(_run, commands))
+    made = scratch / "kernels.so"
+    choice = SOURCE.with_name("levels.cpp")
+    _run([compiler, *FLAGS, "-shared", "-o", str(made), str(choice), *map(str, objects)])
+    return made
+
+
+def _run(command: list[str]) -> str:
+    return subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=TIMEOUT_S
     ).stdout
+
+
+def _key(compiler: str) -> str:
     files = sorted(path for path in SOURCE.parent.iterdir() if path.suffix in (".cpp", ".h"))
     source = [path.read_text(encoding="utf-8") for path in files]
-    parts = (*source, torch.__version__, version, *FLAGS, _cpu())
+    told = _run([compiler, "--version"])
+    parts = (*source, torch.__version__, told, *FLAGS, platform.machine(), str(levels()))
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
-
-
-def _cpu() -> str:
-    """What the compiler's `native` means here."""
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    told = [line for line in lines if line.startswith(("model name", "flags", "Features"))]
-    return "\n".join(sorted(set(told)))

@@ -20,8 +20,8 @@ class Int8Ops(NativeOps):
 
     name = "int8"
 
-    def __init__(self, library: Path, dtype: torch.dtype) -> None:
-        super().__init__(library, dtype)
+    def __init__(self, path: Path, dtype: torch.dtype, level: str | None = None) -> None:
+        super().__init__(path, dtype, level)
         # Without VNNI oneDNN adds pairs of products in 16 bits: half the range never overflows.
         self._levels = 127 if VNNI & cpu_flags() else 63
 

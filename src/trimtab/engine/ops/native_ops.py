@@ -1,6 +1,5 @@
 """The arithmetic of a step in C++ where it pays: steps of few tokens on a CPU."""
 
-import ctypes
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from trimtab.engine.batch import Batch
 from trimtab.engine.cache import Cache
 from trimtab.engine.family import Shape
 from trimtab.engine.linear import PANEL, Linear, multiply, packed
+from trimtab.engine.ops.compiled import Compiled
 from trimtab.engine.ops.network import Network
 from trimtab.engine.ops.pairs import structure, told
 from trimtab.engine.ops.torch_ops import TorchOps
@@ -18,7 +18,7 @@ from trimtab.engine.pages import Pages
 from trimtab.engine.pair import AnyPair, Pair
 from trimtab.engine.weights import Layer
 
-# Head dimensions that the kernels' registers divide.
+# Head dimensions that the kernels' registers divide, at every level.
 LANES = 16
 
 
@@ -27,26 +27,28 @@ class NativeOps(TorchOps):
 
     name = "native"
 
-    def __init__(self, library: Path, dtype: torch.dtype) -> None:
+    def __init__(self, path: Path, dtype: torch.dtype, level: str | None = None) -> None:
+        """Raises as `Compiled` does."""
         super().__init__(dtype, torch.device("cpu"))
         self._pages = Pages()
-        loaded = ctypes.CDLL(str(library))
+        compiled = Compiled(path, level)
+        self.level = compiled.level
         suffix = str(dtype).removeprefix("torch.")
-        self._norm = _function(loaded, f"norm_{suffix}", "ppppiif")
-        self._rotate_and_store = _function(loaded, f"rotate_and_store_{suffix}", "ppppppppiiiif")
-        self._attend = _function(loaded, f"attend_{suffix}", "ppppippipiii")
-        self._gate = _function(loaded, f"gate_{suffix}", "ppii")
-        self._adapt = _function(loaded, f"adapt_{suffix}", "ppiippi")
+        self._norm = compiled.function(f"norm_{suffix}", "ppppiif")
+        self._rotate_and_store = compiled.function(f"rotate_and_store_{suffix}", "ppppppppiiiif")
+        self._attend = compiled.function(f"attend_{suffix}", "ppppippipiii")
+        self._gate = compiled.function(f"gate_{suffix}", "ppii")
+        self._adapt = compiled.function(f"adapt_{suffix}", "ppiippi")
         self._linear = {
-            torch.float32: _function(loaded, "linear_float32", "pppiii"),
-            torch.bfloat16: _function(loaded, "linear_bfloat16", "pppiii"),
+            torch.float32: compiled.function("linear_float32", "pppiii"),
+            torch.bfloat16: compiled.function("linear_bfloat16", "pppiii"),
         }
-        self._best = _function(loaded, "best_float32", "pppii")
+        self._best = compiled.function("best_float32", "pppii")
         self._panel = {
-            torch.float32: _function(loaded, "panel_float32", "ppii"),
-            torch.bfloat16: _function(loaded, "panel_bfloat16", "ppii"),
+            torch.float32: compiled.function("panel_float32", "ppii"),
+            torch.bfloat16: compiled.function("panel_bfloat16", "ppii"),
         }
-        self._network = Network(_function(loaded, "through", "ppppppp"))
+        self._network = Network(compiled.function("through", "ppppppp"))
 
     def arrange(self, weight: torch.Tensor) -> Linear:
         """Computed in float32, numbers that were stored in bfloat16 stay in it: half the bytes to
@@ -187,12 +189,3 @@ def fits(shape: Shape, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether the kernels compute such a network."""
     known = dtype in (torch.float32, torch.bfloat16)
     return known and device.type == "cpu" and shape.head_dim % LANES == 0
-
-
-def _function(library: ctypes.CDLL, name: str, signature: str) -> "ctypes._NamedFuncPointer":
-    """`signature`: a letter an argument, p a pointer, i a 32-bit integer, f a float."""
-    kinds = {"p": ctypes.c_void_p, "i": ctypes.c_int, "f": ctypes.c_float}
-    function = getattr(library, name)
-    function.argtypes = [kinds[letter] for letter in signature]
-    function.restype = None
-    return function  # type: ignore[no-any-return]

@@ -19,6 +19,8 @@ class TorchOps:
     """Tensors of tokens are (tokens, width), one row a token, whatever sequence it belongs to."""
 
     name = "torch"
+    level = "torch"
+    """Of the processor's abilities, where it was compiled for some."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self._dtype = dtype

@@ -36,11 +36,13 @@ inline void store(bf16* p, float value) {
     p->bits = uint16_t((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
-// As wide as the machine's registers; the compiler maps these onto them.
+// As wide as the registers of the level that is compiled; the compiler maps these onto them.
 #if defined(__AVX512F__)
 constexpr int LANES = 16;
-#else
+#elif defined(__AVX__)
 constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
 #endif
 typedef float Floats __attribute__((vector_size(LANES * 4)));
 typedef uint32_t Words __attribute__((vector_size(LANES * 4)));
