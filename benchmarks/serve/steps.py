@@ -1,23 +1,30 @@
 """What one step of the engine takes, without HTTP and scheduling: where its time goes.
 
-    python -m benchmarks.serve.steps [--base FOLDER]
+    python -m benchmarks.serve.steps [--base FOLDER | --shape NAME] [--torch]
+
+On the device of the machine; `--shape` takes random weights in the shape of a known base,
+`--torch` plain torch instead of our kernels.
 
 Prints milliseconds a step, the best of several: what else runs here only adds. Nothing is written:
 NOTES.md keeps what was learned from it.
 """
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from benchmarks.serve import shapes
 from benchmarks.serve.material import base_folder
 from trimtab.engine.batch import Part, lay_out
 from trimtab.engine.blocks import BLOCK
 from trimtab.engine.cache import Cache
-from trimtab.engine.dtype import pick_dtype
+from trimtab.engine.dtype import pick_device, pick_dtype
 from trimtab.engine.family import Shape, read_shape
 from trimtab.engine.llama import Llama
 from trimtab.engine.lora import Adapter
@@ -27,7 +34,6 @@ from trimtab.engine.pair import AnyPair, Pair, Up
 from trimtab.engine.rope import frequencies
 from trimtab.engine.weights import PARTS, load_weights, widths
 
-CPU = torch.device("cpu")
 HISTORY = 208
 PROMPT = 180
 
@@ -35,21 +41,38 @@ PROMPT = 180
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--base", type=Path)
+    parser.add_argument("--shape", choices=shapes.SHAPES)
+    parser.add_argument("--torch", action="store_true")
     parser.add_argument("--repeat", type=int, default=15)
     arguments = parser.parse_args()
-    base = arguments.base or base_folder()
-    shape = read_shape(base)
-    assert shape is not None
-    dtype = pick_dtype(CPU)
-    began = time.perf_counter()
-    ops = pick_ops(shape, dtype, CPU)
-    weights = load_weights(base, shape, dtype, CPU, ops.arrange)
-    print(f"load {time.perf_counter() - began:.2f} s")
-    model = Llama(shape, weights, ops)
-    cache = Cache(shape, 40 * (HISTORY // BLOCK + 2), dtype, CPU)
+    device = pick_device()
+    dtype = pick_dtype(device)
+    with ExitStack() as stack:
+        base = arguments.base
+        if arguments.shape:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            base = shapes.base(folder, arguments.shape)
+        base = base or base_folder()
+        shape = read_shape(base)
+        assert shape is not None
+        began = time.perf_counter()
+        ops = TorchOps(dtype, device) if arguments.torch else pick_ops(shape, dtype, device)
+        weights = load_weights(base, shape, dtype, device, ops.arrange)
+    print(f"{arguments.shape or base.name}, {ops.name}, load {time.perf_counter() - began:.2f} s")
+    measure(Llama(shape, weights, ops), device, dtype, arguments.repeat)
+
+
+def measure(model: Llama, device: torch.device, dtype: torch.dtype, repeat: int) -> None:
+    shape, ops = model.shape, model.ops
+    cache = Cache(shape, 40 * (HISTORY // BLOCK + 2), dtype, device)
     cache.keys.normal_()
     cache.values.normal_()
-    radians = frequencies(shape.rope, shape.head_dim)
+    radians = frequencies(shape.rope, shape.head_dim).to(device)
+
+    def step(parts: list[Part]) -> None:
+        model.forward(lay_out(parts, radians, device), cache)
+        ops.wait()
+
     adapters = [random_adapter(shape, ops, seed) for seed in range(8)]
     for rows in (1, 4, 16, 32):
         for mixed in (False, True):
@@ -58,18 +81,14 @@ def main() -> None:
                 for i in range(rows)
             ]
             parts.sort(key=lambda part: id(part.adapter))
-            ms = step_ms(
-                lambda p=parts: model.forward(lay_out(p, radians, CPU), cache), arguments.repeat
-            )
+            ms = step_ms(partial(step, parts), repeat)
             told = "8 adapters" if mixed else "base"
             print(
                 f"decode {rows:3} {told:10} {ms:8.1f} ms {rows / ms * 1000:8.1f} tok/s", flush=True
             )
     for mixed in (False, True):
         part = Part(list(range(PROMPT)), 0, blocks(0), 1, adapters[0] if mixed else None)
-        ms = step_ms(
-            lambda part=part: model.forward(lay_out([part], radians, CPU), cache), arguments.repeat
-        )
+        ms = step_ms(partial(step, [part]), repeat)
         told = "an adapter" if mixed else "base"
         print(f"prompt {PROMPT} {told:10} {ms:8.1f} ms {PROMPT / ms * 1000:8.1f} tok/s", flush=True)
 

@@ -1,6 +1,7 @@
 """Paths driven by hand: jobs in, steps until nothing is left, and what came out."""
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,10 @@ from trimtab.inference import (
 )
 
 AnyPath = ContinuousPath | StaticPath
-KINDS = ("native", "torch", "static")
+CUDA = torch.cuda.is_available() and find_spec("triton") is not None
+KINDS = ("native", "torch", "static") + (("cuda", "torch@cuda", "static@cuda") if CUDA else ())
+FAST = "cuda" if CUDA else "native"
+"""What an engine computes with on this machine, where it can."""
 
 
 class Kept(Mailbox):
@@ -38,7 +42,8 @@ class Kept(Mailbox):
 
 def make_path(base: Path, kind: str) -> AnyPath:
     """In float32 whatever the machine does natively, to compare to the fourth decimal."""
-    device = torch.device("cpu")
+    kind, _, where = kind.partition("@")
+    device = torch.device("cuda" if kind == "cuda" else where or "cpu")
     shape = read_shape(base)
     if shape is None or kind == "static":
         return StaticPath(GeneralPath(base, torch.float32, device))

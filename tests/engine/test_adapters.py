@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from peft.tuners.lora import LoraLayer
 
-from tests.engine.paths import Kept, ask, make_path, run, score, scores
+from tests.engine.paths import FAST, Kept, ask, make_path, run, score, scores
 from tests.engine.reference import Reference
 from tests.tiny import build_adapter, build_base
 from trimtab.engine import adapters
@@ -22,7 +22,7 @@ HOT = 3
 @pytest.fixture
 def path(base: Path, monkeypatch: pytest.MonkeyPatch) -> ContinuousPath:
     monkeypatch.setattr(adapters, "HOT", HOT)
-    path = make_path(base, "native")
+    path = make_path(base, FAST)
     assert isinstance(path, ContinuousPath)
     return path
 
@@ -95,7 +95,7 @@ def test_a_thousand_are_registered_and_sixty_four_in_memory(tmp_path: Path) -> N
     base = build_base(tmp_path / "base", layers=1)
     first = build_adapter(tmp_path / "0", base, rank=1, alpha=1)
     config = json.loads((first / "adapter_config.json").read_bytes())
-    path = make_path(base, "native")
+    path = make_path(base, FAST)
     assert isinstance(path, ContinuousPath)
     for alpha in range(1, 1001):
         folder = tmp_path / "adapters" / str(alpha)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.engine.conftest import VersionOf
-from tests.engine.paths import KINDS, AnyPath, Kept, answer, ask, load, make_path, run
+from tests.engine.paths import FAST, KINDS, AnyPath, Kept, answer, ask, load, make_path, run
 from tests.engine.test_paths import NAMES, prompts
 from trimtab.engine.blocks import Blocks
 from trimtab.engine.continuous import ContinuousPath
@@ -101,7 +101,7 @@ def test_how_often_the_default_differs_in_company_is_measured(
     """A measurement, in the report of the run (`--junitxml`, or `-s`): no rate is asserted."""
     asked = prompts([7, 19, 40, 66] * 4, seed=50)
     plain = Sampling(max_tokens=COUNT)
-    paths = [make_path(base, "native") for _ in range(2)]
+    paths = [make_path(base, FAST) for _ in range(2)]
     for path in paths:
         load(path, version_of("red"))
     alone = [ask(paths[0], "red", [prompt], plain)[0] for prompt in asked]

@@ -12,9 +12,10 @@ from tests.engine.conftest import VersionOf
 from tests.engine.paths import Kept, answer, make_path, run
 from tests.engine.reference import Reference
 from trimtab.engine.batch import Part, lay_out
-from trimtab.engine.continuous import PROMPT_TOKENS, ContinuousPath
+from trimtab.engine.continuous import ContinuousPath
 from trimtab.engine.family import read_shape
 from trimtab.engine.jobs import GenerateJob
+from trimtab.engine.room import PROMPT_TOKENS
 from trimtab.inference import GenerateRequest, Sampling
 
 AWAY = torch.device("meta")

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tests.engine.paths import ask, make_path, score
+from tests.engine.paths import FAST, ask, make_path, score
 from tests.engine.reference import Reference
 from tests.tiny import build_base
 from trimtab.engine.continuous import ContinuousPath
@@ -61,7 +61,7 @@ def test_it_says_what_transformers_says(tmp_path: Path, name: str) -> None:
         # Zero biases and norms of one would hide that they were left out.
         parameter.data = torch.randn_like(parameter) * 0.15 + (parameter.ndim == 1)
     model.save_pretrained(base)
-    path = make_path(base, "native")
+    path = make_path(base, FAST)
     assert isinstance(path, ContinuousPath)
     path.load(VersionFiles("v", base, None, base, (2,)))
     reference = Reference(base)

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.engine.kinds import VIRTUAL, KindReference, build_family, build_kind
+from trimtab.engine.dtype import pick_device
 from trimtab.engine.local import LocalEngine
 from trimtab.errors import IdentityError, RequestRefused
 from trimtab.inference import (
@@ -62,7 +63,7 @@ def check(engine: LocalEngine, version: str, reference: KindReference) -> None:
 
 
 def opened(base: Path) -> LocalEngine:
-    return LocalEngine(base, torch.float32, torch.device("cpu"))
+    return LocalEngine(base, torch.float32, pick_device())
 
 
 def load(engine: LocalEngine, base: Path, name: str, adapter: Path | None, **more: bool) -> None:

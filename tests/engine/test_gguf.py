@@ -9,7 +9,7 @@ import torch
 from gguf import GGUFWriter
 from safetensors.torch import load_file
 
-from tests.engine.paths import load, make_path, score
+from tests.engine.paths import FAST, load, make_path, score
 from tests.tiny import linear_shapes
 from trimtab.engine.gguf import to_safetensors
 from trimtab.errors import BaseError
@@ -73,7 +73,7 @@ def test_a_gguf_becomes_a_base_that_answers(base: Path, tmp_path: Path) -> None:
     assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {
         torch.bfloat16
     }
-    path = make_path(folder, "native")
+    path = make_path(folder, FAST)
     load(path, VersionFiles("base", folder, None, folder, (2,)))
     assert Tokenizer(folder).encode("My invoice") == Tokenizer(base).encode("My invoice")
     [found] = score(path, "base", [((5, 6, 7), (8, 9))])

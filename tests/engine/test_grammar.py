@@ -14,10 +14,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.engine.conftest import VersionOf
-from tests.engine.paths import KINDS, AnyPath, Kept, answer, load, make_path, run
+from tests.engine.paths import FAST, KINDS, AnyPath, Kept, answer, load, make_path, run
 from tests.engine.reference import Reference
 from tests.engine.test_paths import prompts, same
 from tests.text.test_schema import TICKET, schemas
+from trimtab.engine.dtype import pick_device
 from trimtab.engine.grammar import Grammar, Grammars
 from trimtab.engine.jobs import GenerateJob
 from trimtab.engine.local import LocalEngine
@@ -38,7 +39,7 @@ def path(request: pytest.FixtureRequest, base: Path, version_of: VersionOf) -> A
 
 @pytest.fixture(scope="module")
 def native(base: Path, version_of: VersionOf) -> AnyPath:
-    path = make_path(base, "native")
+    path = make_path(base, FAST)
     for name in ("base", "red"):
         load(path, version_of(name))
     return path
@@ -114,7 +115,7 @@ def test_a_greedy_answer_under_a_schema_ends_with_the_object(path: AnyPath, toke
 
 @pytest.fixture(scope="module")
 def engine(base: Path) -> Iterator[LocalEngine]:
-    engine = LocalEngine(base, torch.float32, torch.device("cpu"))
+    engine = LocalEngine(base, torch.float32, pick_device())
     yield engine
     engine.close()
 

@@ -13,6 +13,7 @@ import torch
 from tests.engine.conftest import VersionOf
 from tests.engine.reference import Reference
 from tests.tiny import build_base
+from trimtab.engine.dtype import pick_device
 from trimtab.engine.general import GeneralPath, Version
 from trimtab.engine.local import LocalEngine
 from trimtab.engine.process import serve
@@ -41,7 +42,7 @@ NAMES = ("base", "red", "blue")
 
 @pytest.fixture
 def engine(base: Path) -> Iterator[LocalEngine]:
-    engine = LocalEngine(base, torch.float32, torch.device("cpu"))
+    engine = LocalEngine(base, torch.float32, pick_device())
     yield engine
     engine.close()
 
@@ -164,7 +165,7 @@ def test_the_merged_copy_answers_beside_the_others(
 
 def test_a_drained_engine_finishes_what_it_admitted(base: Path, version_of: VersionOf) -> None:
     async def drain() -> None:
-        engine = LocalEngine(base, torch.float32, torch.device("cpu"))
+        engine = LocalEngine(base, torch.float32, pick_device())
         await engine.load(replace(version_of("base"), version="endless", stop_tokens=()))
         answer = asyncio.create_task(complete(engine, request("endless", 40)))
         await asyncio.sleep(0.01)
@@ -180,7 +181,7 @@ def test_a_score_that_the_drain_s_deadline_cuts_off_is_told_so(
     base: Path, version_of: VersionOf
 ) -> None:
     async def drain() -> None:
-        engine = LocalEngine(base, torch.float32, torch.device("cpu"))
+        engine = LocalEngine(base, torch.float32, pick_device())
         await engine.load(version_of("base"))
         many = ScoreRequest("base", (5,) * 300, tuple((i % 50,) * 200 for i in range(200)), "s")
         score = asyncio.create_task(engine.score(many))
@@ -196,7 +197,7 @@ def test_a_score_that_the_drain_s_deadline_cuts_off_is_told_so(
 def test_a_fault_of_the_computing_thread_is_told_to_everybody_and_ends_the_process(
     base: Path, version_of: VersionOf, tmp_path: Path
 ) -> None:
-    engine = LocalEngine(base, torch.float32, torch.device("cpu"))
+    engine = LocalEngine(base, torch.float32, pick_device())
 
     def breaks() -> None:
         raise IndexError("a fault of ours")
@@ -243,7 +244,7 @@ def test_a_stop_string_of_a_thousand_characters_ends_the_answer_where_it_stands(
     costs nobody a character.
     """
     base = build_base(tmp_path / "base", layers=1, context=2048)
-    engine = LocalEngine(base, torch.float32, torch.device("cpu"))
+    engine = LocalEngine(base, torch.float32, pick_device())
 
     async def ask(*stop: str) -> list[Chunk]:
         sampling = Sampling(max_tokens=2000, stop=stop)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.engine.conftest import VersionOf
 from tests.engine.paths import (
+    FAST,
     KINDS,
     AnyPath,
     Kept,
@@ -336,7 +337,7 @@ def test_many_adapters_loaded_at_once_stay_apart(tmp_path: Path, base: Path, kin
 
 
 def test_one_that_waited_too_long_for_its_turn_is_not_begun(base: Path) -> None:
-    path = make_path(base, "native")
+    path = make_path(base, FAST)
     load(path, VersionFiles("base", base, None, base, ()))
     sampling = Sampling(max_tokens=3)
     first, hasty = (

@@ -14,7 +14,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
-from tests.engine.paths import Kept, answer, ask, items, make_path
+from tests.engine.paths import FAST, Kept, answer, ask, items, make_path
 from trimtab.engine.continuous import ContinuousPath
 from trimtab.engine.jobs import GenerateJob, ScoreJob
 from trimtab.errors import BaseError
@@ -134,7 +134,7 @@ def _said(
 
 @pytest.fixture(scope="module")
 def path(base: Path, trained: tuple[Any, dict[str, Path]]) -> ContinuousPath:
-    path = make_path(base, "native")
+    path = make_path(base, FAST)
     assert isinstance(path, ContinuousPath)
     for name in NAMES:
         load(path, base, trained[1], name)

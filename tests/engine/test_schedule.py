@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.engine.conftest import VersionOf
-from tests.engine.paths import Kept, answer, make_path, scores
+from tests.engine.paths import FAST, Kept, answer, make_path, scores
 from tests.engine.reference import Reference
 from tests.engine.test_paths import NAMES, prompts, same
 from trimtab.engine.batch import Batch
@@ -26,7 +26,7 @@ COUNT = 9
 
 @pytest.fixture(scope="module")
 def path(base: Path, version_of: VersionOf) -> ContinuousPath:
-    path = make_path(base, "native")
+    path = make_path(base, FAST)
     assert isinstance(path, ContinuousPath)
     for name in NAMES:
         path.load(version_of(name))

@@ -11,7 +11,8 @@ class Cache:
     """Room for `blocks` blocks of BLOCK tokens in every layer.
 
     A block's keys lie with the tokens innermost, so that one register of a CPU holds the same
-    number of many keys; its values lie with the numbers of a head innermost.
+    number of many keys; its values lie with the numbers of a head innermost. On a GPU both do,
+    and `keys` is seen as if its tokens were innermost.
     """
 
     def __init__(self, shape: Shape, blocks: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -23,7 +24,7 @@ class Cache:
             pages = Pages()
             self.keys, self.values = pages.empty(keys, dtype), pages.empty(values, dtype)
         else:
-            self.keys = torch.empty(keys, dtype=dtype, device=device)
+            self.keys = torch.empty(values, dtype=dtype, device=device).transpose(3, 4)
             self.values = torch.empty(values, dtype=dtype, device=device)
 
     def store(

@@ -25,6 +25,7 @@ from trimtab.engine.llama import Llama
 from trimtab.engine.lora import read_config
 from trimtab.engine.ops import TorchOps, pick_ops
 from trimtab.engine.pace import Pace
+from trimtab.engine.room import room
 from trimtab.engine.rope import frequencies
 from trimtab.engine.sampling import choose, not_finite
 from trimtab.engine.schedule import Schedule, Share
@@ -34,15 +35,6 @@ from trimtab.errors import TrimtabError
 from trimtab.inference import VersionFiles
 from trimtab.text.tokenizer import Tokenizer
 
-CACHE_BYTES = 2**30
-"""What keys and values may take; a whole context always has room."""
-
-PROMPT_TOKENS = 4096
-"""Of prompts in one step, at most."""
-THREAD_PROMPT_TOKENS = 48
-"""The same on a CPU, for each of its threads: with more the weights are read no more often than
-used, and who came first would wait for who came next.
-"""
 LEAST_PROMPT_TOKENS = 48
 """Of prompts in one step beside streams: with fewer the weights are read more often than used."""
 PAUSE_S = 0.25
@@ -75,9 +67,12 @@ class ContinuousPath:
         self.model = Llama(shape, self._weights, self.ops)
         self._adapters = Adapters(shape, self._weights, self.ops.pair)
         self._versions: dict[str, Version] = {}
-        count = max(CACHE_BYTES // block_bytes(shape, dtype), -(-shape.context // BLOCK) + 1)
+        size = room(device)
+        self.running = size.running
+        whole = -(-shape.context // BLOCK) + 1
+        count = max(size.cache_bytes // block_bytes(shape, dtype), whole)
         self._cache = Cache(shape, count, dtype, device)
-        self._schedule = Schedule(Blocks(count), _prompt_tokens(device))
+        self._schedule = Schedule(Blocks(count), size.prompt_tokens, size.running)
         self.pace = Pace()
 
     def takes(self, files: VersionFiles) -> bool:
@@ -149,6 +144,8 @@ class ContinuousPath:
             with torch.inference_mode():
                 began = time.monotonic()
                 self._compute(shares)
+                # What only reads leaves nothing to wait for, and would be measured as nothing.
+                self.ops.wait()
                 self._measure(shares, time.monotonic() - began)
         except TrimtabError as error:
             self._fail(shares, error)
@@ -249,9 +246,3 @@ class ContinuousPath:
     def _measure(self, shares: Row[tuple[Share, Part]], seconds: float) -> None:
         read = sum(share.tokens for share, _ in shares if share.tokens > 1)
         self.pace.step(read, sum(share.tokens == 1 for share, _ in shares), seconds)
-
-
-def _prompt_tokens(device: torch.device) -> int:
-    if device.type != "cpu":
-        return PROMPT_TOKENS
-    return THREAD_PROMPT_TOKENS * max(2, torch.get_num_threads())

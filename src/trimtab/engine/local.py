@@ -19,7 +19,6 @@ from trimtab.engine.grammar import Grammars
 from trimtab.engine.jobs import Command, GenerateJob, Job, ScoreJob
 from trimtab.engine.layout import MAX_BATCH
 from trimtab.engine.pace import Pace
-from trimtab.engine.schedule import MAX_RUNNING
 from trimtab.engine.trials import Trials
 from trimtab.engine.versions import AnyPath, Quantisation, Versions
 from trimtab.engine.worker import Worker
@@ -71,7 +70,7 @@ class LocalEngine:
         return Capabilities(
             self.runtime,
             self.context,
-            MAX_RUNNING if fast else MAX_BATCH,
+            MAX_BATCH if self._fast is None else self._fast.running,
             dict.fromkeys(MIXED, "mixed" if fast else "alone") | dict.fromkeys(ALONE, "alone"),
             prefix_cache=fast,
             priority=True,

@@ -13,10 +13,8 @@ from typing import NamedTuple
 
 from trimtab.engine.blocks import BLOCK, Blocks
 from trimtab.engine.jobs import PRIORITIES
+from trimtab.engine.room import RUNNING
 from trimtab.engine.sequence import Sequence
-
-MAX_RUNNING = 32
-"""Sequences in one step."""
 
 
 class Share(NamedTuple):
@@ -27,11 +25,14 @@ class Share(NamedTuple):
 
 
 class Schedule:
-    """`prompt_tokens` bounds how many tokens of prompts one step reads."""
+    """`prompt_tokens` bounds how many tokens of prompts one step reads, `running` how many
+    sequences take part in it.
+    """
 
-    def __init__(self, blocks: Blocks, prompt_tokens: int) -> None:
+    def __init__(self, blocks: Blocks, prompt_tokens: int, running: int = RUNNING) -> None:
         self.blocks = blocks
         self._prompt_tokens = prompt_tokens
+        self._most = running
         self._order = itertools.count()
         self._waiting: list[tuple[int, int, Sequence]] = []
         self._running: list[tuple[int, int, Sequence]] = []
@@ -111,7 +112,7 @@ class Schedule:
         full = False
         for entry in self._waiting:
             sequence = entry[2]
-            full = full or len(self._running) >= MAX_RUNNING
+            full = full or len(self._running) >= self._most
             if full or self._is_promised(sequence):
                 still.append(entry)
                 continue

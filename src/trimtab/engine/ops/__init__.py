@@ -1,6 +1,7 @@
-"""The arithmetic of a step, twice: in plain torch, and in C++ for what torch does badly on a CPU.
+"""The arithmetic of a step, three times: in plain torch, in C++ for what torch does badly on a CPU,
+and in Triton for an NVIDIA GPU.
 
-The two give the same results to rounding; a test holds the one against the other.
+They give the same results to rounding; tests hold them against the first.
 """
 
 import logging
@@ -20,7 +21,9 @@ log = logging.getLogger(__name__)
 
 
 def pick_ops(shape: Shape, dtype: torch.dtype, device: torch.device) -> TorchOps:
-    """The faster of the two that works here."""
+    """The fastest of them that works here."""
+    if device.type == "cuda" and (made := _cuda_ops(shape, dtype, device)) is not None:
+        return made
     if fits(shape, dtype, device) and (path := library()) is not None:
         try:
             return NativeOps(path, dtype)
@@ -32,3 +35,13 @@ def pick_ops(shape: Shape, dtype: torch.dtype, device: torch.device) -> TorchOps
         except EngineError as error:
             log.warning("the engine computes in torch alone: %s", error)
     return TorchOps(dtype, device)
+
+
+def _cuda_ops(shape: Shape, dtype: torch.dtype, device: torch.device) -> TorchOps | None:
+    """None where the kernels do not compute such a network, or torch came without Triton."""
+    try:
+        from trimtab.engine.ops.cuda.cuda_ops import CudaOps, takes
+    except ImportError as error:
+        log.warning("no Triton here, the engine computes in torch alone: %s", error)
+        return None
+    return CudaOps(shape, dtype, device) if takes(shape, dtype) else None

@@ -122,6 +122,11 @@ class TorchOps:
         gate, up = gate_up.chunk(2, dim=1)
         return functional.silu(gate) * up
 
+    def wait(self) -> None:
+        """Until the device has computed what it was told to."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+
     def best(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """See sampling.best."""
         return best(logits)

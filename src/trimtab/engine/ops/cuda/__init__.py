@@ -1,0 +1,1 @@
+"""The arithmetic of a step on an NVIDIA GPU: Triton kernels, and CUDA graphs of short steps."""

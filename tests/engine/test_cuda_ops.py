@@ -1,0 +1,189 @@
+"""The GPU's kernels against plain torch: on a GPU where there is one, else interpreted on a CPU."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+import torch
+
+from tests.engine.test_ops import low_rank, mixed_step, narrow_network, shape
+from trimtab.engine.batch import Part, lay_out
+from trimtab.engine.cache import Cache
+from trimtab.engine.family import Shape
+from trimtab.engine.lora import Adapter
+from trimtab.engine.ops import TorchOps
+from trimtab.engine.pages import Pages
+from trimtab.engine.pair import Pair, Up
+from trimtab.engine.rope import frequencies
+
+pytestmark = [
+    pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed"),
+    # By Triton's interpreter.
+    pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning"),
+]
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+CLOSE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+# The interpreter multiplies bfloat16 as if its bits were integers.
+DTYPES = list(CLOSE) if DEVICE.type == "cuda" else [torch.float32]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def interpreted() -> Iterator[None]:
+    """Kernels are made for one or the other as their module is imported."""
+    with pytest.MonkeyPatch.context() as patch:
+        if DEVICE.type == "cpu":
+            patch.setenv("TRITON_INTERPRET", "1")
+        from trimtab.engine.ops.cuda import cuda_ops  # noqa: F401
+
+        yield
+
+
+def cuda_ops(sizes: Shape, dtype: torch.dtype) -> Any:
+    from trimtab.engine.ops.cuda.cuda_ops import CudaOps
+
+    return CudaOps(sizes, dtype, DEVICE)
+
+
+def filled(sizes: Shape, blocks: int, dtype: torch.dtype) -> Cache:
+    """What others left in the cache."""
+    cache = Cache(sizes, blocks, dtype, DEVICE)
+    generator = torch.Generator().manual_seed(7)
+    for half in (cache.keys, cache.values):
+        half.copy_(torch.randn(half.shape, generator=generator))
+    return cache
+
+
+def moved(tree: Any, dtype: torch.dtype) -> Any:
+    tree.before_attention = tree.before_attention.to(DEVICE, dtype)
+    tree.before_mlp = tree.before_mlp.to(DEVICE, dtype)
+    tree.q_norm = tree.q_norm.to(DEVICE, dtype)
+    tree.k_norm = tree.k_norm.to(DEVICE, dtype)
+    return tree
+
+
+def compared(sizes: Shape, dtype: torch.dtype, make_parts: Any, depth: int = 2) -> None:
+    """Both through the same layers, over the same cache, twice."""
+    radians = frequencies(sizes.rope, sizes.head_dim).to(DEVICE)
+    sizes = replace(sizes, layers=depth)
+    found = []
+    for ops in (TorchOps(dtype, DEVICE), cuda_ops(sizes, dtype)):
+        layers = [moved(layer, dtype) for layer in narrow_network(ops, sizes, depth)]
+        batch = lay_out(make_parts(ops), radians, DEVICE)
+        generator = torch.Generator().manual_seed(1)
+        x = torch.randn(len(batch.tokens), sizes.hidden, generator=generator).to(DEVICE, dtype)
+        cache = filled(sizes, 100, dtype)
+        with torch.inference_mode():
+            out = ops.through(x, layers, sizes, batch, cache).clone()
+        found.append((out, cache.keys, cache.values))
+    for theirs, mine in zip(*found, strict=True):
+        assert torch.isfinite(mine.float()).all()
+        error = (mine.double() - theirs.double()).abs().max()
+        assert error < CLOSE[dtype] * max(1.0, float(theirs.double().abs().max()))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("heads", "kv_heads", "head_dim"), [(3, 1, 16), (4, 4, 8), (8, 1, 20)])
+def test_a_step_of_chunks_single_tokens_and_adapters(
+    dtype: torch.dtype, heads: int, kv_heads: int, head_dim: int
+) -> None:
+    sizes = shape(heads, kv_heads, head_dim)
+    low_ranks = low_rank(sizes, 2)
+    compared(sizes, dtype, lambda ops: mixed_step(ops, low_ranks))
+
+
+RANKS = {"qkv": (5, 5, 5), "o": (20,), "gate_up": (3, 3), "down": (17,)}
+
+
+def whole_adapter(
+    ops: Any, sizes: Shape, seed: int, without: str = "", dora: bool = False
+) -> Adapter:
+    """On all projections but the second of `without`."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*size: int) -> torch.Tensor:
+        return torch.randn(size, generator=generator) / 4
+
+    widths = {
+        "qkv": (sizes.q_width, sizes.kv_width, sizes.kv_width),
+        "o": (sizes.hidden,),
+        "gate_up": (sizes.intermediate, sizes.intermediate),
+        "down": (sizes.hidden,),
+    }
+    inputs = {"o": sizes.q_width, "down": sizes.intermediate}
+    pairs, pages = {}, Pages()
+    for layer in range(sizes.layers):
+        for group, ranks in RANKS.items():
+            ups, row, column = [], 0, 0
+            lengthen = torch.ones(sum(widths[group]))
+            for number, (rank, width) in enumerate(zip(ranks, widths[group], strict=True)):
+                if not (group == without and number == 1):
+                    ups.append(Up(normal(rank, width), row, column))
+                    row += rank
+                    lengthen[column : column + width] += normal(width)
+                column += width
+            down = normal(row, inputs.get(group, sizes.hidden))
+            pair = Pair(down, tuple(ups), lengthen if dora else None)
+            pairs[layer, group] = ops.pair(pair, pages)
+    return Adapter(pairs)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_steps_of_one_token_with_adapters_of_every_kind(dtype: torch.dtype) -> None:
+    """Neighbours of one adapter, one without, one that leaves a projection alone, one with DoRA."""
+    sizes = replace(shape(6, 2, 16), layers=2)
+
+    def parts(ops: Any) -> list[Part]:
+        adapters = [
+            whole_adapter(ops, sizes, 1),
+            None,
+            whole_adapter(ops, sizes, 2, without="qkv"),
+            whole_adapter(ops, sizes, 3, without="gate_up", dora=True),
+        ]
+        told = [adapters[i] for i in (0, 0, 1, 2, 3, 3, 3)]
+        return [
+            Part([7], 13 * i, list(range(8 * i, 8 * i + 8)), 1, adapter)
+            for i, adapter in enumerate(told)
+        ]
+
+    compared(sizes, dtype, parts)
+
+
+def test_a_long_chunk_with_an_adapter_and_biases() -> None:
+    sizes = replace(shape(4, 2, 16), layers=2)
+
+    def parts(ops: Any) -> list[Part]:
+        adapter = whole_adapter(ops, sizes, 1)
+        return [
+            Part(range(90), 20, list(range(7)), 3, adapter),
+            Part(range(20), 0, list(range(20, 30)), 0, whole_adapter(ops, sizes, 2)),
+        ]
+
+    compared(sizes, torch.float32, parts)
+
+
+def test_tiles_take_every_token_once() -> None:
+    from trimtab.engine.ops.cuda.tiles import attention, patches, rows_for
+
+    spans = [(0, 1), (1, 50), (50, 51), (51, 180)]
+    counts = [9, 49, 300, 200]
+    for group in (1, 3, 4, 16):
+        rows = rows_for(129, group)
+        tiles = attention(spans, counts, group, rows)
+        tokens = [row + i for row, count, _, _ in tiles for i in range(count)]
+        assert tokens == list(range(180))
+        for row, count, sequence, first in tiles:
+            begin, end = spans[sequence]
+            assert count * group <= rows
+            assert first == counts[sequence] - (end - begin) + (row - begin)
+    assert [rows_for(1, 1), rows_for(1, 16), rows_for(1, 17), rows_for(6, 3), rows_for(1, 71)] == [
+        16,
+        16,
+        64,
+        64,
+        128,
+    ]
+    told = [(2, 2, 11), (5, 16, 12), (21, 16, 12), (37, 3, 12)]
+    assert patches([(2, 4, 11), (5, 40, 12)], 16) == told
