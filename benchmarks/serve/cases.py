@@ -33,18 +33,19 @@ class Measured:
 @dataclass(frozen=True, slots=True)
 class Turn:
     """What is measured of a system before the next one's turn: concurrencies of the base alone, of
-    adapters mixed, and of the shared beginning.
+    adapters mixed, and of the shared beginning. Cells have `times` as many requests as usual.
     """
 
     base: Sequence[int]
     adapters: Sequence[int] = ()
     prefix: Sequence[int] = ()
+    times: int = 1
 
 
 async def measure(system: System, prompts: Prompts, turn: Turn) -> AsyncIterator[Measured]:
     await ask(system.base, prompts.text(), 4, 0.0)
     for concurrency in turn.base:
-        asks = [(system.base, prompts.text()) for _ in range(SIZES[concurrency])]
+        asks = [(system.base, prompts.text()) for _ in range(turn.times * SIZES[concurrency])]
         yield told(f"base/c{concurrency}", await closed(asks, concurrency, TOKENS, CELL_S))
     adapted = turn.adapters if system.adapters else ()
     if adapted:
@@ -54,20 +55,22 @@ async def measure(system: System, prompts: Prompts, turn: Turn) -> AsyncIterator
     for concurrency in adapted:
         asks = [
             (system.adapters[number % len(system.adapters)], prompts.text())
-            for number in range(SIZES[concurrency])
+            for number in range(turn.times * SIZES[concurrency])
         ]
         yield told(f"adapters8/c{concurrency}", await closed(asks, concurrency, TOKENS, CELL_S))
     for concurrency in turn.prefix:
-        async for each in prefix(system, prompts, concurrency):
+        async for each in prefix(system, prompts, concurrency, turn.times):
             yield each
 
 
-async def prefix(system: System, prompts: Prompts, concurrency: int) -> AsyncIterator[Measured]:
+async def prefix(
+    system: System, prompts: Prompts, concurrency: int, times: int
+) -> AsyncIterator[Measured]:
     """A beginning of 256 tokens that all requests of a cell share: unknown to the system, and
     known; 8 tokens are asked for. Cold, every request has a beginning of its own.
     """
     suffix = "" if concurrency == 1 else f"-c{concurrency}"
-    count = 2 if concurrency == 1 else concurrency
+    count = times * (2 if concurrency == 1 else concurrency)
     own = [(system.base, prompts.text(PREFIX, PREFIX) + _end(prompts)) for _ in range(count)]
     cold = await closed(own, concurrency, PREFIX_TOKENS, CELL_S)
     yield told(f"prefix256/cold{suffix}", cold)
@@ -118,10 +121,16 @@ def holds(answers: Sequence[Answer], slo_s: float) -> bool:
     return quantile([answer.latency for answer in answers], 0.95) < slo_s
 
 
-async def goodput(system: System, prompts: Prompts, slo_s: float) -> float:
+async def goodput(
+    system: System,
+    prompts: Prompts,
+    slo_s: float,
+    first: float = FIRST_RATE,
+    rung: float = RUNG,
+) -> float:
     """The highest of a ladder of rates, requests/s, at which p95 holds; 0 where none does.
 
-    Open loop. A rung is a third above the one below. From the first one it goes up to the first
+    Open loop. A rung is `rung` times the one below. From the `first` one it goes up to the first
     that fails, or down to the first that holds.
     """
     alone = await closed([(system.base, prompts.text(180, 180))] * 1, 1, TOKENS, CELL_S)
@@ -132,13 +141,13 @@ async def goodput(system: System, prompts: Prompts, slo_s: float) -> float:
         result = await opened(made(system.base, prompts), rate, OPEN_S, TOKENS, 2 * slo_s)
         return holds(result.answers, slo_s)
 
-    rate = FIRST_RATE
+    rate = first
     if await held(rate):
-        while await held(rate * RUNG):
-            rate *= RUNG
+        while await held(rate * rung):
+            rate *= rung
         return rate
     while rate > LEAST_RATE:
-        rate /= RUNG
+        rate /= rung
         if await held(rate):
             return rate
     return 0.0

@@ -1,4 +1,4 @@
-"""What this machine could do at most: float32 multiplications, and bytes read from memory."""
+"""What this machine could do at most: multiplications, and bytes read from memory."""
 
 import statistics
 import time
@@ -14,6 +14,24 @@ def limits() -> dict[str, float]:
     return {
         "gemm_gflop_s": 2 * 1024**3 / median_s(lambda: a @ b, 15) / 1e9,
         "read_gb_s": much.nbytes / median_s(much.sum, 7) / 1e9,
+    }
+
+
+def gpu_limits() -> dict[str, float]:
+    """The same of a GPU, in bfloat16: a square of 8192, and two gigabytes read."""
+    a, b = (torch.randn(8192, 8192, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    much = torch.randn(2**29, device="cuda")
+
+    def waited(work: Callable[[], object]) -> Callable[[], object]:
+        def done() -> None:
+            work()
+            torch.cuda.synchronize()
+
+        return done
+
+    return {
+        "gemm_gflop_s": 2 * 8192**3 / median_s(waited(lambda: a @ b), 15) / 1e9,
+        "read_gb_s": much.nbytes / median_s(waited(much.sum), 15) / 1e9,
     }
 
 

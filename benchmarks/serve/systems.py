@@ -70,13 +70,14 @@ class Workshop:
     adapters: Sequence[Path]
     slos_ms: Sequence[int]
     cores: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+    gateways: int = 1
 
 
 Start = Callable[[Workshop, ExitStack], System]
 
 
 def trimtab(shop: Workshop, stack: ExitStack, quantisation: str = "none") -> System:
-    """The engine process and one gateway before it, as `trimtab serve` starts them."""
+    """The engine process and the gateways before it, as `trimtab serve` starts them."""
     from trimtab.engine.dtype import dtype_name, pick_device, pick_dtype
     from trimtab.gateway import keys
     from trimtab.gateway.tables import policies
@@ -130,7 +131,8 @@ def trimtab(shop: Workshop, stack: ExitStack, quantisation: str = "none") -> Sys
     fd = listener.fileno()
     gateway = ["-m", "benchmarks.serve.gateway", database.url.render_as_string(), str(fd)]
     command = [sys.executable, *gateway, str(path), str(files)]
-    processes.append(started(stack, command, shop, f"{name}-gateway", fd))
+    for number in range(shop.gateways):
+        processes.append(started(stack, command, shop, f"{name}-gateway-{number}", fd))
     port = listener.getsockname()[1]
     computed = dtype_name(pick_dtype(pick_device()))
     exact = quantisation == "none"
@@ -226,6 +228,16 @@ def transformers(shop: Workshop, stack: ExitStack) -> System:
         [Face(port, f"adapter-{number}") for number in range(len(shop.adapters))],
         [process],
     )
+
+
+def transformers_continuous(shop: Workshop, stack: ExitStack) -> System:
+    port = free_port()
+    command = [sys.executable, str(FACES / "hf_continuous.py"), str(port), str(shop.base)]
+    more = {"HF_HUB_OFFLINE": "1"}
+    process = started(stack, command, shop, "transformers-continuous", more=more)
+    without = "its continuous batching takes no adapters by the request"
+    base = Face(port, "base")
+    return System("transformers-continuous", "bfloat16", base, [], [process], without)
 
 
 STARTS: dict[str, Start] = {

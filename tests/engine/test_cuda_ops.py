@@ -1,6 +1,5 @@
 """The GPU's kernels against plain torch: on a GPU where there is one, else interpreted on a CPU."""
 
-from collections.abc import Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from typing import Any
@@ -28,17 +27,6 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 # The interpreter multiplies bfloat16 as if its bits were integers.
 DTYPES = list(CLOSE) if DEVICE.type == "cuda" else [torch.float32]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def interpreted() -> Iterator[None]:
-    """Kernels are made for one or the other as their module is imported."""
-    with pytest.MonkeyPatch.context() as patch:
-        if DEVICE.type == "cpu":
-            patch.setenv("TRITON_INTERPRET", "1")
-        from trimtab.engine.ops.cuda import cuda_ops  # noqa: F401
-
-        yield
 
 
 def cuda_ops(sizes: Shape, dtype: torch.dtype) -> Any:
