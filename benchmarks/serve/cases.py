@@ -127,8 +127,10 @@ async def goodput(
     slo_s: float,
     first: float = FIRST_RATE,
     rung: float = RUNG,
+    seconds: float = OPEN_S,
 ) -> float:
-    """The highest of a ladder of rates, requests/s, at which p95 holds; 0 where none does.
+    """The highest of a ladder of rates, requests/s, at which p95 holds for so many `seconds`; 0
+    where none does.
 
     Open loop. A rung is `rung` times the one below. From the `first` one it goes up to the first
     that fails, or down to the first that holds.
@@ -138,7 +140,7 @@ async def goodput(
         return 0.0
 
     async def held(rate: float) -> bool:
-        result = await opened(made(system.base, prompts), rate, OPEN_S, TOKENS, 2 * slo_s)
+        result = await opened(made(system.base, prompts), rate, seconds, TOKENS, 2 * slo_s)
         return holds(result.answers, slo_s)
 
     rate = first

@@ -37,8 +37,9 @@ STARTS = {"trimtab": trimtab, "transformers-continuous": transformers_continuous
 TIMES = {"trimtab": 6, "transformers-continuous": 2}
 """Cells of a few seconds each."""
 SLO_MS = 1200
-FIRST_RATE = {"trimtab": 32.0, "transformers-continuous": 4.0}
+FIRST_RATE = {"trimtab": 32.0, "transformers-continuous": 8.0}
 """Of the open loop, requests a second."""
+RUNG, RUNG_S = 1.5, 2.5
 GATEWAYS = 4
 ABSENT = {"vllm": "its wheels for CUDA cannot be installed beside this torch on this machine"}
 
@@ -68,18 +69,15 @@ def main() -> None:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         machine = gpu_limits()
-        torch.cuda.empty_cache()
         card = {"name": torch.cuda.get_device_name(), "torch": torch.__version__}
         print(f"{card['name']}: {machine}", flush=True)
-        runs: list[Run] = []
-        for name in (FIRST, *LARGER):
-            run = Run(name, *a_base(folder / name, name), Rows())
-            runs.append(run)
-            with ExitStack() as systems:
-                prompts = material.Prompts(run.base, seed=time.time_ns())
-                for system in begin(run, folder / f"{name}-run", systems, name == FIRST):
-                    asyncio.run(take(system, run, prompts, name == FIRST))
-                    write(runs, machine, card)
+        runs = [Run(name, *a_base(folder / name, name), Rows()) for name in (FIRST, *LARGER)]
+        torch.cuda.empty_cache()
+        systems = begin(runs, folder, stack)
+        for run, system in systems:
+            prompts = material.Prompts(run.base, seed=time.time_ns())
+            asyncio.run(take(system, run, prompts, run is runs[0]))
+            write(runs, machine, card)
 
 
 def a_base(folder: Path, name: str) -> tuple[str, Path]:
@@ -92,28 +90,35 @@ def a_base(folder: Path, name: str) -> tuple[str, Path]:
     return "random, in its shape", shapes.base(folder, name)
 
 
-def begin(run: Run, folder: Path, stack: ExitStack, adapted: bool) -> Sequence[System]:
+def begin(runs: Sequence[Run], folder: Path, stack: ExitStack) -> list[tuple[Run, System]]:
     """All at once, for most of a start is import."""
-    folder.mkdir(parents=True)
-    adapters = material.adapters(folder, run.base) if adapted else []
-    shop = Workshop(folder, run.base, adapters, [], gateways=GATEWAYS)
-    run.rows.absent |= {(name, "base/c1", "output_tok_s"): why for name, why in ABSENT.items()}
+    shops = {}
+    for run in runs:
+        place = folder / f"{run.name}-run"
+        place.mkdir()
+        adapters = material.adapters(place, run.base) if run is runs[0] else []
+        shops[run.name] = Workshop(place, run.base, adapters, [], gateways=GATEWAYS)
+        absent = {(name, "base/c1", "output_tok_s"): why for name, why in ABSENT.items()}
+        run.rows.absent |= absent
 
-    def start(name: str) -> System | None:
+    def start(wanted: tuple[Run, str]) -> tuple[Run, System] | None:
+        run, name = wanted
         try:
-            return STARTS[name](shop, stack)
+            system = STARTS[name](shops[run.name], stack)
         except Absent as reason:
             print(f"{name}: absent, {reason}", flush=True)
             run.rows.absent[name, "base/c1", "output_tok_s"] = str(reason)
             return None
+        system.signal(19)  # SIGSTOP
+        return run, system
 
-    with ThreadPoolExecutor(len(STARTS)) as pool:
-        ready = [system for system in pool.map(start, STARTS) if system is not None]
-    for system in ready:
+    wanted = [(run, name) for run in runs for name in STARTS]
+    with ThreadPoolExecutor(len(wanted)) as pool:
+        ready = [each for each in pool.map(start, wanted) if each is not None]
+    for run, system in ready:
         run.rows.precisions[system.name] = system.precision
         if system.without:
             run.rows.absent[system.name, "adapters8/c1", "output_tok_s"] = system.without
-        system.signal(19)  # SIGSTOP
     return ready
 
 
@@ -129,7 +134,9 @@ async def take(system: System, run: Run, prompts: material.Prompts, whole: bool)
         async for measured in measure(system, prompts, turn):
             told(run, system, measured)
         if whole:
-            rate = await goodput(system, prompts, SLO_MS / 1000, FIRST_RATE[system.name], 1.5)
+            rate = await goodput(
+                system, prompts, SLO_MS / 1000, FIRST_RATE[system.name], RUNG, RUNG_S
+            )
             told(run, system, Measured(f"goodput/p95-{SLO_MS}", {"requests_s": rate}))
 
 

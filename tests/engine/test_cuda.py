@@ -5,7 +5,8 @@ on the same GPU.
 import asyncio
 import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +86,21 @@ def dtype(request: pytest.FixtureRequest) -> torch.dtype:
     return chosen
 
 
+Made = Callable[[torch.dtype], Reference]
+
+
 @pytest.fixture(scope="module")
-def reference(folders: dict[str, Path], dtype: torch.dtype) -> Reference:
-    return Reference(folders, dtype)
+def made(folders: dict[str, Path]) -> Made:
+    """One a dtype, for they are dear."""
+    return cache(lambda dtype: Reference(folders, dtype))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def reference(made: Made, dtype: torch.dtype) -> Reference:
+    return made(dtype)
+
+
+@pytest.fixture(scope="module")
 def path(folders: dict[str, Path], dtype: torch.dtype) -> ContinuousPath:
     return make(folders, dtype)
 
@@ -184,7 +194,7 @@ def test_the_adapters_change_what_is_said(path: ContinuousPath) -> None:
 
 
 def test_deterministic_answers_are_the_same_to_the_last_bit_in_company(
-    folders: dict[str, Path], dtype: torch.dtype
+    path: ContinuousPath, folders: dict[str, Path], dtype: torch.dtype
 ) -> None:
     source = random.Random(7)
     fixed = Sampling(max_tokens=9, top_logprobs=2, deterministic=True)
@@ -193,7 +203,6 @@ def test_deterministic_answers_are_the_same_to_the_last_bit_in_company(
         (name, prompt(source, 20 + 13 * i), (fixed, drawn)[i % 2])
         for i, name in enumerate(NAMES[:5])
     ]
-    path = make(folders, dtype)
     alone = [ask(path, name, [tokens], sampling)[0] for name, tokens, sampling in asked]
     beside = [
         (name, prompt(source, 5 + 11 * i), Sampling(max_tokens=12)) for i, name in enumerate(NAMES)
@@ -250,13 +259,15 @@ def test_one_that_is_cancelled_leaves_and_nothing_leaks(
 def test_what_was_never_written_into_the_cache_may_be_anything(
     path: ContinuousPath, reference: Reference, dtype: torch.dtype
 ) -> None:
+    for name in NAMES:
+        path._schedule.blocks.forget(name)
     path._cache.keys.fill_(torch.nan)
     path._cache.values.fill_(torch.nan)
     tokens = prompt(random.Random(13), 45)
     check(ask(path, "v1", [tokens], Sampling(max_tokens=20))[0], "v1", tokens, reference, dtype)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def engine(folders: dict[str, Path]) -> Iterator[LocalEngine]:
     """As it is served: the device and the number format of the machine."""
     engine = LocalEngine(folders["base"])
@@ -264,10 +275,12 @@ def engine(folders: dict[str, Path]) -> Iterator[LocalEngine]:
     engine.close()
 
 
-def test_versions_come_and_go_under_traffic(engine: LocalEngine, folders: dict[str, Path]) -> None:
+def test_versions_come_and_go_under_traffic(
+    engine: LocalEngine, folders: dict[str, Path], made: Made
+) -> None:
     assert engine.runtime.device == "cuda"
     assert pick_dtype(pick_device()) == torch.bfloat16
-    reference = Reference(folders, torch.bfloat16)
+    reference = made(torch.bfloat16)
     source = random.Random(14)
 
     async def asks(name: str, count: int) -> list[tuple[tuple[int, ...], Completion]]:
@@ -309,18 +322,18 @@ def test_a_schema_holds_on_the_gpu(engine: LocalEngine, folders: dict[str, Path]
 
     async def ask_for_it() -> Completion:
         base = folders["base"]
-        await engine.load(VersionFiles("base", base, None, base, (2,)))
+        await engine.load(VersionFiles("stops", base, None, base, (2,)))
         sampling = Sampling(max_tokens=60, temperature=1.0, seed=2, schema=schema)
-        return await complete(engine, GenerateRequest("base", (5, 6, 7), sampling, "1"))
+        return await complete(engine, GenerateRequest("stops", (5, 6, 7), sampling, "1"))
 
     told = json.loads(asyncio.run(ask_for_it()).text)
     assert told["team"] in ("red", "blue")
 
 
 def test_a_score_of_many_completions_shares_its_prompt(
-    engine: LocalEngine, folders: dict[str, Path]
+    engine: LocalEngine, folders: dict[str, Path], made: Made
 ) -> None:
-    reference = Reference(folders, torch.bfloat16)
+    reference = made(torch.bfloat16)
     source = random.Random(15)
     before, ends = prompt(source, 100), tuple(prompt(source, 12) for _ in range(20))
 

@@ -7,12 +7,14 @@ from typing import Any
 import pytest
 import torch
 
+from tests.engine.test_graphs import recomputed
 from tests.engine.test_ops import low_rank, mixed_step, narrow_network, shape
 from trimtab.engine.batch import Part, lay_out
 from trimtab.engine.cache import Cache
 from trimtab.engine.family import Shape
 from trimtab.engine.lora import Adapter
 from trimtab.engine.ops import TorchOps
+from trimtab.engine.ops.cuda.graphs import Graphs
 from trimtab.engine.pages import Pages
 from trimtab.engine.pair import Pair, Up
 from trimtab.engine.rope import frequencies
@@ -53,20 +55,31 @@ def moved(tree: Any, dtype: torch.dtype) -> Any:
 
 
 def compared(sizes: Shape, dtype: torch.dtype, make_parts: Any, depth: int = 2) -> None:
-    """Both through the same layers, over the same cache, twice."""
+    """Both through the same layers, over the same cache; ours as a graph, which other steps have
+    used before, and for itself.
+    """
     radians = frequencies(sizes.rope, sizes.head_dim).to(DEVICE)
     sizes = replace(sizes, layers=depth)
     found = []
-    for ops in (TorchOps(dtype, DEVICE), cuda_ops(sizes, dtype)):
+    whole, padded = cuda_ops(sizes, dtype), cuda_ops(sizes, dtype)
+    whole._graphs = None
+    if DEVICE.type == "cpu":
+        padded._graphs = Graphs(padded._layers, recomputed)
+    for ops in (TorchOps(dtype, DEVICE), whole, padded):
         layers = [moved(layer, dtype) for layer in narrow_network(ops, sizes, depth)]
-        batch = lay_out(make_parts(ops), radians, DEVICE)
-        generator = torch.Generator().manual_seed(1)
-        x = torch.randn(len(batch.tokens), sizes.hidden, generator=generator).to(DEVICE, dtype)
+        parts = make_parts(ops)
         cache = filled(sizes, 100, dtype)
-        with torch.inference_mode():
-            out = ops.through(x, layers, sizes, batch, cache).clone()
+        used = (parts[::-1], parts) if ops is padded else (parts,)
+        for some in used:
+            batch = lay_out(some, radians, DEVICE)
+            generator = torch.Generator().manual_seed(1)
+            x = torch.randn(len(batch.tokens), sizes.hidden, generator=generator)
+            with torch.inference_mode():
+                given = x.to(DEVICE, dtype)
+                out = ops.through(given, layers, sizes, batch, cache).clone()
         found.append((out, cache.keys, cache.values))
-    for theirs, mine in zip(*found, strict=True):
+    expected, *ours = found
+    for theirs, mine in [pair for each in ours for pair in zip(expected, each, strict=True)]:
         assert torch.isfinite(mine.float()).all()
         error = (mine.double() - theirs.double()).abs().max()
         assert error < CLOSE[dtype] * max(1.0, float(theirs.double().abs().max()))
@@ -150,28 +163,3 @@ def test_a_long_chunk_with_an_adapter_and_biases() -> None:
         ]
 
     compared(sizes, torch.float32, parts)
-
-
-def test_tiles_take_every_token_once() -> None:
-    from trimtab.engine.ops.cuda.tiles import attention, patches, rows_for
-
-    spans = [(0, 1), (1, 50), (50, 51), (51, 180)]
-    counts = [9, 49, 300, 200]
-    for group in (1, 3, 4, 16):
-        rows = rows_for(129, group)
-        tiles = attention(spans, counts, group, rows)
-        tokens = [row + i for row, count, _, _ in tiles for i in range(count)]
-        assert tokens == list(range(180))
-        for row, count, sequence, first in tiles:
-            begin, end = spans[sequence]
-            assert count * group <= rows
-            assert first == counts[sequence] - (end - begin) + (row - begin)
-    assert [rows_for(1, 1), rows_for(1, 16), rows_for(1, 17), rows_for(6, 3), rows_for(1, 71)] == [
-        16,
-        16,
-        64,
-        64,
-        128,
-    ]
-    told = [(2, 2, 11), (5, 16, 12), (21, 16, 12), (37, 3, 12)]
-    assert patches([(2, 4, 11), (5, 40, 12)], 16) == told

@@ -12,8 +12,8 @@ from sse import serve
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
-# Of the card's free memory: another system waits beside it.
-SHARE = 0.4
+# Of the card's free memory: other systems start and wait beside it.
+SHARE = 0.15
 
 
 class Model:

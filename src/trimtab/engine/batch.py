@@ -80,19 +80,28 @@ def lay_out(parts: Sequence[Part], radians: torch.Tensor, device: torch.device) 
             else:
                 adapted.append((start, end, part.adapter))
     width = max(len(part.blocks) for part in parts)
-    tables = [[*part.blocks, *[0] * (width - len(part.blocks))] for part in parts]
-    where = torch.tensor(positions, device=device)
+    tables = [
+        block for part in parts for block in [*part.blocks, *[0] * (width - len(part.blocks))]
+    ]
     counts = [part.held + len(part.tokens) for part in parts]
+    there = _moved(device, tokens, positions, places, wanted, tables, counts)
+    where = there[1]
     return Batch(
-        tokens=torch.tensor(tokens, device=device),
+        tokens=there[0],
         positions=where,
-        places=torch.tensor(places, device=device),
+        places=there[2],
         rotations=rotations(where, radians),
         spans=spans,
         starts=torch.tensor([start for start, _ in spans] + [len(tokens)], dtype=torch.int32),
-        tables=torch.tensor(tables, dtype=torch.int32, device=device),
-        lengths=torch.tensor(counts, dtype=torch.int32, device=device),
+        tables=there[4].view(len(parts), width).int(),
+        lengths=there[5].int(),
         counts=counts,
-        wanted=torch.tensor(wanted, dtype=torch.long, device=device),
+        wanted=there[3],
         adapted=adapted,
     )
+
+
+def _moved(device: torch.device, *rows: list[int]) -> Sequence[torch.Tensor]:
+    """Each as int64 on the device, by one copy: to start one takes longer than it takes."""
+    flat = torch.tensor([number for row in rows for number in row], dtype=torch.long)
+    return torch.split(flat.to(device), [len(row) for row in rows])

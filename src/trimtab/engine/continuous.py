@@ -74,6 +74,16 @@ class ContinuousPath:
         self._cache = Cache(shape, count, dtype, device)
         self._schedule = Schedule(Blocks(count), size.prompt_tokens, size.running)
         self.pace = Pace()
+        if device.type == "cuda":
+            self._warm()
+
+    def _warm(self) -> None:
+        """What is compiled or captured at its first use is so before anybody waits for it."""
+        with torch.inference_mode():
+            for count in (1, BLOCK):
+                part = Part([0] * count, 0, [0], 1, None)
+                self.model.forward(lay_out([part], self._radians, self._device), self._cache)
+            self.ops.wait()
 
     def takes(self, files: VersionFiles) -> bool:
         """Whether a version can be computed here."""

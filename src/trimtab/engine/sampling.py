@@ -68,7 +68,7 @@ class Sampler:
         Raises RequestRefused where the grammar cannot go on, or a penalty leaves no number.
         """
         scores = self._penalised(logits)
-        if not math.isfinite(float(scores.max())):
+        if scores is not logits and not math.isfinite(float(scores.max())):
             raise RequestRefused(
                 "the penalties make the logits infinite", hint="choose them nearer to what they are"
             )
@@ -119,20 +119,28 @@ def choose(
     """
     logits = logits.float()
     likeliest, normaliser = best(logits)
-    finite, tokens = torch.isfinite(normaliser).tolist(), likeliest.tolist()
+    chosen = logits.gather(1, likeliest.unsqueeze(1)).squeeze(1)
+    # All that is asked of the device of rows that want nothing else, in one question.
+    told = torch.stack([part.double() for part in (likeliest, normaliser, chosen - normaliser)])
+    best_tokens, normalisers, logprobs = told.tolist()
+    tokens = [int(token) for token in best_tokens]
     refused: dict[int, EngineError] = {}
+    picked: list[int] = []
     for row, sampler in enumerate(samplers):
-        if not finite[row]:
+        if not math.isfinite(normalisers[row]):
             refused[row] = not_finite()
         elif not sampler.plain:
             try:
                 tokens[row] = sampler.pick(logits[row])
+                picked.append(row)
             except RequestRefused as error:
                 refused[row] = error
             except Exception as error:
                 refused[row] = unexpected(error)
-    chosen = logits.gather(1, torch.tensor(tokens, device=logits.device).unsqueeze(1)).squeeze(1)
-    logprobs = (chosen - normaliser).tolist()
+    if picked:
+        chosen = logits[picked, [tokens[row] for row in picked]] - normaliser[picked]
+        for row, logprob in zip(picked, chosen.tolist(), strict=True):
+            logprobs[row] = logprob
     drawn: list[Drawn | EngineError] = []
     for row, sampler in enumerate(samplers):
         if row in refused:

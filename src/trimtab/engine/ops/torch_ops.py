@@ -189,4 +189,4 @@ def _attend_many(
     # (1, kv heads, heads of each * tokens, head_dim)
     grouped = q.transpose(0, 1).reshape(1, k.shape[1], -1, width)
     out = functional.scaled_dot_product_attention(grouped, k, v, attn_mask=mask)
-    return out.view(heads, tokens, width).transpose(0, 1)
+    return out.reshape(heads, tokens, width).transpose(0, 1)

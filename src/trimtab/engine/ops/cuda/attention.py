@@ -83,7 +83,8 @@ def _attend(
         sums += tl.dot(weights.to(value.dtype), value, input_precision="ieee")
         most = higher
     into = (row + token) * out_width + place
-    attended = sums / total[:, None]
+    # A tile that is nobody's has summed up nothing.
+    attended = sums / tl.where(total > 0, total, 1.0)[:, None]
     tl.store(out + into[:, None] + d[None, :], attended.to(out.dtype.element_ty), mask=wanted)
 
 

@@ -13,8 +13,8 @@ from trimtab.engine.family import Shape
 from trimtab.engine.linear import Linear
 from trimtab.engine.lora import Adapter
 from trimtab.engine.ops.cuda import adapters, attention, rows
-from trimtab.engine.ops.cuda.graphs import Graphs
-from trimtab.engine.ops.cuda.step import Step, is_single, step
+from trimtab.engine.ops.cuda.graphs import Graphs, Recorder
+from trimtab.engine.ops.cuda.step import Step, step
 from trimtab.engine.ops.torch_ops import TorchOps
 from trimtab.engine.pair import Pair
 from trimtab.engine.weights import Layer
@@ -34,7 +34,8 @@ class CudaOps(TorchOps):
         self._bounds = {"qkv": (0, q, k), "o": (0,), "gate_up": (0, shape.intermediate)}
         self._bounds["down"] = (0,)
         self._tables: WeakKeyDictionary[Adapter, torch.Tensor] = WeakKeyDictionary()
-        self._graphs = Graphs(self._layers) if device.type == "cuda" else None
+        self._rank = 0
+        self._graphs = Graphs(self._layers, Recorder()) if device.type == "cuda" else None
 
     def norm(
         self, x: torch.Tensor, weight: torch.Tensor, epsilon: float, delta: torch.Tensor | None
@@ -54,12 +55,15 @@ class CudaOps(TorchOps):
     ) -> torch.Tensor:
         used = list(dict.fromkeys(adapter for _, _, adapter in batch.adapted))
         tables = {adapter: self._table(adapter) for adapter in used}
-        rank = max(map(_rank, used), default=0)
+        # The largest so far, so that no graph is captured for a smaller one.
+        self._rank = max([self._rank, *map(_rank, used)])
+        rank = self._rank if used else 0
         given = step(batch, shape.heads // shape.kv_heads, tables, rank)
-        if self._graphs is not None and is_single(batch):
+        made = None
+        if self._graphs is not None:
             made = self._graphs.through(x, layers, given, cache)
-        else:
-            made = self._layers(x, layers, given, cache)
+        if made is None:
+            made = self._layers(x, layers, given.on(x.device), cache)
         return made if len(batch.wanted) == len(made) else made[batch.wanted]
 
     def _layers(
@@ -103,7 +107,7 @@ class CudaOps(TorchOps):
 
 
 def _rank(adapter: Adapter) -> int:
-    """Rows of its largest `down`, as a power of two: steps of nearly equal ranks share a graph."""
+    """Rows of its largest `down`, as a power of two."""
     downs = [len(pair.down) for pair in adapter.pairs.values() if isinstance(pair, Pair)]
     return int(triton.next_power_of_2(max(LEAST_RANK, *downs)))
 

@@ -1,12 +1,14 @@
-"""Steps of one token a sequence as CUDA graphs: a launch costs more than such a step computes.
+"""Steps of few tokens as CUDA graphs: to launch one kernel after the other takes longer than such a
+step computes.
 
-A graph is captured when its size is first needed, for the next power of two of sequences; those
-that are missing are told to be nobody. So a step is always computed by the same kernels.
+A graph is captured when its size is first needed. What a step has less than that is filled up with
+tokens, tiles and sequences that are nobody's. So a step of one size is always computed by the same
+kernels.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,77 +16,114 @@ from trimtab.engine.blocks import BLOCK
 from trimtab.engine.cache import Cache
 from trimtab.engine.ops.cuda.step import Step
 from trimtab.engine.ops.cuda.tiles import Tiles
+from trimtab.engine.room import GPU_RUNNING
 from trimtab.engine.weights import Layer
 
+SIZES = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+"""Tokens of a graph. Longer steps compute longer than they are launched."""
+
 Compute = Callable[[torch.Tensor, Sequence[Layer], Step, Cache], torch.Tensor]
+Replay = Callable[[], None]
+Work = Callable[[], torch.Tensor]
+Record = Callable[[Work], tuple[Replay, torch.Tensor]]
+
+
+class Key(NamedTuple):
+    size: int
+    rows: int
+    patch_rows: int
+    rank: int
 
 
 @dataclass(frozen=True, slots=True)
 class Captured:
-    """A graph reads `x` and `given`, and writes `out`."""
+    """`replay` reads `x` and `given`, and writes `out`."""
 
-    graph: torch.cuda.CUDAGraph
+    replay: Replay
     x: torch.Tensor
     given: Step
     out: torch.Tensor
 
 
 class Graphs:
-    """Those of one network over one cache, which are the same at each call."""
+    """Those of one network over one cache, which are the same at each call. `record` makes a graph
+    of a computation.
+    """
 
-    def __init__(self, compute: Compute) -> None:
+    def __init__(self, compute: Compute, record: Record) -> None:
         self._compute = compute
-        self._captured: dict[tuple[int, int], Captured] = {}
-        self._pool: Any = None
+        self._record = record
+        self._captured: dict[Key, Captured] = {}
 
     def through(
         self, x: torch.Tensor, layers: Sequence[Layer], given: Step, cache: Cache
-    ) -> torch.Tensor:
-        """What `compute` makes of it; it holds until the next call."""
-        count = len(x)
-        size = 1 << (count - 1).bit_length()
-        key = (size, given.rank)
+    ) -> torch.Tensor | None:
+        """What `compute` makes of it, until the next call; None where a step is too large."""
+        size = next((size for size in SIZES if size >= len(x)), None)
+        if size is None or len(given.tables) > min(size, GPU_RUNNING):
+            return None
+        patches = given.patches
+        key = Key(size, given.tiles.rows, 0 if patches is None else patches.rows, given.rank)
         if (captured := self._captured.get(key)) is None:
-            captured = self._captured[key] = self._capture(size, x, layers, given, cache)
+            captured = self._captured[key] = self._make(key, x, layers, given, cache)
         _fill(captured, x, given)
-        captured.graph.replay()
-        return captured.out[:count]
+        captured.replay()
+        return captured.out[: len(x)]
 
-    def _capture(
-        self, size: int, x: torch.Tensor, layers: Sequence[Layer], given: Step, cache: Cache
+    def _make(
+        self, key: Key, x: torch.Tensor, layers: Sequence[Layer], given: Step, cache: Cache
     ) -> Captured:
-        room = _room(size, x, given, cache)
+        room = _room(key, x, given, cache)
+        aside = x.new_zeros(key.size, x.shape[1])
+        replay, out = self._record(lambda: self._compute(aside, layers, room, cache))
+        return Captured(replay, aside, room, out)
+
+
+class Recorder:
+    """Makes CUDA graphs that share their memory, for one is replayed at a time."""
+
+    def __init__(self) -> None:
+        self._stream: torch.cuda.Stream | None = None
+        self._pool: Any = None
+
+    def __call__(self, work: Work) -> tuple[Replay, torch.Tensor]:
+        """`work` as a graph, and where its result lies."""
+        if self._stream is None:
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+            self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        self._pool = self._pool or torch.cuda.graph_pool_handle()
-        aside = x.new_zeros(size, x.shape[1])
-        stream: torch.cuda.Stream = torch.cuda.Stream(x.device)  # type: ignore[no-untyped-call]
-        stream.wait_stream(torch.cuda.current_stream(x.device))
-        with torch.cuda.stream(stream):
-            # Nobody's tokens: what is compiled or chosen at the first use, is so before.
-            self._compute(aside, layers, room, cache)
-        torch.cuda.current_stream(x.device).wait_stream(stream)
-        # What other threads do with the device, such as load, does not end the capture.
-        with torch.cuda.graph(
-            graph, pool=self._pool, stream=stream, capture_error_mode="thread_local"
-        ):
-            out = self._compute(aside, layers, room, cache)
-        return Captured(graph, aside, room, out)
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            # What is compiled or chosen at the first use, is so before.
+            work()
+            torch.cuda.synchronize()
+            # What other threads do with the device, such as load, does not end the capture.
+            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+            try:
+                out = work()
+            finally:
+                graph.capture_end()
+        torch.cuda.current_stream().wait_stream(self._stream)
+        return graph.replay, out
 
 
-def _room(size: int, x: torch.Tensor, given: Step, cache: Cache) -> Step:
-    """A step of `size` tokens that are nobody's, each a sequence of its own."""
-    device = x.device
-    blocks = -(-cache.shape.context // BLOCK)
+def _room(key: Key, x: torch.Tensor, given: Step, cache: Cache) -> Step:
+    """A step of `key.size` tokens that are nobody's."""
+    device, shape = x.device, cache.shape
+    sequences = min(key.size, GPU_RUNNING)
     cos, sin = given.rotations
+    width = key.rows // (shape.heads // shape.kv_heads)
+    tiles = torch.zeros(sequences + key.size // width, 4, dtype=torch.int32, device=device)
     patches = None
     if given.patches is not None:
-        empty = torch.zeros(size, 3, dtype=torch.int64, device=device)
-        patches = Tiles(empty, given.patches.rows)
+        most = sequences + key.size // key.patch_rows
+        places = torch.zeros(most, 3, dtype=torch.int64, device=device)
+        patches = Tiles(places, key.patch_rows)
     return Step(
-        torch.full((size,), -1, dtype=given.places.dtype, device=device),
-        (cos.new_ones(size, cos.shape[1]), sin.new_zeros(size, sin.shape[1])),
-        Tiles(torch.zeros(size, 4, dtype=torch.int32, device=device), given.tiles.rows),
-        torch.zeros(size, blocks, dtype=torch.int32, device=device),
+        torch.full((key.size,), -1, dtype=given.places.dtype, device=device),
+        (cos.new_ones(key.size, cos.shape[1]), sin.new_zeros(key.size, sin.shape[1])),
+        Tiles(tiles, key.rows),
+        torch.zeros(sequences, -(-shape.context // BLOCK), dtype=torch.int32, device=device),
         patches,
         given.rank,
     )
@@ -94,14 +133,19 @@ def _fill(captured: Captured, x: torch.Tensor, given: Step) -> None:
     room, count = captured.given, len(x)
     captured.x[:count] = x
     room.places[:count] = given.places
-    for mine, told in zip(room.rotations, given.rotations, strict=True):
-        mine[:count] = told
-    room.tables[:count, : given.tables.shape[1]] = given.tables
-    room.tiles.places[:count] = given.tiles.places
     if count < len(room.places):
         room.places[count:] = -1
-        room.tiles.places[count:] = 0
+    for mine, told in zip(room.rotations, given.rotations, strict=True):
+        mine[:count] = told
+    sequences, blocks = given.tables.shape
+    room.tables[:sequences, :blocks] = given.tables
+    _copy(room.tiles, given.tiles)
     if room.patches is not None and given.patches is not None:
-        filled = len(given.patches.places)
-        room.patches.places[:filled] = given.patches.places
-        room.patches.places[filled:] = 0
+        _copy(room.patches, given.patches)
+
+
+def _copy(room: Tiles, told: Tiles) -> None:
+    """Of the CPU's to the device's; what is more there is emptied."""
+    filled = torch.zeros(room.places.shape, dtype=told.places.dtype)
+    filled[: len(told.places)] = told.places
+    room.places.copy_(filled)

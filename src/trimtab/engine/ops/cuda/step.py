@@ -1,7 +1,7 @@
-"""What the layers of a step read beside the tokens themselves, on the device, made once a step."""
+"""What the layers of a step read beside the tokens themselves, made once a step."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -23,32 +23,31 @@ class Step:
     patches: Tiles | None
     rank: int
 
-
-def is_single(batch: Batch) -> bool:
-    """Whether every sequence gives one token."""
-    return len(batch.spans) == len(batch.tokens)
+    def on(self, device: torch.device) -> "Step":
+        """With its tiles there, which are made on the CPU."""
+        moved = None if self.patches is None else self.patches.on(device)
+        return replace(self, tiles=self.tiles.on(device), patches=moved)
 
 
 def step(batch: Batch, group: int, tables: Mapping[Adapter, torch.Tensor], rank: int) -> Step:
-    """`group` heads share a head of keys; `tables` are those of the adapters."""
-    device = batch.tokens.device
-    rows = rows_for(max(end - start for start, end in batch.spans), group)
+    """`group` heads share a head of keys; `tables` are those of the adapters, which have `rank`
+    rows at most.
+    """
+    rows = rows_for(_longest(batch.spans), group)
     shared_out = attention(batch.spans, batch.counts, group, rows)
-    return Step(
-        batch.places,
-        batch.rotations,
-        Tiles(torch.tensor(shared_out, dtype=torch.int32).to(device), rows),
-        batch.tables,
-        _patches(batch, tables),
-        rank,
-    )
+    tiles = Tiles(torch.tensor(shared_out, dtype=torch.int32), rows)
+    patched = _patches(batch, tables)
+    return Step(batch.places, batch.rotations, tiles, batch.tables, patched, rank)
 
 
 def _patches(batch: Batch, tables: Mapping[Adapter, torch.Tensor]) -> Tiles | None:
     if not batch.adapted:
         return None
-    longest = max(end - start for start, end, _ in batch.adapted)
-    rows = ROWS[0] if is_single(batch) else rows_for(longest)
+    # Many answers with one adapter are neighbours; how many they are decides no shape.
+    rows = ROWS[0] if _longest(batch.spans) == 1 else ROWS[1]
     places = [(start, end, tables[adapter].data_ptr()) for start, end, adapter in batch.adapted]
-    made = torch.tensor(patches(places, rows), dtype=torch.int64)
-    return Tiles(made.to(batch.tokens.device), rows)
+    return Tiles(torch.tensor(patches(places, rows), dtype=torch.int64), rows)
+
+
+def _longest(spans: list[tuple[int, int]]) -> int:
+    return max(end - start for start, end in spans)

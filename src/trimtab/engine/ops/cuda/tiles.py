@@ -16,6 +16,9 @@ class Tiles:
     places: torch.Tensor
     rows: int
 
+    def on(self, device: torch.device) -> "Tiles":
+        return Tiles(self.places.to(device), self.rows)
+
 
 Tile = tuple[int, int, int, int]
 Span = tuple[int, int]
