@@ -311,14 +311,7 @@ def test_versions_come_and_go_under_traffic(
 
 
 def test_a_schema_holds_on_the_gpu(engine: LocalEngine, folders: dict[str, Path]) -> None:
-    schema = json.dumps(
-        {
-            "type": "object",
-            "properties": {"urgent": {"type": "boolean"}, "team": {"enum": ["red", "blue"]}},
-            "required": ["urgent", "team"],
-            "additionalProperties": False,
-        }
-    )
+    schema = json.dumps({"enum": ["red", "blue"]})
 
     async def ask_for_it() -> Completion:
         base = folders["base"]
@@ -326,8 +319,7 @@ def test_a_schema_holds_on_the_gpu(engine: LocalEngine, folders: dict[str, Path]
         sampling = Sampling(max_tokens=60, temperature=1.0, seed=2, schema=schema)
         return await complete(engine, GenerateRequest("stops", (5, 6, 7), sampling, "1"))
 
-    told = json.loads(asyncio.run(ask_for_it()).text)
-    assert told["team"] in ("red", "blue")
+    assert json.loads(asyncio.run(ask_for_it()).text) in ("red", "blue")
 
 
 def test_a_score_of_many_completions_shares_its_prompt(

@@ -1,6 +1,7 @@
 """Drawing tokens: by hand on six logits, and against the processors of transformers row by row."""
 
 import math
+import random
 from collections import Counter
 from typing import Any
 
@@ -17,8 +18,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from trimtab.engine.drawing import draw_all
 from trimtab.engine.drawn import Drawn
-from trimtab.engine.sampling import Sampler, choose, uniform
+from trimtab.engine.sampling import Sampler, _draw, choose, uniform
 from trimtab.errors import EngineError, RequestRefused
 from trimtab.inference import GenerateRequest, Sampling
 
@@ -253,3 +255,27 @@ def test_a_penalty_that_leaves_no_number_costs_its_own_row_alone(greedy: bool) -
     assert isinstance(refused, RequestRefused)
     assert isinstance(drawn, Drawn)
     assert drawn.token == 2
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**20), st.integers(1, 6))
+def test_many_rows_at_once_are_drawn_as_each_is(seed: int, count: int) -> None:
+    """Flat and steep rows, of equal weights and of tokens that may not come."""
+    source = random.Random(seed)
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(count, 700, generator=generator) * source.choice([0.1, 1, 8])
+    if source.random() < 0.5:
+        scores = scores.round()
+    scores[:, source.randrange(1, 700) :: 3] = -math.inf
+    samplings = [
+        Sampling(
+            temperature=source.choice([0.05, 0.7, 1.5]),
+            top_k=source.choice([0, 1, 5, 699, 5000]),
+            top_p=source.choice([0.1, 0.9, 1.0]),
+            min_p=source.choice([0.0, 0.05, 0.5]),
+        )
+        for _ in range(count)
+    ]
+    points = [source.choice([0.0, source.random(), 1 - 2**-53]) for _ in range(count)]
+    each = [_draw(*row) for row in zip(scores, samplings, points, strict=True)]
+    assert draw_all(scores, samplings, points) == each

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from trimtab.engine.drawing import draw_all
 from trimtab.engine.drawn import Drawn
 from trimtab.engine.faults import unexpected
 from trimtab.engine.grammar import Grammar
@@ -63,9 +64,22 @@ class Sampler:
             self._grammar.took(token)
 
     def pick(self, logits: torch.Tensor) -> int:
-        """A token by its row (vocabulary,), which is finite and stays as it is.
+        """A token by its row (vocabulary,), which is finite and stays as it is. Raises as `scores`
+        does.
+        """
+        scores = self.scores(logits)
+        if self.greedy:
+            return int(scores.argmax())
+        return _draw(scores, self.sampling, self.point)
 
-        Raises RequestRefused where the grammar cannot go on, or a penalty leaves no number.
+    @property
+    def point(self) -> float:
+        """Where the next token's distribution is cut."""
+        return uniform(self._seed, self.position)
+
+    def scores(self, logits: torch.Tensor) -> torch.Tensor:
+        """What the next token is drawn by. Raises RequestRefused where the grammar cannot go on, or
+        a penalty leaves no number.
         """
         scores = self._penalised(logits)
         if scores is not logits and not math.isfinite(float(scores.max())):
@@ -75,9 +89,7 @@ class Sampler:
         if self._grammar is not None:
             allowed = self._grammar.allowed(len(scores)).to(scores.device)
             scores = scores.masked_fill(~allowed, -math.inf)
-        if self.greedy:
-            return int(scores.argmax())
-        return _draw(scores, self.sampling, uniform(self._seed, self.position))
+        return scores
 
     def _penalised(self, logits: torch.Tensor) -> torch.Tensor:
         """Tokens of prompt and answer divided by the repetition penalty (Keskar et al., 2019);
@@ -126,17 +138,27 @@ def choose(
     tokens = [int(token) for token in best_tokens]
     refused: dict[int, EngineError] = {}
     picked: list[int] = []
+    together: dict[int, torch.Tensor] = {}
     for row, sampler in enumerate(samplers):
         if not math.isfinite(normalisers[row]):
             refused[row] = not_finite()
         elif not sampler.plain:
             try:
-                tokens[row] = sampler.pick(logits[row])
+                if logits.device.type == "cpu" or sampler.greedy:
+                    tokens[row] = sampler.pick(logits[row])
+                else:
+                    together[row] = sampler.scores(logits[row])
                 picked.append(row)
             except RequestRefused as error:
                 refused[row] = error
             except Exception as error:
                 refused[row] = unexpected(error)
+    if together:
+        asked = [samplers[row] for row in together]
+        scores = torch.stack([*together.values()])
+        drawn_now = draw_all(scores, [s.sampling for s in asked], [s.point for s in asked])
+        tokens_of = dict(zip(together, drawn_now, strict=True))
+        tokens = [tokens_of.get(row, token) for row, token in enumerate(tokens)]
     if picked:
         chosen = logits[picked, [tokens[row] for row in picked]] - normaliser[picked]
         for row, logprob in zip(picked, chosen.tolist(), strict=True):
