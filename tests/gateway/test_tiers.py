@@ -227,6 +227,30 @@ def test_half_an_answer_that_nobody_saw_is_thrown_away_and_not_paid(
     assert world.account().spent_nano == 0
 
 
+def test_what_an_attempt_made_before_it_died_is_not_billed_with_the_next_one(
+    world: World, client: httpx.Client, echo: Moody
+) -> None:
+    """Nor is what its client asks again by itself: one hold, one settlement, one line."""
+    dying = iter([2])
+    original = echo.generate
+
+    async def once(request: GenerateRequest) -> AsyncGenerator[Chunk, None]:
+        echo.die_after = next(dying, None)
+        async for chunk in original(request):
+            yield chunk
+
+    echo.generate = once  # type: ignore[method-assign]
+    named = {**client.headers, "Idempotency-Key": "once"}
+    first, again = (client.post("/v1/generate", json=ASK, headers=named) for _ in range(2))
+    assert first.json()["text"] == "yes " * 5
+    assert again.json() == first.json()
+    assert echo.attempts == [world.adapter.hash] * 2
+    [logged] = world.log()
+    cost = PRICE.of(world.prompt_tokens, 5)
+    assert (logged.attempts, logged.cost_nano, world.spent_for(logged)) == (2, cost, cost)
+    assert (world.account().spent_nano, world.account().held_nano) == (cost, 0)
+
+
 @pytest.mark.parametrize("error", [RequestRefused("never")])
 def test_what_the_caller_got_wrong_is_no_reason_to_fall_back(
     world: World, client: httpx.Client, echo: Moody, error: TrimtabError
