@@ -40,11 +40,7 @@ class Projections(torch.autograd.Function):
         maps = _maps(weights, x.dtype)
         # A tensor that comes back from a checkpoint has lost them.
         packings = [getattr(weight, "quant_state", None) for weight in weights[::4]]
-        masks = [
-            None if a is None else _mask(x, pair.dropout)
-            for pair, (_, _, a, _) in zip(pairs, maps, strict=True)
-        ]
-        lows = _narrowed(x, pairs, maps, masks)
+        masks, lows = _narrowed(x, pairs, maps)
         outputs = []
         for i, (pair, (weight, bias, _, b), low) in enumerate(zip(pairs, maps, lows, strict=True)):
             y = functional.linear(x, widened(weight, packings[i], x.dtype), bias)
@@ -109,17 +105,20 @@ def widened(weight: Tensor, packing: Any, width: torch.dtype) -> Tensor:
 
 
 def _narrowed(
-    x: Tensor, pairs: Sequence[Pair], maps: Sequence[Any], masks: Sequence[Tensor | None]
-) -> list[Tensor | None]:
-    """dropout(x) A', map by map: [rows, rank], None where a map has no pair."""
+    x: Tensor, pairs: Sequence[Pair], maps: Sequence[Any]
+) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    """What is dropped of x, and dropout(x) A', map by map: [rows, rank], None without a pair."""
     held = [a for _, _, a, _ in maps if a is not None]
-    if held and all(mask is None for mask in masks):
+    if held and not any(pair.dropout for pair in pairs):
         parts = iter(torch.split(x @ _stack(maps).t(), [len(a) for a in held], dim=1))
-        return [None if a is None else next(parts) for _, _, a, _ in maps]
-    return [
-        None if a is None else _dropped(x, mask, pair.dropout) @ a.t()
-        for pair, (_, _, a, _), mask in zip(pairs, maps, masks, strict=True)
-    ]
+        return [None] * len(maps), [None if a is None else next(parts) for _, _, a, _ in maps]
+    masks: list[Tensor | None] = []
+    lows: list[Tensor | None] = []
+    for pair, (_, _, a, _) in zip(pairs, maps, strict=True):
+        dropped, mask = (x, None) if a is None else _drop(x, pair.dropout)
+        masks.append(mask)
+        lows.append(None if a is None else dropped @ a.t())
+    return masks, lows
 
 
 def _stack(maps: Sequence[Any]) -> Tensor:
@@ -136,13 +135,16 @@ def _maps(weights: Sequence[Tensor | None], width: torch.dtype) -> list[tuple[An
     ]
 
 
-def _mask(x: Tensor, rate: float) -> Tensor | None:
-    """Drawn as torch's dropout draws it, so that one seed drops the same."""
+def _drop(x: Tensor, rate: float) -> tuple[Tensor, Tensor | None]:
+    """x with inputs dropped, and which were kept: drawn as torch's dropout draws it, so that one
+    seed drops the same.
+    """
     if not rate:
-        return None
+        return x, None
     if x.is_cuda:
-        return torch.native_dropout(x, rate, True)[1]
-    return torch.empty_like(x).bernoulli_(1 - rate).bool()
+        return torch.native_dropout(x, rate, True)
+    mask = torch.empty_like(x).bernoulli_(1 - rate).bool()
+    return _dropped(x, mask, rate), mask
 
 
 def _dropped(x: Tensor, mask: Tensor | None, rate: float) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from trl.trainer.sft_trainer import SFTTrainer
 
 from trimtab.train.fused import answer_fast
@@ -91,16 +92,19 @@ class Collator:
     def __call__(self, rows: Sequence[dict[str, list[list[int]]]]) -> dict[str, Tensor]:
         tokens = [record for row in rows for record in row["input_ids"]]
         labels = [record for row in rows for record in row["labels"]]
+        lengths = torch.tensor([len(record) for record in tokens])
+        padded = _padded(tokens, self._padding)
         return {
-            "input_ids": _padded(tokens, self._padding),
+            "input_ids": padded,
             "labels": _padded(labels, IGNORED),
-            "attention_mask": _padded([[1] * len(record) for record in tokens], 0),
+            "attention_mask": (torch.arange(padded.shape[1]) < lengths[:, None]).long(),
         }
 
 
 def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    width = max(map(len, rows))
-    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])
+    # Each row by itself: one list of all would hold the padding number by number.
+    each = [torch.tensor(row, dtype=torch.long) for row in rows]
+    return pad_sequence(each, batch_first=True, padding_value=value)
 
 
 def rows(prepared: Prepared) -> Dataset:
