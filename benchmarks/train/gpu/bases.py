@@ -41,7 +41,7 @@ SHAPES = {
     "llama-3-8b": _llama(4096, 14336, 32, 32, 8, 128256, tied=False),
     "llama-3-70b": _llama(8192, 28672, 80, 64, 8, 128256, tied=False),
 }
-QUANTISED = frozenset({"llama-3-70b"})
+DEVICE = "cuda"
 
 
 def shape(name: str) -> ModelShape:
@@ -78,13 +78,15 @@ def shape(name: str) -> ModelShape:
     )
 
 
-def drawn(name: str, width: torch.dtype = torch.bfloat16) -> PreTrainedModel:
-    """The model on the card, its linear layers in nf4 quantised twice where it is of that kind."""
+def drawn(
+    name: str, width: torch.dtype = torch.bfloat16, *, quantised: bool = False
+) -> PreTrainedModel:
+    """The model on the card; `quantised` has its layers' matrices in nf4, quantised twice."""
     torch.manual_seed(17)
     config = LlamaConfig(**SHAPES[name])
-    if name in QUANTISED:
+    if quantised:
         return _in_four_bits(config)
-    with torch.device("cuda"):
+    with torch.device(DEVICE):
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=width)
     return model
 
@@ -96,7 +98,7 @@ def _in_four_bits(config: LlamaConfig) -> PreTrainedModel:
     from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
     layers, config.num_hidden_layers = config.num_hidden_layers, 1
-    with torch.device("cuda"):
+    with torch.device(DEVICE):
         model: Any = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
         config.num_hidden_layers = model.config.num_hidden_layers = layers
         stack = nn.ModuleList()
@@ -140,7 +142,7 @@ def _quantise(layer: nn.Module) -> None:
                 compress_statistics=True,
                 quant_type="nf4",
                 module=narrow,
-            ).to("cuda")
+            ).to(DEVICE)
             setattr(part, name, narrow)
 
 

@@ -101,15 +101,13 @@ def trimtab(
     checked: Preflight,
     settings: TrainSettings,
     folder: Path,
-    *,
-    checkpointed: bool = False,
+    **extra: Any,
 ) -> Measured:
-    """The trainer of a run, on a base that lies on the card already."""
+    """The trainer of a run, on a base that lies on the card already; `extra` as in a project."""
     from trimtab.train.trainer import build
     from trimtab.train.watch import Watch
 
-    more = {**SCHEDULE, "gradient_checkpointing": checkpointed}
-    settings = replace(settings, extra={**settings.extra, **more})
+    settings = replace(settings, extra={**settings.extra, **SCHEDULE, **extra})
     with quiet():
         prepared = _prepared(base, checked, settings, folder)
         watch = Watch(prepared.step_examples, folder)
@@ -125,7 +123,8 @@ def _prepared(base: str, checked: Preflight, settings: TrainSettings, folder: Pa
     where = bases.folder(folder / "base")
     width = torch.float32 if settings.method == "full" else torch.bfloat16
     torch.manual_seed(settings.seed)
-    attached = adapt(bases.drawn(base, width), where, settings)
+    drawn = bases.drawn(base, width, quantised=settings.method == "qlora")
+    attached = adapt(drawn, where, settings)
     machine: Device = device()
     lengths = [row.longest for row in checked.examples]
     rows = (

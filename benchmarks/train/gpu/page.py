@@ -9,6 +9,7 @@ TITLES = {
     "lora-sft-1b": "LoRA SFT, Llama-3.2-1B's shape",
     "lora-sft-8b": "LoRA SFT, Llama-3-8B's shape",
     "qlora-sft-70b": "QLoRA SFT, Llama-3-70B's shape in nf4",
+    "qlora-sft-1b": "QLoRA SFT, Llama-3.2-1B's shape in nf4: the optimizer's memory",
 }
 COLUMNS = (
     ("tokens/s", "tok_s", "{:,.0f}"),
