@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -259,7 +260,9 @@ def started(
     ready: str | None = "ready",
     more: dict[str, str] | None = None,
 ) -> psutil.Process:
-    """A process that has said that it is ready; it ends with the stack. Raises Absent."""
+    """A process that has said within START_S that it is ready; it ends with the stack. Raises
+    Absent.
+    """
     environment = {**os.environ, **(more or {})}
     if command[0] != sys.executable:
         environment.pop("PYTHONPATH", None)
@@ -271,11 +274,15 @@ def started(
     stack.callback(ended, process)
     if ready:
         assert process.stdout is not None
+        late = threading.Timer(START_S, process.kill)
+        late.daemon = True
+        late.start()
         for line in process.stdout:
             if line.strip() == ready:
                 break
         else:
             raise Absent(last_words(shop, name))
+        late.cancel()
     return psutil.Process(process.pid)
 
 
