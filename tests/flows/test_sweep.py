@@ -151,6 +151,30 @@ def test_a_budget_is_never_passed_and_more_of_it_goes_on(swept: Swept, tmp_path:
     assert [trial.looks for trial in rich.trials] == [trial.looks for trial in swept.trials]
 
 
+def test_steps_dearer_than_forecast_pass_a_budget_by_one_of_them_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every look at the clock takes longer than the one before, and so do steps and checkpoints: no
+    forecast from what was is enough. The bound is a step with the checkpoint behind it.
+    """
+    ticks, prices = itertools.count(1), []
+    now = itertools.accumulate(1 + 0.01 * tick for tick in ticks)
+    monkeypatch.setattr(watching, "time", SimpleNamespace(monotonic=lambda: next(now)))
+
+    class Priced(Silent):
+        def advanced(self, what: str, done: float, total: float | None, note: str = "") -> None:
+            prices.append(next(now))
+
+    for budget in (0.012, 0.1):
+        prices.clear()
+        project = Project.load(write(tmp_path / f"{budget}", budget_usd=budget))
+        swept = sweep(project, watch=Priced())
+        assert not swept.whole
+        behind = next(now) - prices[-1]
+        dearest = (max(b - a for a, b in itertools.pairwise(prices)) + behind) / 1000
+        assert swept.usd <= budget + dearest
+
+
 def test_a_trial_that_runs_away_loses_and_costs_nobody_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

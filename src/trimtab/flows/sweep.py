@@ -5,6 +5,10 @@ best third goes on to three times as many, and so on until one is whole. A trial
 checkpoint and goes on from it, on the schedule of its whole run, so nothing is trained twice. Each
 pause is a step of the journal: a sweep that was killed goes on with the trial that was under way.
 They are judged by the loss on the same records held out of training, never by the evaluation's.
+
+What is left of the budget is each trial's own: no step begins that would not end, with its look and
+its checkpoint, within it, by the longest of both so far. So a budget is passed by no more than one
+step costs with the checkpoint behind it, and only by steps that cost more than all before.
 """
 
 import itertools
@@ -106,7 +110,8 @@ class _Sweep:
         self._section = work.project.sweep
         self._journal = StepJournal(work.database, work.project.name)
         self._lessons = lessons_of(work.dataset(outputs).train)
-        # What the first step of an attempt has taken at most, and what came behind the last one.
+        # What the first step of an attempt has taken at most, and what came behind the last one:
+        # the look at the records held out, and the checkpoint.
         self._head = self._tail = 0.0
         self._trials = list(self._drawn())
 
@@ -192,8 +197,8 @@ class _Sweep:
         return trial.behind(output)
 
     def _trained(self, work: Work, trial: Trial, step: int) -> dict[str, Any]:
-        left = self._seconds_left() - self._tail
-        if left < self._head:
+        left = self._seconds_left()
+        if left < self._head + self._tail:
             raise OutOfBudget(trial)
         settings = self._settings(work)
         seen: list[float] = []
@@ -211,7 +216,7 @@ class _Sweep:
                     self._lessons,
                     settings,
                     work.home.runs / trial.run,
-                    pause=Pause(step, trial.seconds + left),
+                    pause=Pause(step, trial.seconds + left, self._tail),
                     on_step=on_step,
                 )
         except RunFailed as error:

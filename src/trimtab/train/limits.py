@@ -13,11 +13,13 @@ HOUR = 3600.0
 @dataclass(frozen=True, slots=True)
 class Pause:
     """Where to stop with a checkpoint and go on another time: after a step, or after so many
-    seconds of training over all attempts.
+    seconds of training over all attempts. `closing_s` is what such a stop has taken at most where
+    others made one.
     """
 
     step: int
     seconds: float = float("inf")
+    closing_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,9 @@ class Limits:
         return None if self.budget_usd is None else max(0.0, self.budget_usd - self.usd(seconds))
 
     def ended(self, seconds: float, next_step: float) -> Ended:
-        """Why the run ends now: the next step, of so many seconds, would pass a limit."""
+        """Why the run ends now: the next step, of so many seconds with the checkpoint behind it,
+        would pass a limit.
+        """
         if self.deadline_s is not None and seconds + next_step > self.deadline_s:
             return "deadline"
         if self.budget_usd is not None and self.usd(seconds + next_step) > self.budget_usd:

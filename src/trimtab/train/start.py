@@ -168,6 +168,8 @@ def attempted(
         watched=prepared.objective.watched,
         # What rollouts are learnt from changes at every step, and their loss with it.
         falls=not prepared.objective.rollouts,
+        # Each is only computed forwards, so that is the most that a look at them takes.
+        closing=len(prepared.validation.layout) / prepared.settings.accumulation,
     )
     trainer = build(prepared, files.checkpoints, watch)
     if seated is not None:

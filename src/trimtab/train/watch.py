@@ -7,7 +7,7 @@ import math
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,9 @@ class Watch(TrainerCallback):
     `steps` holds the rows of each step; `spent` seconds and `done` steps lie behind a run that goes
     on; `watched` names the metrics that must be finite beside the loss, for some objectives report
     no loss at all where their rewards are no numbers. `falls` says whether the loss can tell a
-    divergence, `utilisation` what a step of so many seconds reached. Each of the `listeners` hears
-    of every step. `ended` says why the run ends before its last step, `paused` and `preempted`
+    divergence, `utilisation` what a step of so many seconds reached. `closing` is forecast to take
+    that many steps, until a checkpoint has been made. Each of the `listeners` hears of every step.
+    `ended` says why the run ends before its last step, `paused` and `preempted`
     whether it is to go on another time.
     """
 
@@ -48,6 +49,7 @@ class Watch(TrainerCallback):
         utilisation: Callable[[int, float], float | None] = lambda step, seconds: None,
         watched: Sequence[str] = (),
         falls: bool = True,
+        closing: float = 0.0,
     ) -> None:
         self._steps = steps
         self.limits = limits
@@ -59,6 +61,10 @@ class Watch(TrainerCallback):
         self._step = done
         # The longest step so far, or what one took on average before this attempt.
         self._longest = spent / done if done else 0.0
+        # The longest work between two steps, and how much of it lies behind the last step.
+        self._closing = limits.pause.closing_s if limits.pause else 0.0
+        self._closing_steps = closing
+        self._between = 0.0
         self._started = self._step_started = self._step_ended = time.monotonic()
         self._file = folder / STACKS
         self._guard = StallGuard(self._under_way, self._file)
@@ -84,9 +90,19 @@ class Watch(TrainerCallback):
             except Stalled:
                 raise RunFailed(self._guard.message, hint=hint(self._file)) from None
 
-    def between_steps(self) -> AbstractContextManager[None]:
-        """Frames work between two steps, such as saving."""
-        return self._guard.held()
+    @contextmanager
+    def between_steps(self) -> Iterator[None]:
+        """Frames work between two steps, such as saving: a stop takes as much behind its step."""
+        began = time.monotonic()
+        with self._guard.held():
+            yield
+        self._between = time.monotonic() - began
+        self._closing = max(self._closing, self._between)
+
+    @property
+    def _to_the_next_stop(self) -> float:
+        """Seconds of one more step with what closes a run behind it, by the longest so far."""
+        return self._longest + (self._closing or self._closing_steps * self._longest)
 
     def _be_preempted(self) -> None:
         self.preempted = True
@@ -107,13 +123,14 @@ class Watch(TrainerCallback):
     ) -> None:
         self._guard.stepped()
         now = time.monotonic()
-        self._longest = max(self._longest, now - self._step_ended)
-        self._step_ended = now
+        self._longest = max(self._longest, now - self._step_ended - self._between)
+        self._step_ended, self._between = now, 0.0
         self._step = state.global_step
         if state.global_step >= state.max_steps:
             return
-        self.ended = self.limits.ended(self.seconds, self._longest)
-        self.paused = self.limits.paused(state.global_step, self.seconds, self._longest)
+        ahead = self._to_the_next_stop
+        self.ended = self.limits.ended(self.seconds, ahead)
+        self.paused = self.limits.paused(state.global_step, self.seconds, ahead)
         if self.ended or self.paused or self.preempted:
             self._stop(control)
 
