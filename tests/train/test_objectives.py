@@ -140,12 +140,47 @@ def test_the_reference_of_full_fine_tuning_is_the_base(
     assert curve(full)[-1]["metrics"]["rewards/margins"] > 0.05
 
 
-@pytest.mark.parametrize("loss", ["ipo", "apo_zero"])
-def test_the_losses_of_dpo_are_chosen_by_name(
-    base: Path, chat: ChatFormat, records: Records, tmp_path: Path, loss: str
+# All that TRL knows beside the sigmoid: three alone, and the others as one sum with a weight each.
+ALONE = ("ipo", "hinge", "apo_zero")
+SUMMED = (
+    *("exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired"),
+    *("apo_down", "discopop", "sft", "sigmoid_norm"),
+)
+LOSSES: dict[str, dict[str, Any]] = {name: {"loss_type": [name]} for name in ALONE} | {
+    "others": {
+        "loss_type": list(SUMMED),
+        "loss_weights": [1 / (2 + place) for place in range(len(SUMMED))],
+        "label_smoothing": 0.1,
+    }
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_loss_of_dpo_is_that_of_plain_trl(
+    base: Path, chat: ChatFormat, records: Records, tmp_path: Path, name: str
 ) -> None:
-    changed = settings_of("dpo", extra={"loss_type": [loss]}, epochs=0.1)
-    assert curve(train(base, chat, records, changed, tmp_path))
+    from trl import DPOConfig, DPOTrainer
+
+    from trimtab.train.model import quiet
+    from trimtab.train.trainer import tokenizer_of
+
+    extra = LOSSES[name]
+    settings = settings_of("dpo", extra=extra, learning_rate=1e-3, epochs=0.5)
+    result = train(base, chat, records, settings, tmp_path / "run")
+    ready = prepared(base, chat, records, settings)
+    arguments = plain_arguments(tmp_path / "plain", settings, max_length=None, **extra)
+    with quiet():
+        trainer = DPOTrainer(
+            model=ready.attached.model,
+            args=DPOConfig(**arguments),
+            train_dataset=Dataset.from_list(texts(ready, chat)),
+            processing_class=tokenizer_of(ready),
+        )
+        theirs = plain_losses(trainer)
+    ours = [point["loss"] for point in curve(result)]
+    assert len(ours) == 3
+    assert max(ours) - min(ours) > 1e-3
+    assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-5)
 
 
 def test_a_prompt_that_fills_the_length_is_dropped_by_name(
