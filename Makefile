@@ -8,7 +8,7 @@ LLAMA ?= .venv-llama
 # One file of pins for each Python; its header says whether the tests were run with it.
 CONSTRAINTS = constraints/$(shell $(or $(PYTHON),false) -c 'import sys; print("py%d%d" % sys.version_info[:2])' 2>/dev/null).txt
 
-.PHONY: help demo test test-vllm test-llama lint lock bench-demo bench-gateway bench-serve bench-train bench-methods bench-matrix test-crash test-fuzz test-clients test-mutation test-learning test-rounding test-distributed clean
+.PHONY: help demo test test-vllm test-llama test-pairs lint lock bench-demo bench-gateway bench-serve bench-train bench-methods bench-matrix test-crash test-fuzz test-clients test-mutation test-learning test-rounding test-distributed clean
 .DEFAULT_GOAL := help
 
 ifneq ($(filter-out help clean,$(or $(MAKECMDGOALS),help)),)
@@ -61,6 +61,9 @@ test-rounding: $(VENV)/.dev ## Campaign: how far right programs are apart in bfl
 
 test-learning: $(VENV)/.dev ## Campaign: does each objective learn, on what was held out? TRIMTAB_DATA names public data
 	@$(BIN)/python -m tests.learning.campaign
+
+test-pairs: $(VENV)/.dev ## Every preference objective by every method, against plain TRL
+	@TRIMTAB_EVERY_PAIR=1 $(BIN)/python -m pytest -q tests/train/test_pairs.py
 
 test-distributed: $(VENV)/.dev ## Campaign: every launcher and sharding with two ranks, against one process
 	@$(BIN)/python constraints/install.py $(CONSTRAINTS) train,serve,ray,deepspeed,dev

@@ -18,6 +18,7 @@ from trimtab.errors import DataError, InUse, UserError
 from trimtab.flows.export import export
 from trimtab.flows.loop import Outcome, run
 from trimtab.flows.page import write_page
+from trimtab.flows.serving import package_of
 from trimtab.flows.status import status
 from trimtab.flows.steps import STEPS
 from trimtab.ledger.money import Price, nano, usd
@@ -25,7 +26,7 @@ from trimtab.ledger.own import spent
 from trimtab.ledger.prices import price_of, set_price
 from trimtab.project import Project
 from trimtab.registry import deployments, versions
-from trimtab.registry.identity import adapter_hash
+from trimtab.registry.identity import adapter_hash, parameter_count
 from trimtab.store.home import Home
 
 
@@ -52,6 +53,30 @@ def test_a_second_run_does_nothing_again(looped: Looped) -> None:
     assert watch.done == []
     assert watch.again == [step.name for step in STEPS]
     assert second.outputs == first.outputs
+
+
+def test_what_is_trained_is_told_in_parameters_and_their_share(looped: Looped) -> None:
+    """Counted anew in the files: those of the adapter, and those with the base's."""
+    project, outcome, _ = looped
+    lines = Lines()
+    run(project, until="train", watch=lines)
+    with closing(outcome.home.database()) as database, database.read() as connection:
+        version = versions.get(connection, outcome.outputs["register"]["version"])
+    adapter = parameter_count(package_of(outcome.home, version).adapter)
+    total = parameter_count(project.root / "base") + adapter
+    told = f"{adapter:,} of {total:,} parameters trained ({adapter / total:.2%})"
+    assert told in lines.heard["train"]
+
+
+class Lines(Record):
+    """Keeps what is said of each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: dict[str, str] = {}
+
+    def skipped(self, step: str, line: str) -> None:
+        self.heard[step] = line
 
 
 def test_a_run_is_made_again_from_its_record_alone(looped: Looped, tmp_path: Path) -> None:

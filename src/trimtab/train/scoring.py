@@ -13,14 +13,18 @@ from torch import Tensor
 from transformers.modeling_outputs import SequenceClassifierOutputWithPast
 
 from trimtab.train.stream import IGNORED, lay_out
-from trimtab.train.walk import Model, bare, drops, hidden_states, walkable
+from trimtab.train.walk import Model, bare, drops, hidden_states, learns_prompt, walkable
 
 # What a call may name: embeddings, positions, labels and caches are not for the stream.
 KNOWN = frozenset({"input_ids", "attention_mask", "use_cache", "return_dict"})
 
 
 def score_fast(model: Model) -> None:
-    """Let a model with a scalar head compute its scores by the stream from now on."""
+    """Let a model with a scalar head compute its scores by the stream from now on; one whose
+    adapter puts something before the prompt keeps the forward pass that PEFT looks into.
+    """
+    if learns_prompt(model):
+        return
     scorer: Any = bare(model)
     theirs = scorer.forward
 

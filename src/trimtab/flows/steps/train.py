@@ -99,7 +99,7 @@ def work(work: Work, outputs: Outputs) -> Result:
     line = (
         f"{made}: loss {result.loss:.3f} after {result.steps} steps in "
         f"{duration(result.seconds)}, {result.tokens / result.seconds:.0f} tokens/s, "
-        f"{result.trainable_share:.2%} of the parameters trained{ENDED[result.stopped]}"
+        f"{trained(result)}{ENDED[result.stopped]}"
     )
     return Result(output, line)
 
@@ -151,6 +151,12 @@ def _reward_model(work: Work, outputs: Outputs, run: str, result: RunResult) -> 
         f"({interval.low:.0%} to {interval.high:.0%})"
     )
     return Result(output, line)
+
+
+def trained(result: RunResult) -> str:
+    """How many parameters a run has trained, and their share, in words."""
+    share = f"{result.trainable_share:.2%}"
+    return f"{result.trainable:,} of {result.total:,} parameters trained ({share})"
 
 
 def _learns_from_rewards(work: Work) -> bool:
