@@ -57,3 +57,8 @@ def test_a_run_takes_what_there_is_and_no_more(smollm: ModelShape, work: Work) -
     assert small.total <= 4 * GIB
     assert large.optimizer == 8 * 4_884_480
     assert card_memory(smollm, work, "qlora", "bfloat16", 80 * GIB).weights < large.weights
+
+
+def test_what_is_asked_to_be_computed_twice_is() -> None:
+    found = widest_pass(EIGHT, 50_000, 400 * GIB, parted=True, checkpointed=True)
+    assert (found.tokens, found.kept) == (card.WIDEST, False)

@@ -163,13 +163,10 @@ def _of_ours(case: Case, done: measure.Measured) -> dict[str, Any]:
     work = step_work(done.model, reference=False, shares=False)
     steps = done.prepared.step_batches
     operations = sum(work.of(step) for step in steps) / len(steps)
-    if case.settings.method == "qlora":
-        # Matrices in 4 bits are no plain ones, which is what is counted there.
-        operations += 4 * bases.shape(case.base).linear_parameters * done.tokens
     told: dict[str, Any] = {
         "tflop_s": operations / done.step_s / 1e12,
         "mfu": operations / done.step_s / PEAK_FLOPS,
-        "planned_mb": planned(case) / 1e6,
+        "planned_mb": planned(case, done.prepared.settings, done.prepared.machine.memory) / 1e6,
     }
     rows = [row for batch in steps[WHOLE] for row in batch]
     try:
@@ -184,9 +181,9 @@ def _of_ours(case: Case, done: measure.Measured) -> dict[str, Any]:
 WHOLE = 1
 
 
-def planned(case: Case) -> int:
-    """Bytes that the planner counts on this card."""
-    settings, taught = case.settings, case.taught
+def planned(case: Case, settings: TrainSettings, memory: int) -> int:
+    """Bytes that the planner counts for the steps of a run on a card with so many."""
+    taught = case.taught
     rows = settings.batch_size * settings.accumulation * case.steps
     work = Work(
         records=rows,
@@ -199,10 +196,9 @@ def planned(case: Case) -> int:
         accumulation=settings.accumulation,
         rank=settings.rank,
         targets=settings.targets,
+        checkpointed=bool(settings.extra.get("gradient_checkpointing", False)),
     )
-    memory = torch.cuda.get_device_properties(0).total_memory
-    shape = bases.shape(case.base)
-    return card_memory(shape, work, settings.method, "bfloat16", memory).step
+    return card_memory(bases.shape(case.base), work, settings.method, "bfloat16", memory).step
 
 
 if __name__ == "__main__":

@@ -28,15 +28,18 @@ class Pass:
     kept: bool
 
 
-def widest_pass(shape: ModelShape, batch: int, free: int, *, parted: bool) -> Pass:
+def widest_pass(
+    shape: ModelShape, batch: int, free: int, *, parted: bool, checkpointed: bool = False
+) -> Pass:
     """The pass over a batch of so many tokens, on a card with `free` bytes beside what is held;
-    where it is not `parted`, all of the batch is in one.
+    where it is not `parted`, all of the batch is in one. `checkpointed`: nothing more is kept in
+    any case.
     """
     room = max(0, int(SHARE * (free - RESERVED)))
     each = bytes_kept(shape)
     wanted = min(batch, WIDEST) if parted else batch
     fewest = min(wanted, NARROWEST) if parted else wanted
-    if room // each >= fewest:
+    if room // each >= fewest and not checkpointed:
         tokens = min(wanted, room // each)
         return Pass(tokens, tokens * each, kept=True)
     each = bytes_checkpointed(shape)

@@ -14,6 +14,7 @@ class Work:
     are not. Of each record `rows` go through the model: two of a pair, and as many answers as are
     made of a prompt, `written` tokens each. A batch is learnt from `iterations` times, and read
     `forwards` times without gradients beside each. `reference`: a frozen copy is kept.
+    `checkpointed`: a layer is to keep its input alone.
     """
 
     records: int
@@ -31,6 +32,7 @@ class Work:
     forwards: int = 0
     iterations: int = 1
     reference: bool = False
+    checkpointed: bool = False
 
     def by(self, method: str) -> "Work":
         """As a method computes it: what virtual tokens stand before is shared by no two rows."""

@@ -126,6 +126,7 @@ def training_work(checked: Preflight, settings: TrainSettings) -> TrainingWork:
         rows=objective.rows,
         forwards=objective.forwards,
         reference=objective.reference,
+        checkpointed=bool(settings.extra.get("gradient_checkpointing", False)),
     )
     if not objective.rollouts:
         return found
