@@ -16,6 +16,8 @@ from tests.tiny import build_base
 from trimtab.engine.dtype import pick_device
 from trimtab.engine.general import GeneralPath, Version
 from trimtab.engine.local import LocalEngine
+from trimtab.engine.ops.build import library
+from trimtab.engine.ops.compiled import runs
 from trimtab.engine.process import serve
 from trimtab.engine.worker import MAX_WAITING
 from trimtab.errors import (
@@ -295,6 +297,9 @@ def test_a_length_that_can_never_be_is_refused_and_the_others_go_on(
 def test_capabilities_name_what_computes(engine: LocalEngine) -> None:
     told = asyncio.run(engine.capabilities())
     assert told.runtime.name.endswith("/cpu/float32/none")
+    compiled = library()
+    assert compiled is not None
+    assert told.kernels == runs(compiled)[-1]
     assert told.context == 512
     assert (told.methods["lora"], told.methods["bottleneck"]) == ("mixed", "alone")
 
