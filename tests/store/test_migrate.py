@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,16 @@ def test_migrating_again_changes_nothing(database: Database) -> None:
     with database.read() as connection:
         assert revision(connection) == HEAD
         assert connection.execute(text("SELECT count(*) FROM leases")).scalar() == 1
+
+
+def test_two_databases_are_migrated_in_two_threads_of_a_process(tmp_path: Path) -> None:
+    databases = [Database(f"sqlite:///{tmp_path / str(number)}.db") for number in range(4)]
+    with ThreadPoolExecutor(len(databases)) as pool:
+        list(pool.map(Database.migrate, databases))
+    for database in databases:
+        with database.read() as connection:
+            assert revision(connection) == HEAD
+        database.close()
 
 
 def test_processes_that_start_together_migrate_once(empty_url: URL) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 
 from filelock import FileLock
 from sqlalchemy import Connection, Engine, inspect, text
@@ -13,6 +14,8 @@ from trimtab.store.disk import storing
 # The newest revision. Knowing it here spares a start the import of Alembic.
 HEAD = "0011"
 _ADVISORY_LOCK = 0x7472696D746162
+# Alembic keeps the migration under way in globals of its modules: a process runs one at a time.
+_upgrading = Lock()
 
 
 def migrate(engine: Engine) -> None:
@@ -41,7 +44,8 @@ def _upgrade(connection: Connection) -> None:
     config.set_main_option("script_location", "trimtab.store:migrations")
     config.attributes["connection"] = connection
     try:
-        command.upgrade(config, "head")
+        with _upgrading:
+            command.upgrade(config, "head")
     except CommandError as error:
         raise StoreError(
             f"the database was made by a newer Trimtab ({error})", hint="upgrade trimtab"
