@@ -177,6 +177,18 @@ def test_a_slip_that_is_booked_and_still_there_is_paid_once(
     assert spent_by(work) == {"evaluate": 65}
 
 
+@pytest.mark.parametrize("head", [b"", b"\0" * 80, b'{"project":"ti', b"{}\n", b"[1]\n"])
+def test_a_slip_that_is_damaged_stops_no_other(work: Work, head: bytes) -> None:
+    (work.home.unpaid / "0.jsonl").write_bytes(head)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Slip, "drop", lambda slip: None)
+        loop._step(
+            work, StepJournal(work.database, "tiny"), asking(lambda: Result({}, "asked")), {}
+        )
+    assert settle_left(work.home, work.database) == 1
+    assert spent_by(work) == {"evaluate": 65}
+
+
 def test_nobody_books_what_is_under_way(work: Work) -> None:
     def meanwhile() -> Result:
         assert settle_left(work.home, work.database) == 0

@@ -10,7 +10,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -19,7 +19,7 @@ from trimtab.canonical import canonical_json
 from trimtab.flows.metered import Meter
 from trimtab.inference import Usage
 from trimtab.ledger.money import Price
-from trimtab.store.disk import storing, temporary_name
+from trimtab.store.disk import keep_whole, storing, temporary_name
 from trimtab.store.home import Home
 from trimtab.store.ids import new_id
 
@@ -86,12 +86,14 @@ def begun(home: Home, payer: Payer) -> Iterator[Slip]:
     """
     path = home.unpaid / f"{new_id()}{SUFFIX}"
     draft = temporary_name(path)
-    with draft.open("wb", buffering=0) as file:
+    with ExitStack() as stack:
         with storing(path):
+            stack.callback(draft.unlink, missing_ok=True)
+            file = stack.enter_context(draft.open("wb", buffering=0))
             # Before anybody can find it.
             fcntl.flock(file, fcntl.LOCK_EX)
             file.write(_head(payer))
-            draft.replace(path)
+            keep_whole(draft, path)
         yield Slip(path, payer, file)
 
 
@@ -104,16 +106,23 @@ def left(home: Home) -> Iterator[Left]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 continue
-            if os.fstat(file.fileno()).st_nlink:
-                yield _read(path, file)
+            if os.fstat(file.fileno()).st_nlink and (payer := _payer(file.readline())) is not None:
+                yield _read(path, payer, file)
 
 
-def _read(path: Path, file: IO[bytes]) -> Left:
-    head, *lines = file.read().split(b"\n")
-    found = json.loads(head)
-    payer = Payer(found["project"], found["kind"], found["name"], Price(*found["others"]))
+def _payer(head: bytes) -> Payer | None:
+    """None where the first line is damaged: what names nobody is booked to nobody, and stops no
+    other slip."""
+    try:
+        found = json.loads(head)
+        return Payer(found["project"], found["kind"], found["name"], Price(*found["others"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _read(path: Path, payer: Payer, file: IO[bytes]) -> Left:
     meter, runs = Meter(), {}
-    for line in lines:
+    for line in file:
         # The last one may be cut off.
         with suppress(ValueError):
             said = json.loads(line)
