@@ -36,8 +36,12 @@ WAYS: dict[str, TrainSettings] = {
     "orpo": replace(SHORT, objective="orpo"),
     "grpo": replace(SHORT, objective="grpo", epochs=8 / 24, extra=ANSWERS),
 }
-# Where there is a card also over a base in 4 bits.
-CARD_WAYS = WAYS | {"qlora": replace(SHORT, method="qlora")}
+# Where there is a card also over a base in 4 bits, and with a value head beside the model.
+CARD_WAYS = WAYS | {
+    "qlora": replace(SHORT, method="qlora"),
+    "ppo": replace(SHORT, objective="ppo", epochs=8 / 24, extra=ANSWERS),
+}
+SAMPLING = frozenset({"grpo", "ppo"})
 
 
 def trained(
@@ -46,7 +50,7 @@ def trained(
     """The run of a way, to its end."""
     chat = ChatFormat.from_folder(base, system=SYSTEM)
     settings = CARD_WAYS[way]
-    rewards = [Reward("length", "length", _lengths)] if way == "grpo" else []
+    rewards = [Reward("length", "length", _lengths)] if way in SAMPLING else []
     return train_until(base, chat, DIALOGUES, settings, folder, on_step=on_step, rewards=rewards)
 
 

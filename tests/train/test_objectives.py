@@ -518,6 +518,20 @@ def test_answers_of_its_own_are_rewarded_and_learnt_from(
     assert result.files.probes.is_file()
 
 
+def test_the_value_head_reads_states_of_any_width(
+    base: Path, chat: ChatFormat, records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is kept in float32, and on a card states are in bfloat16."""
+    from trimtab.train.objectives import ppo
+
+    wide = ppo.hidden_states
+    monkeypatch.setattr(ppo, "hidden_states", lambda *given: wide(*given).bfloat16())
+    extra = {"num_generations": 4, "max_completion_length": 6}
+    settings = settings_of("ppo", batch_size=8, extra=extra, epochs=0.09)
+    told = curve(train(base, chat, records, settings, tmp_path, rewards=[SHORT]))
+    assert [math.isfinite(point["loss"]) for point in told] == [True]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -6,6 +6,7 @@ Imports torch and trl; import this module only where a run starts.
 import dataclasses
 import importlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,13 @@ class SealedTrainer(Trainer):
     def bare_model(self) -> Any:
         """The model without what a launcher wrapped it in."""
         return self.accelerator.unwrap_model(self.model)
+
+    def narrowing(self) -> AbstractContextManager[None]:
+        """Around what is computed beside the model's own forward pass, which accelerate narrows by
+        itself on a card. On a CPU the stream is of float32 alone.
+        """
+        on_card = self.accelerator.device.type == "cuda"
+        return self.accelerator.autocast() if on_card else nullcontext()
 
     def finish(self) -> None:
         """Take off whatever training hung on the model and the result has no part of."""

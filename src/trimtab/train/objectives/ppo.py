@@ -121,8 +121,9 @@ class SealedPPO(RolloutTrainer, GRPOTrainer):
         if walkable(model):
             labels = tokens.masked_fill(seen == 0, IGNORED)
             labels[:, :-kept] = IGNORED
-            asked = hidden_states(model, as_stream(model, tokens, seen, labels))
-            found: Tensor = self._head(asked).squeeze(-1)
+            with self.narrowing():
+                asked = hidden_states(model, as_stream(model, tokens, seen, labels))
+            found: Tensor = self._head(asked.float()).squeeze(-1)
             mask = seen[:, -kept:].bool()
             return found.new_zeros(mask.shape).masked_scatter(mask, found)
         backbone: Any = bare(model).base_model

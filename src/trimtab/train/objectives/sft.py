@@ -55,10 +55,12 @@ class SealedSFT(SealedTrainer, SFTTrainer):
         labels = [row[:end] for row, end in zip(inputs["labels"].tolist(), seen, strict=True)]
         share = not drops(self._trained)
         before = torch.zeros((), device=inputs["input_ids"].device)
-        *first, last = parts(tokens, part_size(bare(self._trained)))
+        with self.narrowing():
+            *first, last = parts(tokens, part_size(bare(self._trained)))
         for part in (*first, last):
             stream = lay_out([tokens[i] for i in part], [labels[i] for i in part], share=share)
-            loss = -stream_logprobs(self._trained, stream).sum() / num_items_in_batch
+            with self.narrowing():
+                loss = -stream_logprobs(self._trained, stream).sum() / num_items_in_batch
             if part is last:
                 return loss + before
             self.accelerator.backward(loss)
