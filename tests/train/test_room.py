@@ -15,6 +15,7 @@ def model(device: str, checkpointed: bool = False) -> Any:
     return SimpleNamespace(
         config=LlamaConfig(),
         device=torch.device(device),
+        dtype=torch.bfloat16,
         is_activation_checkpointing=checkpointed,
     )
 
@@ -43,6 +44,15 @@ def test_a_card_that_has_been_told_to_compute_twice_does(monkeypatch: pytest.Mon
     monkeypatch.setattr(room, "_free", lambda: 8000 * bytes_checkpointed(card))
     assert part_size(card) == 8000
     assert not keeps(card, 1)
+
+
+def test_a_card_without_bfloat16_holds_half_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow, wide = model("cuda"), model("cuda")
+    wide.dtype = torch.float32
+    assert bytes_kept(wide) == 2 * bytes_kept(narrow)
+    assert bytes_checkpointed(wide) == 2 * bytes_checkpointed(narrow)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: device == "cuda")
+    assert bytes_kept(wide) == bytes_kept(narrow)
 
 
 def test_what_torch_holds_and_does_not_use_is_free(monkeypatch: pytest.MonkeyPatch) -> None:

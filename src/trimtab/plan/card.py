@@ -15,8 +15,6 @@ SHARE = 0.8
 # Beside it: logits of a tile and their gradient, matrices widened out of 4 bits, what an allocator
 # cannot give out.
 RESERVED = 2 << 30
-# Activations are in 16 bits whatever the master weights are.
-WIDTH = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,42 +27,49 @@ class Pass:
 
 
 def widest_pass(
-    shape: ModelShape, batch: int, free: int, *, parted: bool, checkpointed: bool = False
+    shape: ModelShape,
+    batch: int,
+    free: int,
+    *,
+    width: int,
+    longest: int,
+    parted: bool,
+    checkpointed: bool = False,
 ) -> Pass:
-    """The pass over a batch of so many tokens, on a card with `free` bytes beside what is held;
-    where it is not `parted`, all of the batch is in one. `checkpointed`: nothing more is kept in
-    any case.
+    """The pass over a batch of so many tokens, on a card with `free` bytes beside what is held, in
+    numbers of `width` bytes. Where it is `parted`, a record is never cut: one pass holds at least
+    the `longest`; else all of the batch is in one. `checkpointed`: nothing more is kept in any
+    case.
     """
     room = max(0, int(SHARE * (free - RESERVED)))
-    each = bytes_kept(shape)
+    each = bytes_kept(shape, width)
     wanted = min(batch, WIDEST) if parted else batch
     fewest = min(wanted, NARROWEST) if parted else wanted
     if room // each >= fewest and not checkpointed:
         tokens = min(wanted, room // each)
         return Pass(tokens, tokens * each, kept=True)
-    each = bytes_checkpointed(shape)
-    tokens = max(1, min(wanted, room // each)) if parted else wanted
+    each = bytes_checkpointed(shape, width)
+    tokens = max(longest, min(wanted, room // each)) if parted else wanted
     return Pass(tokens, tokens * each, kept=False)
 
 
-def bytes_kept(shape: ModelShape) -> int:
+def bytes_kept(shape: ModelShape, width: int) -> int:
     """Of a token, in all layers, and of the gradients of the widest one."""
-    return shape.layers * _kept(shape) + _passing(shape)
+    return width * (shape.layers * _kept(shape) + _passing(shape))
 
 
-def bytes_checkpointed(shape: ModelShape) -> int:
+def bytes_checkpointed(shape: ModelShape, width: int) -> int:
     """Of a token, where a layer keeps its input alone: and of the one that is computed again."""
-    return WIDTH * shape.layers * shape.hidden + _kept(shape) + _passing(shape)
+    return width * (shape.layers * shape.hidden + _kept(shape) + _passing(shape))
 
 
 def _kept(shape: ModelShape) -> int:
-    """Bytes that a layer keeps of a token: two norms' inputs and outputs, queries, attention's
+    """Numbers that a layer keeps of a token: two norms' inputs and outputs, queries, attention's
     output; keys and values; gate, up and their product.
     """
-    elements = 6 * shape.hidden + 2 * shape.key_values + 3 * shape.intermediate
-    return WIDTH * elements
+    return 6 * shape.hidden + 2 * shape.key_values + 3 * shape.intermediate
 
 
 def _passing(shape: ModelShape) -> int:
-    """Bytes of a token's gradients while one layer is at work."""
-    return WIDTH * (4 * shape.hidden + 4 * shape.intermediate)
+    """Numbers of a token's gradients while one layer is at work."""
+    return 4 * shape.hidden + 4 * shape.intermediate

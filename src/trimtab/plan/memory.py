@@ -90,7 +90,15 @@ def card_memory(shape: ModelShape, work: Work, method: str, dtype: str, memory: 
     # A step is taken in parts; of pairs and answers of the model's own it is a batch at a time.
     parted = work.rows == 1 and not work.written
     batch = work.widest_batch * (work.accumulation if parted else 1)
-    taken = widest_pass(shape, batch, free, parted=parted, checkpointed=work.checkpointed)
+    taken = widest_pass(
+        shape,
+        batch,
+        free,
+        width=width,
+        longest=work.longest,
+        parted=parted,
+        checkpointed=work.checkpointed,
+    )
     # Probes come behind the last step, in the place of its activations.
     whole = shape.parameters * width
     served = whole if method == "qlora" and SERVED_ROOM * whole < free else 0

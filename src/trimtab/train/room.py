@@ -43,28 +43,34 @@ def keeps(causal: Any, tokens: int) -> bool:
 def bytes_kept(causal: Any) -> int:
     """Of a token, in all layers, and of the gradients of the widest one."""
     config = causal.config.get_text_config()
-    return int(config.num_hidden_layers) * _kept(config) + _passing(config)
+    elements = int(config.num_hidden_layers) * _kept(config) + _passing(config)
+    return _width(causal) * elements
 
 
 def bytes_checkpointed(causal: Any) -> int:
     """Of a token, where a layer keeps its input alone: and of the one that is computed again."""
     config = causal.config.get_text_config()
-    inputs = 2 * int(config.num_hidden_layers) * int(config.hidden_size)
-    return inputs + _kept(config) + _passing(config)
+    inputs = int(config.num_hidden_layers) * int(config.hidden_size)
+    return _width(causal) * (inputs + _kept(config) + _passing(config))
+
+
+def _width(causal: Any) -> int:
+    """Bytes of a number: a pass is as wide as its products, which autocast narrows."""
+    return 2 if torch.is_autocast_enabled("cuda") else int(causal.dtype.itemsize)
 
 
 def _kept(config: Any) -> int:
-    """Bytes that a layer keeps of a token in 16 bits: two norms' inputs and outputs, queries,
-    attention's output; keys and values; gate, up and their product.
+    """Numbers that a layer keeps of a token: two norms' inputs and outputs, queries, attention's
+    output; keys and values; gate, up and their product.
     """
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     heads = size * (2 * config.num_attention_heads + 2 * config.num_key_value_heads)
-    return int(2 * (4 * config.hidden_size + heads + 3 * config.intermediate_size))
+    return int(4 * config.hidden_size + heads + 3 * config.intermediate_size)
 
 
 def _passing(config: Any) -> int:
-    """Bytes of a token's gradients while one layer is at work."""
-    return int(2 * (4 * config.hidden_size + 4 * config.intermediate_size))
+    """Numbers of a token's gradients while one layer is at work."""
+    return int(4 * config.hidden_size + 4 * config.intermediate_size)
 
 
 def _free() -> int:
