@@ -241,7 +241,7 @@ class CapabilitiesBody(BaseModel):
 
     `methods` are those whose versions it serves: mixed in one batch, or alone. `lora_mixed`: many
     LoRA adapters share a batch; `lora_hot`: they come and go while it serves. `kernels`: what
-    computes a step, `avx2` or `torch` say, where the engine tells it.
+    computes a step, `avx2`, `triton` or `torch` say, where the engine tells it.
     """
 
     generate: bool = True

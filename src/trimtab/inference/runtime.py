@@ -30,7 +30,8 @@ class Capabilities:
     are loaded and unloaded while it serves. `prefix_cache`: what prompts begin with is not computed
     again. `priority`: it is heeded among those that wait. `grammar`: answers are held to a schema.
     `merged`: a float32 copy with the adapter folded in can be loaded, for verification. `kernels`:
-    what computes a step, where the engine can tell: a level of the processor's abilities, or torch.
+    what computes a step, where the engine can tell: a level of the processor's abilities, triton or
+    torch.
     """
 
     runtime: Runtime

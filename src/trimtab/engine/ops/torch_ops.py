@@ -20,7 +20,7 @@ class TorchOps:
 
     name = "torch"
     level = "torch"
-    """Of the processor's abilities, where it was compiled for some."""
+    """Of the processor's abilities, where it was compiled for some; else what computes."""
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
         self._dtype = dtype

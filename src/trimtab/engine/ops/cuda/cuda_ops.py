@@ -26,6 +26,7 @@ class CudaOps(TorchOps):
     """For the shape of one base; see `takes`."""
 
     name = "cuda"
+    level = "triton"
 
     def __init__(self, shape: Shape, dtype: torch.dtype, device: torch.device) -> None:
         super().__init__(dtype, device)
