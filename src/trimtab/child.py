@@ -28,13 +28,15 @@ class Child:
     """One kind of process that is kept running.
 
     `arguments` follow `python -m`; `fds` are inherited beside the parent's pipe, whose number the
-    child finds behind `--parent-fd`. `environment` is set, or unset where None, beside our own.
+    child finds behind `--parent-fd`. `environment` is set, or unset where None, beside our own;
+    `python` is the interpreter.
     """
 
     name: str
     arguments: Sequence[str]
     fds: tuple[int, ...] = ()
     environment: Mapping[str, str | None] = field(default_factory=dict)
+    python: str = sys.executable
     process: subprocess.Popen[bytes] | None = None
     restarts: int = 0
     _started: float = 0.0
@@ -48,7 +50,7 @@ class Child:
         self._pipe = write_end
         try:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", *self.arguments, "--parent-fd", str(read_end)],
+                [self.python, "-m", *self.arguments, "--parent-fd", str(read_end)],
                 pass_fds=(read_end, *self.fds),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -34,6 +34,7 @@ from trimtab.errors import Preempted, TrimtabError
 from trimtab.text.chat import ChatFormat
 from trimtab.train.launchers import LAUNCHERS, SHARDINGS, Launch
 from trimtab.train.launchers.job import Desk, Job
+from trimtab.train.launchers.xla_place import refusals
 from trimtab.train.objectives import objective_of
 from trimtab.train.preflight import preflight
 from trimtab.train.rewards import over
@@ -73,6 +74,8 @@ class Mode:
     @property
     def missing(self) -> str:
         """What would have to be installed; empty where it is."""
+        if self.launch.kind == "tpu":
+            return "; ".join(no.reason for no in refusals(self.objective, self.method))
         parts = (LAUNCHERS[self.launch.kind], SHARDINGS[self.launch.sharding])
         absent = [p.module for p in parts if p.module and not importlib.util.find_spec(p.module)]
         return f"{absent[0]} is not installed" if absent else ""
@@ -116,6 +119,10 @@ MODES = (
     Mode(torchrun("none"), objective="grpo", by="launcher", fate="told to end"),
     Mode(torchrun("zero2"), objective="grpo"),
     Mode(torchrun("zero2"), objective="ppo", fate="told to end"),
+    # Wherever TRIMTAB_XLA_PYTHON has it: PJRT_DEVICE=CPU is XLA's own CPU device.
+    Mode(Launch("tpu"), by="launcher"),
+    Mode(Launch("tpu"), method="full", by="launcher"),
+    Mode(Launch("tpu"), by="launcher", fate="told to end"),
     # Ray's threads last: what is forked has none.
     Mode(Launch("ray", 2), by="launcher"),
     Mode(Launch("ray", 2, "fsdp"), by="launcher"),

@@ -26,7 +26,7 @@ from tests.train.conftest import Records, notes_of, overheard, small_settings
 from trimtab.errors import InUse, ProjectError, RankLost, StorageFull, UserError
 from trimtab.text.chat import ChatFormat
 from trimtab.train.checkpoint import newest
-from trimtab.train.launchers import Launch, tpu
+from trimtab.train.launchers import Launch, xla_place
 from trimtab.train.launchers.builds import clear_dead_locks
 from trimtab.train.launchers.crew import own_device
 from trimtab.train.launchers.job import Desk, Job
@@ -327,7 +327,7 @@ def test_a_job_comes_back_as_it_was(
         (Launch("torchrun", 2, "fsdp", "cpu"), {}, "fsdp offloads nothing to cpu"),
         (Launch("torchrun", 2, "zero3", "nvme"), {}, "wrong losses in each of four trials"),
         (Launch("torchrun", 1, "zero2", "nvme"), {}, "zero2 offloads nothing to nvme"),
-        (Launch("tpu"), {}, "this machine has no TPU"),
+        (Launch("tpu", 2), {}, "one process drives XLA's device, and nothing is cut"),
         (SHARDED, {"method": "qlora"}, "fsdp cannot cut weights of 4 bits"),
         (SHARDED, {"method": "bottleneck"}, "a bottleneck hangs beside the model"),
         (SHARDED, {"validation": 0.1, "patience": 2}, "best checkpoint is not read back into"),
@@ -356,23 +356,74 @@ def test_what_cannot_be_is_refused_with_the_reason(
     assert caught.value.hint
 
 
+def xla_here(monkeypatch: pytest.MonkeyPatch, python: str, platform: str) -> None:
+    monkeypatch.setenv("TRIMTAB_XLA_PYTHON", python)
+    monkeypatch.setenv("PJRT_DEVICE", platform)
+
+
 @pytest.mark.parametrize(
-    ("installed", "reason"),
+    ("python", "platform", "changes", "reason"),
     [
-        (False, "torch_xla is not installed, and its newest release, 2.9, needs torch 2.9, not 2."),
-        (True, "no release of torch_xla goes with this torch"),
+        ("", "CPU", {}, "no interpreter with torch_xla: its newest release needs torch 2.9"),
+        ("/nowhere/python", "CPU", {}, "TRIMTAB_XLA_PYTHON: '/nowhere/python' is no program"),
+        (sys.executable, "TPU", {}, "this machine has no TPU"),
+        (sys.executable, "CPU", {"objective": "dpo"}, "dpo by lora was never run through XLA"),
+        (sys.executable, "CPU", {"method": "ia3"}, "sft by ia3 was never run through XLA"),
     ],
 )
-def test_a_machine_with_a_tpu_is_told_what_is_missing(
-    installed: bool, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_run_through_xla_that_cannot_be_says_what_is_missing(
+    python: str,
+    platform: str,
+    changes: dict[str, Any],
+    reason: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tpu, "DEVICES", (str(tmp_path),))
-    found = ModuleSpec("torch_xla", None) if installed else None
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
+    xla_here(monkeypatch, python, platform)
     with pytest.raises(ProjectError) as caught:
-        check(settings(Launch("tpu")), ())
-    assert caught.value.message.startswith(f"train.launcher: tpu, 1 x ddp: {reason}")
-    assert "docs/guides/distributed.md" in caught.value.hint
+        check(settings(Launch("tpu"), **changes), ())
+    assert caught.value.message.startswith(f"train.launcher: tpu: {reason}")
+    assert caught.value.hint
+
+
+def test_a_run_through_xla_is_open_where_there_is_an_interpreter_and_a_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    xla_here(monkeypatch, sys.executable, "CPU")
+    check(settings(Launch("tpu")), ())
+    monkeypatch.setenv("PJRT_DEVICE", "TPU")
+    monkeypatch.setattr(xla_place, "DEVICES", (str(tmp_path),))
+    check(settings(Launch("tpu")), ())
+
+
+def test_an_interpreter_that_says_nothing_is_no_run(
+    base: Path, chat: ChatFormat, records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    xla_here(monkeypatch, "/bin/false", "CPU")
+    with pytest.raises(RankLost, match="did not start"):
+        train(base, chat, records, settings(Launch("tpu")), tmp_path)
+
+
+def test_the_process_with_xla_sees_this_release_alone(tmp_path: Path) -> None:
+    import trimtab
+    from trimtab.train.launchers.tpu import this_release
+
+    desk = Desk(tmp_path)
+    desk.path.mkdir()
+    folder = this_release(desk)
+    assert [each.resolve() for each in folder.iterdir()] == [Path(trimtab.__file__).parent]
+
+
+def test_the_device_of_xla_is_told_by_its_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+    from trimtab.train.speed import device
+
+    monkeypatch.setenv("PJRT_DEVICE", "CPU")
+    found = ModuleSpec("torch_xla", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
+    assert (device().label, device().dtype) == ("xla:CPU", "float32")
+    monkeypatch.setenv("PJRT_DEVICE", "TPU")
+    assert (device().label, device().dtype) == ("xla:TPU", "bfloat16")
+    monkeypatch.delenv("PJRT_DEVICE")
+    assert device().name != "xla"
 
 
 @pytest.mark.parametrize("launch", [Launch("torchrun", 2, "zero2"), Launch("ray", 2)])

@@ -53,7 +53,7 @@ def asked_launch(project: Project, devices: int) -> Launch | None:
     asked = project.train.launcher
     if asked.kind == "auto":
         return None
-    ranks = 1 if asked.kind == "local" else devices
+    ranks = 1 if asked.kind in ("local", "tpu") else devices
     return Launch(asked.kind, asked.ranks or ranks, asked.sharding, asked.offload)
 
 

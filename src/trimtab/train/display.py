@@ -115,6 +115,6 @@ def _record(prepared: Prepared) -> list[tuple[str, str]]:
         ("batch", f"{settings.batch_size} x {settings.accumulation}"),
         ("rate", f"{settings.rate:g}"),
         ("parameters", f"{prepared.attached.trainable:,} of {prepared.attached.total:,} trained"),
-        ("machine", f"{prepared.machine.name}, {prepared.machine.dtype}"),
+        ("machine", f"{prepared.machine.label}, {prepared.machine.dtype}"),
         ("libraries", libraries),
     ]

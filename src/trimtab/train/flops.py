@@ -98,7 +98,8 @@ class Utilisation:
         # is not what the run does.
         self._work: StepWork | None = None
         objective = prepared.objective
-        if objective.rollouts or prepared.share.ranks > 1:
+        # Nor does a product that XLA has only put down tell how long it takes.
+        if objective.rollouts or prepared.share.ranks > 1 or prepared.machine.platform:
             return
         model = prepared.attached.model
         walked = objective.name in STREAMED and walkable(model)

@@ -139,7 +139,7 @@ class Prepared:
             "held_out": content_hash([row.identity() for row in self.held]) if self.held else "",
             "base_fingerprint": self.base_fingerprint,
             "libraries": libraries_of(self.attached.method),
-            "machine": [self.machine.name, self.machine.dtype],
+            "machine": [self.machine.label, self.machine.dtype],
             "rewards": [scorer.identity for scorer in self.scorers],
         }
 

@@ -1,6 +1,8 @@
 """What this machine computes with, and how fast. The planner is told; it measures nothing."""
 
 import ctypes
+import importlib.util
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,18 +21,29 @@ class Device:
     """Where training runs: `name` as torch knows it, and the dtype the machine does natively.
 
     `memory` is the accelerator's own, in bytes, 0 on a CPU; `count` how many such there are.
+    `platform` is what XLA compiles for, CPU or TPU, empty where it does not.
     """
 
     name: str
     dtype: str
     memory: int = 0
     count: int = 1
+    platform: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}:{self.platform}" if self.platform else self.name
 
 
 def device() -> Device:
-    """The first CUDA device with bfloat16, else the CPU with the widest dtype it does natively."""
+    """XLA's device in an environment that has it and names a platform (PJRT_DEVICE); else the first
+    CUDA device with bfloat16, else the CPU with the widest dtype it does natively.
+    """
     import torch
 
+    platform = os.environ.get("PJRT_DEVICE", "")
+    if platform and importlib.util.find_spec("torch_xla") is not None:
+        return Device("xla", "bfloat16" if platform == "TPU" else "float32", platform=platform)
     if torch.cuda.is_available():
         native = torch.cuda.is_bf16_supported(including_emulation=False)
         dtype = "bfloat16" if native else "float32"

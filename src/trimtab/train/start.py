@@ -246,7 +246,7 @@ def finish(prepared: Prepared, files: RunFolder, attempt: Attempt) -> RunResult:
         seconds=round(seconds, 3),
         tokens=tokens,
         dtype=prepared.machine.dtype,
-        device=prepared.machine.name,
+        device=prepared.machine.label,
         stopped=attempt.watch.ended,
         best_step=best,
         held_out=dict(trainer.held_out).get(best),

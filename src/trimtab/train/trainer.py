@@ -249,6 +249,9 @@ def arguments(prepared: Prepared, checkpoints: Path, **owned: Any) -> Any:
     if prepared.attached.method.quantised and prepared.machine.name == "cuda":
         # Moments go to host memory for as long as a long batch needs the room.
         free["optim"] = "paged_adamw_32bit"
+    if prepared.machine.platform:
+        # The fused one, which is the default, knows nothing of XLA.
+        free["optim"] = "adamw_torch"
     fixed: dict[str, Any] = {
         "output_dir": str(checkpoints),
         "learning_rate": settings.rate,

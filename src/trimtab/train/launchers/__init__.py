@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from trimtab.train.launchers import tpu
+from trimtab.train.launchers import xla_place
 from trimtab.train.launchers.refusal import Refusal
 from trimtab.train.methods import method_of
 from trimtab.train.objectives import objective_of
@@ -48,7 +48,7 @@ LAUNCHERS = {
         Launcher("local", "one process"),
         Launcher("torchrun", "a process for each device of this machine"),
         Launcher("ray", "workers of a Ray cluster; lost ones are replaced", "ray", "ray"),
-        Launcher("tpu", "one process over the devices of XLA, in no release yet"),
+        Launcher("tpu", "one process on XLA's device, of an environment that has torch_xla"),
     )
 }
 SHARDINGS = {
@@ -96,6 +96,8 @@ class Launch:
     def __str__(self) -> str:
         if self.alone:
             return "one process"
+        if self.kind == "tpu":
+            return "tpu"
         shards = {"none": "ddp"}.get(self.sharding, self.sharding)
         where = "" if self.offload == "none" else f", offload to {self.offload}"
         return f"{self.kind}, {self.ranks} x {shards}{where}"
@@ -119,7 +121,12 @@ def refusals(
             )
         return
     if launch.kind == "tpu":
-        yield tpu.refusal()
+        if launch != Launch("tpu"):
+            yield Refusal(
+                "one process drives XLA's device, and nothing is cut",
+                "leave ranks, sharding and offload out",
+            )
+        yield from xla_place.refusals(objective, method)
         return
     if launch.ranks < 1:
         yield Refusal(f"{launch.ranks} ranks are none", "set train.launcher.ranks to 1 or more")

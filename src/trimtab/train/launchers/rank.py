@@ -21,6 +21,7 @@ from trimtab.train.launchers.job import Desk, Job
 from trimtab.train.launchers.scores import asking
 from trimtab.train.prepare import Prepared, prepare
 from trimtab.train.run import RunFolder, RunResult, write_json
+from trimtab.train.speed import Device
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +60,7 @@ def work(run: Path, crew: Crew) -> None:
         if crew.first:
             launched = {**job.settings.launch.to_json(), "ranks": crew.ranks, "proof": proof}
             write_json(files.launch, launched)
-            finish(_whole(prepared, weights), files, attempt)
+            finish(whole(prepared, weights, prepared.machine), files, attempt)
         crew.wait()
 
 
@@ -76,8 +77,9 @@ def sharding_of(launch: Launch) -> Replicas:
     return Replicas()
 
 
-def _whole(prepared: Prepared, weights: "dict[str, Tensor] | None") -> Prepared:
-    """The run with its model whole in this process: a new one, where the trained one is in shards.
+def whole(prepared: Prepared, weights: "dict[str, Tensor] | None", place: Device) -> Prepared:
+    """The run with its model whole in this process: a new one in a place, where there are weights
+    for it, since the trained one lies in shards or elsewhere.
 
     It is loaded as the base was, so that what is then proved of it is proved of every weight.
     """
@@ -85,7 +87,7 @@ def _whole(prepared: Prepared, weights: "dict[str, Tensor] | None") -> Prepared:
         return prepared
     from trimtab.train.model import attach
 
-    fresh = attach(prepared.base, prepared.settings, prepared.machine)
+    fresh = attach(prepared.base, prepared.settings, place)
     fresh.model.load_state_dict(weights)
     return replace(prepared, attached=fresh)
 

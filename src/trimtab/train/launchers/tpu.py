@@ -1,31 +1,72 @@
-"""TPU: what a machine would need, and why no run is started on one.
+"""TPU: the run is one process of another interpreter, whose environment has torch_xla and the torch
+that it is built for, with the code of this release, on the device that PJRT_DEVICE names.
 
-torch_xla is torch's way to a TPU; its newest release, 2.9, is built for torch 2.9, and Trimtab
-stands on torch 2.13. JAX is the other way, with a model, optimizer and checkpoints of its own: a
-second trainer, whose equality with this one could not be shown without a TPU. So a TPU is refused
-with what is missing, and never fallen back from without a word. Knows no torch.
+XLA's own CPU device takes the same path, and the run says which of the two it was. This is the side
+of whoever asks for the run. Imports no torch.
 """
 
-import importlib.util
-from importlib import metadata
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from trimtab.train.launchers.refusal import Refusal
+import trimtab
+from trimtab.child import Child
+from trimtab.train.launchers.job import Desk, Job
+from trimtab.train.launchers.scores import Telling
+from trimtab.train.launchers.xla_place import PLATFORM, interpreter, platform
+from trimtab.train.rewards import Scorer
+from trimtab.train.run import RunResult, StepProgress
+from trimtab.train.signals import terminated
 
-DEVICES = ("/dev/accel0", "/dev/vfio/0")
+POLL_S = 0.05
+# To compile a step, end it and save.
+GRACE_S = 120.0
 
 
-def refusal() -> Refusal:
-    """Why there is no run on a TPU here: the first thing that is missing."""
-    if not any(Path(device).exists() for device in DEVICES):
-        return Refusal("this machine has no TPU", "set train.launcher.kind to local or torchrun")
-    if importlib.util.find_spec("torch_xla") is None:
-        return Refusal(
-            f"torch_xla is not installed, and its newest release, 2.9, needs torch 2.9, not "
-            f"{metadata.version('torch')}",
-            "set train.launcher.kind to local; docs/guides/distributed.md tells more",
-        )
-    return Refusal(
-        "no release of torch_xla goes with this torch",
-        "set train.launcher.kind to local; docs/guides/distributed.md tells more",
+def launch(
+    job: Job,
+    run: Path,
+    on_step: Callable[[StepProgress], None] | None,
+    scorers: Sequence[Scorer] = (),
+) -> RunResult:
+    """Do a run in a process of the interpreter that has torch_xla, and wait for it.
+
+    Raises what the process raised, RankLost where it ended without a word. Told to end, it saves.
+    """
+    desk = Desk(run)
+    shutil.rmtree(desk.path, ignore_errors=True)
+    job.save(desk.job)
+    telling = Telling(desk, scorers)
+    child = Child(
+        "xla",
+        ["trimtab.train.launchers.xla", str(run)],
+        environment={"PYTHONPATH": str(this_release(desk)), PLATFORM: platform()},
+        python=interpreter() or sys.executable,
     )
+    child.start()
+    assert child.process is not None
+    try:
+        with terminated(child.process.terminate):
+            while child.alive:
+                time.sleep(POLL_S)
+                desk.tell_on(on_step)
+                telling.tell()
+    finally:
+        child.stop(GRACE_S)
+    desk.tell_on(on_step)
+    done = RunResult.load(run)
+    if child.process.returncode or done is None:
+        desk.lose({0: child.process.returncode})
+        raise telling.failed or desk.cause(1)
+    shutil.rmtree(desk.path)
+    return done
+
+
+def this_release(desk: Desk) -> Path:
+    """A folder with this package alone: beside it another torch may be installed."""
+    folder = desk.path / "code"
+    folder.mkdir()
+    (folder / trimtab.__name__).symlink_to(Path(trimtab.__file__).parent, target_is_directory=True)
+    return folder

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import Tensor
+from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from trl.trainer.sft_trainer import SFTTrainer
 
@@ -22,6 +23,9 @@ from trimtab.train.stream import IGNORED, lay_out
 from trimtab.train.trainer import SealedTrainer, arguments, tokenizer_of
 from trimtab.train.walk import Model, bare, drops, walkable
 from trimtab.train.watch import Watch
+
+# XLA compiles a program for each shape that it meets: lengths are rounded up to a multiple.
+SHAPES = 64
 
 
 class SealedSFT(SealedTrainer, SFTTrainer):
@@ -75,7 +79,7 @@ def build(prepared: Prepared, checkpoints: Path, watch: Watch) -> SealedTrainer:
         prepared.attached.model,
         watch=watch,
         args=arguments(prepared, checkpoints, **owned),
-        data_collator=Collator(tokenizer.pad_token_id),
+        data_collator=Collator(tokenizer.pad_token_id, SHAPES if prepared.machine.platform else 1),
         train_dataset=rows(prepared),
         processing_class=tokenizer,
     )
@@ -85,28 +89,29 @@ class Collator:
     """Rows as a batch of records, [records, longest], padded on the right.
 
     A packed row is taken apart again: what is packed is a step's worth of tokens, and no record
-    ever sees another.
+    ever sees another. The length is a whole number of `multiple`.
     """
 
-    def __init__(self, padding: int) -> None:
+    def __init__(self, padding: int, multiple: int = 1) -> None:
         self._padding = padding
+        self._multiple = multiple
 
     def __call__(self, rows: Sequence[dict[str, list[list[int]]]]) -> dict[str, Tensor]:
         tokens = [record for row in rows for record in row["input_ids"]]
         labels = [record for row in rows for record in row["labels"]]
         lengths = torch.tensor([len(record) for record in tokens])
-        padded = _padded(tokens, self._padding)
+        padded = self._padded(tokens, self._padding)
         return {
             "input_ids": padded,
-            "labels": _padded(labels, IGNORED),
+            "labels": self._padded(labels, IGNORED),
             "attention_mask": (torch.arange(padded.shape[1]) < lengths[:, None]).long(),
         }
 
-
-def _padded(rows: Sequence[Sequence[int]], value: int) -> Tensor:
-    # Each row by itself: one list of all would hold the padding number by number.
-    each = [torch.tensor(row, dtype=torch.long) for row in rows]
-    return pad_sequence(each, batch_first=True, padding_value=value)
+    def _padded(self, rows: Sequence[Sequence[int]], value: int) -> Tensor:
+        # Each row by itself: one list of all would hold the padding number by number.
+        each = [torch.tensor(row, dtype=torch.long) for row in rows]
+        found = pad_sequence(each, batch_first=True, padding_value=value)
+        return pad(found, (0, -found.shape[1] % self._multiple), value=value)
 
 
 def rows(prepared: Prepared) -> Dataset:
