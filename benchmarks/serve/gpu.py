@@ -13,6 +13,7 @@ import asyncio
 import json
 import math
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -27,14 +28,14 @@ from benchmarks.machine import head
 from benchmarks.serve import gpu_page, material, shapes
 from benchmarks.serve.cases import Measured, Turn, goodput, measure
 from benchmarks.serve.limits import gpu_limits
+from benchmarks.serve.load import Face
 from benchmarks.serve.peers import Absent
 from benchmarks.serve.rows import Rows
-from benchmarks.serve.systems import System, Workshop, transformers_continuous, trimtab
+from benchmarks.serve.systems import FACES, Start, System, Workshop, free_port, started, trimtab
 from trimtab.errors import TrimtabError
 
 OUT = Path(os.environ.get("TRIMTAB_BENCH_OUT", gpu_page.FILE))
 FIRST, *LARGER = os.environ.get("TRIMTAB_BENCH_SHAPES", "smollm2-135m,llama-3.2-1b").split(",")
-STARTS = {"trimtab": trimtab, "transformers-continuous": transformers_continuous}
 TIMES = {"trimtab": 6, "transformers-continuous": 2}
 """Cells of a few seconds each."""
 SLO_MS = 1200
@@ -42,7 +43,23 @@ FIRST_RATE = {"trimtab": 32.0, "transformers-continuous": 8.0}
 """Of the open loop, requests a second."""
 RUNG, RUNG_S = 1.5, 2.5
 GATEWAYS = 4
-ABSENT = {"vllm": "its wheels for CUDA cannot be installed beside this torch on this machine"}
+ABSENT = {"vllm": "left out: for CUDA it wants an environment of its own, which this run has not"}
+
+
+def transformers_continuous(shop: Workshop, stack: ExitStack) -> System:
+    port = free_port()
+    command = [sys.executable, str(FACES / "hf_continuous.py"), str(port), str(shop.base)]
+    more = {"HF_HUB_OFFLINE": "1"}
+    process = started(stack, command, shop, "transformers-continuous", more=more)
+    without = "its continuous batching takes no adapters by the request"
+    base = Face(port, "base")
+    return System("transformers-continuous", "bfloat16", base, [], [process], without)
+
+
+STARTS: dict[str, Start] = {
+    "trimtab": trimtab,
+    "transformers-continuous": transformers_continuous,
+}
 
 
 @dataclass

@@ -231,16 +231,6 @@ def transformers(shop: Workshop, stack: ExitStack) -> System:
     )
 
 
-def transformers_continuous(shop: Workshop, stack: ExitStack) -> System:
-    port = free_port()
-    command = [sys.executable, str(FACES / "hf_continuous.py"), str(port), str(shop.base)]
-    more = {"HF_HUB_OFFLINE": "1"}
-    process = started(stack, command, shop, "transformers-continuous", more=more)
-    without = "its continuous batching takes no adapters by the request"
-    base = Face(port, "base")
-    return System("transformers-continuous", "bfloat16", base, [], [process], without)
-
-
 STARTS: dict[str, Start] = {
     "trimtab": trimtab,
     "trimtab-int8": partial(trimtab, quantisation="int8"),

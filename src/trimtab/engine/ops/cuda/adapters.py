@@ -50,7 +50,8 @@ def table(adapter: Adapter, layers: int, bounds: dict[str, tuple[int, ...]]) -> 
     return made.flatten()
 
 
-@triton.jit
+# What differs from call to call is compiled once, and not for each kind of number that it may be.
+@triton.jit(do_not_specialize=["place", "tokens"])
 def _narrow(
     x: tl.tensor,
     sums: tl.tensor,
@@ -92,7 +93,7 @@ def _narrow(
         tl.store(told, made, mask=live & known)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["place", "tokens", "shares"])
 def _widen(
     y: tl.tensor,
     sums: tl.tensor,

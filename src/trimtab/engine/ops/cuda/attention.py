@@ -17,7 +17,8 @@ KEYS = 64
 """Of a sequence that a program holds at once."""
 
 
-@triton.jit
+# A table is as wide as the longest sequence of a step: no reason to compile anew.
+@triton.jit(do_not_specialize=["table_width"])
 def _attend(
     queries: tl.tensor,
     keys: tl.tensor,
