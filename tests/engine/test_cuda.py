@@ -300,6 +300,7 @@ def test_versions_come_and_go_under_traffic(
         return found
 
     async def all_of_it() -> list[tuple[str, tuple[int, ...], Completion]]:
+        assert (await engine.capabilities()).kernels == "triton"
         await engine.load(files(folders, "base"))
         streams = [comes_and_goes(name) for name in NAMES[1:]]
         steady = asks("base", 12)
