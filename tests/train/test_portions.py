@@ -35,6 +35,7 @@ def prepared(settings: TrainSettings, device: str, share: Share = ALL) -> Any:
         (prepared(SETTINGS, "cuda", Share(0, 2)), True, (2, 8)),
         (prepared(replace(SETTINGS, objective="dpo"), "cuda"), True, (2, 8)),
         (prepared(replace(SETTINGS, extra={"loss_type": "dft"}), "cuda"), True, (2, 8)),
+        (prepared(replace(SETTINGS, extra={"use_liger_kernel": True}), "cuda"), True, (2, 8)),
     ],
 )
 def test_a_step_is_one_batch_where_it_is_taken_in_parts(

@@ -2,18 +2,19 @@
 
     python -m benchmarks.train.gpu [CASE/SYSTEM ...]
 
-Weights are random and drawn on the card; records are as long as the quickstart's. Everything runs
-in one process, one after the other, and what is measured is written at once.
+Weights are random and drawn on the card; records are as long as the quickstart's. Each row is
+measured in a process of its own, one after the other, because Liger changes transformers for all
+that comes behind it in its process; what is measured is written at once.
 """
 
-import gc
 import json
+import multiprocessing
 import os
 import sys
 import tempfile
-import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from trimtab.plan.work import Work
 from trimtab.train.flops import step_work
 from trimtab.train.preflight import Preflight
 from trimtab.train.settings import TrainSettings
+from trimtab.train.walk import walkable
 
 OUT = Path(os.environ.get("TRIMTAB_BENCH_OUT", "docs/benchmarks/train-gpu.json"))
 # The quickstart's, packed rows of 1,024 tokens taken two at a time: sixteen a step.
@@ -115,32 +117,43 @@ DEFAULT = (
 
 
 def main() -> None:
+    told_of = head()
+    commit = told_of.pop("commit")
     found: dict[str, Any] = {
-        **head(),
-        "card": {
-            "name": torch.cuda.get_device_name(0),
-            "memory": torch.cuda.get_device_properties(0).total_memory,
-            "cuda": torch.version.cuda,
-        },
+        **told_of,
+        "card": _apart(_card),
         "libraries": measure.versions(),
+        "command": "python -m benchmarks.train.gpu",
         "rows": [],
     }
     for asked in sys.argv[1:] or DEFAULT:
         name, system = asked.split("/")
-        started = time.monotonic()
         try:
-            told = _told(name, system)
+            told = _apart(_told, name, system)
         except Exception as error:  # of another product, or of a card that is too small
             traceback.print_exc()
             told = {"failed": f"{type(error).__name__}: {error}"[:300]}
-        gc.collect()
-        torch.cuda.empty_cache()
-        told["took_s"] = round(time.monotonic() - started, 1)
-        found["rows"].append({"case": name, "system": system, **told})
-        print("RESULT", json.dumps(found["rows"][-1]), flush=True)
+        row = {"case": name, "system": system, "run": 1, "commit": commit, **told}
+        found["rows"].append(row)
+        print(json.dumps(row), flush=True)
         OUT.write_text(json.dumps(found, indent=1) + "\n")
     if page.FILE == OUT:
         page.main()
+
+
+def _apart(work: Callable[..., Any], *given: str) -> Any:
+    """What `work` returns in a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as process:
+        return process.submit(work, *given).result()
+
+
+def _card() -> dict[str, Any]:
+    memory = torch.cuda.get_device_properties(0).total_memory
+    return {
+        "name": torch.cuda.get_device_name(0),
+        "memory": memory,
+        "cuda": torch.version.cuda,
+    }
 
 
 def _told(name: str, system: str) -> dict[str, Any]:
@@ -149,10 +162,11 @@ def _told(name: str, system: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         done = case.systems[system](case.base, taught, case.settings, Path(folder))
         told: dict[str, Any] = done.figures()
-        print("MEASURED", name, system, json.dumps(told), flush=True)
         if case.packed:
             told["final_loss"] = measure.held_out(done.model, records(4096, 1024, seed=18))
+        told["path"] = "trl"
         if done.prepared is not None:
+            told["path"] = "stream" if walkable(done.model) else "transformers"
             told |= _of_ours(case, done)
     return told
 
@@ -166,14 +180,10 @@ def _of_ours(case: Case, done: measure.Measured) -> dict[str, Any]:
     told: dict[str, Any] = {
         "tflop_s": operations / done.step_s / 1e12,
         "mfu": operations / done.step_s / PEAK_FLOPS,
-        "planned_mb": planned(case, done.prepared.settings, done.prepared.machine.memory) / 1e6,
     }
-    rows = [row for batch in steps[WHOLE] for row in batch]
-    try:
+    if walkable(done.model):
+        rows = [row for batch in steps[WHOLE] for row in batch]
         told["share_of_limit"] = limit.products(done.model, rows) / done.step_s
-    except (RuntimeError, TypeError) as error:
-        # One more pass than was measured; what was stands.
-        print(f"no share of the limit: {error}", flush=True)
     return told
 
 
@@ -181,9 +191,10 @@ def _of_ours(case: Case, done: measure.Measured) -> dict[str, Any]:
 WHOLE = 1
 
 
-def planned(case: Case, settings: TrainSettings, memory: int) -> int:
-    """Bytes that the planner counts for the steps of a run on a card with so many."""
-    taught = case.taught
+def planned(name: str, system: str, memory: int) -> int:
+    """Bytes that the planner counts for the steps of a row on a card with so many."""
+    case = CASES[name]
+    settings, taught = case.settings, case.taught
     rows = settings.batch_size * settings.accumulation * case.steps
     work = Work(
         records=rows,
@@ -196,7 +207,7 @@ def planned(case: Case, settings: TrainSettings, memory: int) -> int:
         accumulation=settings.accumulation,
         rank=settings.rank,
         targets=settings.targets,
-        checkpointed=bool(settings.extra.get("gradient_checkpointing", False)),
+        checkpointed=system.endswith("-checkpointed"),
     )
     return card_memory(bases.shape(case.base), work, settings.method, "bfloat16", memory).step
 

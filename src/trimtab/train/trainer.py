@@ -32,7 +32,7 @@ HELD_OUT = "held_out_loss"
 # How often a run is saved, unless train.extra.save_steps says otherwise; a save syncs to disk.
 SAVES = 8
 # With one of these the loss of SFT is TRL's own, over a whole batch.
-UNPARTED = frozenset({"loss_type", "label_smoothing_factor"})
+UNPARTED = frozenset({"loss_type", "label_smoothing_factor", "use_liger_kernel"})
 
 
 class SealedTrainer(Trainer):
