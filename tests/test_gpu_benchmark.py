@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from benchmarks.train.gpu.__main__ import CASES, planned
 from benchmarks.train.gpu.page import FILE, page
+from benchmarks.train.gpu.rows import rows, told_of
 
 from trimtab.plan.card import RESERVED
 
@@ -14,7 +15,7 @@ FOUND: dict[str, Any] = json.loads(Path(FILE).read_text())
 # What its whole batch was padded to, transformers' own path at 8B held more than any plan of ours.
 MEASURED = [
     row
-    for row in FOUND["rows"]
+    for row in told_of(FOUND["rows"])
     if row["system"].startswith("trimtab")
     and (row["path"] == "stream" or row["case"].startswith("qlora"))
     # Two rows at a time: before a step was one batch.
@@ -34,3 +35,17 @@ def test_the_forecast_is_above_what_was_held_and_near_it(row: dict[str, Any]) ->
 def test_the_page_is_that_of_the_file() -> None:
     assert FILE.with_suffix(".md").read_text() == page(FOUND)
     assert {row["case"] for row in FOUND["rows"]} <= CASES.keys()
+
+
+def test_a_row_is_a_figure_and_nothing_is_lost_between() -> None:
+    told = [
+        {"case": "lora-sft-1b", "system": "trl", "run": 1, "commit": "c", "tok_s": 2.0, "mfu": 0.5},
+        {"case": "lora-sft-1b", "system": "peer", "run": 1, "commit": "c", "failed": "too large"},
+    ]
+    laid = [row for each in told for row in rows(each)]
+    assert [(row["figure"], row["value"]) for row in laid] == [
+        ("tok_s", 2.0),
+        ("mfu", 0.5),
+        ("tok_s", None),
+    ]
+    assert told_of(laid) == told

@@ -13,6 +13,7 @@ GPU it is another run, with other systems: see gpu.py.
 import asyncio
 import json
 import os
+import signal
 import tempfile
 import time
 from contextlib import ExitStack
@@ -124,7 +125,7 @@ def begin(shop: Workshop, stack: ExitStack, rows: Rows) -> list[System]:
         rows.precisions[name] = system.precision
         if system.without:
             rows.absent[name, "adapters8/c1", "output_tok_s"] = system.without
-        system.signal(19)  # SIGSTOP
+        system.signal(signal.SIGSTOP)
         systems.append(system)
     return systems
 

@@ -13,6 +13,7 @@ import asyncio
 import json
 import math
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -131,7 +132,7 @@ def begin(runs: Sequence[Run], folder: Path, stack: ExitStack) -> list[tuple[Run
             print(f"{name}: absent, {reason}", flush=True)
             run.rows.absent[name, "base/c1", "output_tok_s"] = str(reason)
             return None
-        system.signal(19)  # SIGSTOP
+        system.signal(signal.SIGSTOP)
         return run, system
 
     wanted = [(run, name) for run in runs for name in STARTS]

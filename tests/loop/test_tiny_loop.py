@@ -3,7 +3,7 @@
 import json
 import platform
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from decimal import Decimal
 from importlib import metadata
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.loop.conftest import Looped, Record
 from tests.tiny_project import write_project, write_records
 from trimtab.cli.app import main
 from trimtab.deploy.promote import rollback
-from trimtab.errors import DataError, InUse, UserError
+from trimtab.errors import DataError, InUse, StorageFull, UserError
 from trimtab.flows.export import export
 from trimtab.flows.loop import Outcome, run
 from trimtab.flows.page import write_page
@@ -119,6 +119,24 @@ def test_a_version_leaves_for_other_engines(looped: Looped, tmp_path: Path) -> N
     )
     assert (tmp_path / "new" / "adapter.gguf").read_bytes()[:4] == b"GGUF"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new", "peft"]
+
+
+@pytest.mark.parametrize("name", ["peft", "adapter.gguf"])
+def test_an_export_to_a_full_disk_leaves_nothing(
+    looped: Looped, tiny_disk: Path, name: str
+) -> None:
+    outcome = looped.outcome
+    made = outcome.outputs["register"]["version"]
+    filler = tiny_disk / "filler"
+    with suppress(OSError), filler.open("wb") as file:
+        while True:
+            file.write(bytes(1 << 16))
+    with closing(outcome.home.database()) as database, database.read() as connection:
+        with pytest.raises(StorageFull, match=name):
+            export(outcome.home, connection, made, tiny_disk / name)
+        with pytest.raises(UserError, match="filler"):
+            export(outcome.home, connection, made, filler / name)
+    assert list(tiny_disk.iterdir()) == [filler]
 
 
 def test_status_tells_what_is_live_and_why(looped: Looped) -> None:

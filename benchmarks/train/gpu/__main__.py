@@ -25,6 +25,7 @@ import torch
 from benchmarks.machine import head
 from benchmarks.train.gpu import bases, limit, measure, page
 from benchmarks.train.gpu.records import full, records
+from benchmarks.train.gpu.rows import rows
 from trimtab.plan.memory import card_memory
 from trimtab.plan.work import Work
 from trimtab.train.flops import step_work
@@ -133,9 +134,9 @@ def main() -> None:
         except Exception as error:  # of another product, or of a card that is too small
             traceback.print_exc()
             told = {"failed": f"{type(error).__name__}: {error}"[:300]}
-        row = {"case": name, "system": system, "run": 1, "commit": commit, **told}
-        found["rows"].append(row)
-        print(json.dumps(row), flush=True)
+        told |= {"case": name, "system": system, "run": 1, "commit": commit}
+        found["rows"] += rows(told)
+        print(json.dumps(told), flush=True)
         OUT.write_text(json.dumps(found, indent=1) + "\n")
     if page.FILE == OUT:
         page.main()
@@ -182,8 +183,8 @@ def _of_ours(case: Case, done: measure.Measured) -> dict[str, Any]:
         "mfu": operations / done.step_s / PEAK_FLOPS,
     }
     if walkable(done.model):
-        rows = [row for batch in steps[WHOLE] for row in batch]
-        told["share_of_limit"] = limit.products(done.model, rows) / done.step_s
+        whole = [row for batch in steps[WHOLE] for row in batch]
+        told["share_of_limit"] = limit.products(done.model, whole) / done.step_s
     return told
 
 
@@ -195,9 +196,8 @@ def planned(name: str, system: str, memory: int) -> int:
     """Bytes that the planner counts for the steps of a row on a card with so many."""
     case = CASES[name]
     settings, taught = case.settings, case.taught
-    rows = settings.batch_size * settings.accumulation * case.steps
     work = Work(
-        records=rows,
+        records=settings.batch_size * settings.accumulation * case.steps,
         tokens=taught.tokens,
         supervised=taught.supervised,
         longest=settings.max_length,

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.train.gpu.rows import told_of
+
 FILE = Path("docs/benchmarks/train-gpu.json")
 TITLES = {
     "lora-sft-1b": "LoRA SFT, Llama-3.2-1B's shape",
@@ -68,8 +70,9 @@ def page(found: dict[str, Any]) -> str:
     ]
     parts += [found["about"], ""] if "about" in found else []
     parts.append(ABOUT)
-    for case in dict.fromkeys(row["case"] for row in found["rows"]):
-        parts += _table(case, [row for row in found["rows"] if row["case"] == case])
+    told = told_of(found["rows"])
+    for case in dict.fromkeys(each["case"] for each in told):
+        parts += _table(case, [each for each in told if each["case"] == case])
     return "\n".join(parts)
 
 

@@ -78,7 +78,9 @@ class ContinuousPath:
             self._warm()
 
     def _warm(self) -> None:
-        """What is compiled or captured at its first use is so before anybody waits for it."""
+        """Steps of the base, of one token and of a block, are compiled or captured before anybody
+        waits for them; other sizes and adapters at their first use.
+        """
         with torch.inference_mode():
             for count in (1, BLOCK):
                 part = Part([0] * count, 0, [0], 1, None)

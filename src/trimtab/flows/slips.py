@@ -65,7 +65,8 @@ class Slip:
 
     def _say(self, line: Mapping[str, Any]) -> None:
         with suppress(OSError):
-            self._file.write(canonical_json(line) + b"\n")
+            # The newline comes first: a line that a full disk cut off spoils itself alone.
+            self._file.write(b"\n" + canonical_json(line))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ def _payer(head: bytes) -> Payer | None:
 def _read(path: Path, payer: Payer, file: IO[bytes]) -> Left:
     meter, runs = Meter(), {}
     for line in file:
-        # The last one may be cut off.
+        # One may be cut off.
         with suppress(ValueError):
             said = json.loads(line)
             if "run" in said:
@@ -137,4 +138,4 @@ def _head(payer: Payer) -> bytes:
     others = payer.others
     price = [others.prompt_nano, others.completion_nano, others.cached_nano]
     names = {"project": payer.project, "kind": payer.kind, "name": payer.name}
-    return canonical_json({**names, "others": price}) + b"\n"
+    return canonical_json({**names, "others": price})

@@ -48,8 +48,8 @@ class RolloutTrainer(SealedTrainer):
     def _prepare_inputs(self, inputs: Any) -> dict[str, Any]:
         """The next part of the answers at hand; new ones where all have been learnt from.
 
-        They are taken in the order of their prompts and not shuffled, as TRL does: so a rank's part
-        is of the part that one process would take.
+        They are taken in the order of their prompts, where TRL shuffles them: so a rank's part is
+        of the part that one process would take.
         """
         parts: int = self.args.steps_per_generation
         if self._taken is None:

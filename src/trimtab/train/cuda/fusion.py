@@ -21,5 +21,7 @@ def _builds() -> bool:
 
         one = torch.ones(1, device="cuda")
         return bool(gated(one, one).isfinite().all())
+    except torch.OutOfMemoryError:  # which says nothing of the kernels, and is not remembered
+        raise
     except Exception:  # no triton, no compiler for its launcher, a card it does not know
         return False
