@@ -173,7 +173,7 @@ def _told(name: str, system: str) -> dict[str, Any]:
 
 
 def _of_ours(case: Case, done: measure.Measured) -> dict[str, Any]:
-    """What can be said of our own steps: their operations, products, and memory as planned."""
+    """What can be said of our own steps: their operations, and the share that products take."""
     assert done.prepared is not None
     work = step_work(done.model, reference=False, shares=False)
     steps = done.prepared.step_batches
