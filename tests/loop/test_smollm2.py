@@ -15,7 +15,7 @@ from trimtab.flows.watch import Silent
 from trimtab.project import Project
 
 BASE = "smollm2-135m-instruct-q4"
-LAYERS = 3
+LAYERS = 2
 EXAMPLE = Path(__file__).parents[2] / "examples" / "support-desk" / "trimtab.yaml"
 
 

@@ -63,12 +63,10 @@ CASES = {
     "ddp, early": settings(
         TWO, learning_rate=0.1, epochs=4, validation=0.2, patience=1, extra={"save_steps": 1}
     ),
-    "ddp, orpo": settings(TWO, objective="orpo", epochs=0.45),
     # The last batch has one row, and so has that of what is held out.
     "ddp, kto": settings(TWO, objective="kto", epochs=0.45, validation=0.2),
-    # Each with what is taken over all answers of a step: their deviation, their mean, their KL.
+    # Each with what is taken over all answers of a step: their deviation, their KL.
     "ddp, grpo": learning("grpo", scale_rewards="batch", beta=0.05, num_iterations=2),
-    "ddp, rloo": learning("rloo", normalize_advantages=True),
     "ddp, ppo": learning("ppo", num_iterations=2),
     "fsdp, lora": settings(SHARDED),
     "fsdp, full": settings(SHARDED, method="full", learning_rate=1e-3, epochs=0.35),
