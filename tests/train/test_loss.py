@@ -4,6 +4,7 @@ The measure is ||ours - theirs|| / ||theirs||, tensor by tensor, in float32; 1e-
 hundred times the rounding of one product.
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ from trl.trainer.utils import add_fused_lm_head
 from trimtab.train.fused import answer_fast
 from trimtab.train.loss import label_logprobs, parts, stream_of
 from trimtab.train.methods.qlora import quantisation
+from trimtab.train.model import adapt
 from trimtab.train.room import keeps
 from trimtab.train.scoring import score_fast, scores
+from trimtab.train.settings import TrainSettings
 from trimtab.train.stream import IGNORED
 from trimtab.train.walk import Model, walkable
 
@@ -151,6 +154,22 @@ def test_every_architecture_is_walked_as_it_is(kind: type[PreTrainedConfig]) -> 
     model = adapted(based(kind))
     assert walkable(model)
     same(model, *batch())
+
+
+def test_a_window_that_no_row_leaves_is_none() -> None:
+    tokens, labels, mask = batch()
+    base = based(MistralConfig, sliding_window=tokens.shape[1])
+    settings = TrainSettings(max_length=tokens.shape[1], rank=4, targets=("q_proj", "v_proj"))
+    model = adapt(base, Path(), settings).model.train()
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    assert walkable(model)
+    same(model, tokens, labels, mask)
+    # Answers of its own may be longer than a record.
+    for other in ({"max_length": tokens.shape[1] + 1}, {"objective": "grpo"}):
+        wide = based(MistralConfig, sliding_window=tokens.shape[1])
+        assert not walkable(adapt(wide, Path(), replace(settings, **other)).model)
 
 
 def test_full_fine_tuning_has_the_same_gradient_for_every_weight() -> None:

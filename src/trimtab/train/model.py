@@ -28,6 +28,7 @@ from trimtab.train.methods import METHODS, Method, bottleneck, method_of
 from trimtab.train.objectives import objective_of
 from trimtab.train.settings import TrainSettings
 from trimtab.train.speed import Device
+from trimtab.train.walk import LONGEST
 
 Trained = PeftModel | PreTrainedModel
 # Free memory over the size of the weights, before a second base is put beside the first.
@@ -72,6 +73,8 @@ def adapt(loaded: PreTrainedModel, base: Path, settings: TrainSettings) -> Attac
     that it is of.
     """
     method = method_of(settings.method)
+    if not objective_of(settings.objective).rollouts:
+        setattr(loaded, LONGEST, settings.max_length)
     model: Trained = loaded
     bottlenecks = None
     if method.name == "bottleneck":

@@ -1,10 +1,11 @@
-"""One pass of a Llama, Qwen2 or Qwen3 over a stream, through kernels of our own.
+"""One pass of a Llama, Mistral, Qwen2 or Qwen3 over a stream, through kernels of our own.
 
 The modules, weights and adapters are those of transformers and PEFT; only how they are computed is
 ours. What an adapter put into a layer that is no plain low-rank pair is called as the module it is.
 Imports torch, transformers and peft.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -25,7 +26,7 @@ from trimtab.train.upload import upload
 Model = PeftModel | PreTrainedModel
 
 # Layers of one shape, plain causal attention in each and a bare linear head, of words or of scores.
-ARCHITECTURES = frozenset({"llama", "qwen2", "qwen3"})
+ARCHITECTURES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 # What is computed here, by device: on a card also as accelerate's autocast has it.
 WIDTHS = {
     "cpu": frozenset({torch.float32}),
@@ -37,6 +38,8 @@ PAIRED = frozenset({"peft.tuners.lora.layer.Linear", "peft.tuners.lora.bnb.Linea
 # Set on a model that several processes train: what wraps its layers must see each of them called,
 # to know when to gather weights and when to average gradients.
 IN_RANKS = "in_ranks"
+# Set on a model that is trained on rows of at most so many tokens: none leaves a window as wide.
+LONGEST = "longest"
 
 
 def bare(model: Model) -> PreTrainedModel:
@@ -56,9 +59,9 @@ def learns_prompt(model: Model) -> bool:
 def walkable(model: Model) -> bool:
     """Whether a stream is computed here as transformers would compute its rows.
 
-    By one process, in float32 or on a card in bfloat16, a known architecture without sliding
-    windows and without dropout in its attention, its modules as transformers made them but for
-    what PEFT put into the layers.
+    By one process, in float32 or on a card in bfloat16, a known architecture without windows that
+    a row would leave and without dropout in its attention, its modules as transformers made them
+    but for what PEFT put into the layers.
     """
     causal: Any = bare(model)
     config: Any = causal.config
@@ -66,13 +69,22 @@ def walkable(model: Model) -> bool:
         return False
     if hasattr(causal, IN_RANKS):
         return False
-    windows = set(getattr(config, "layer_types", None) or ["full_attention"])
-    plain = windows == {"full_attention"} and getattr(config, "attention_dropout", 0.0) == 0
+    plain = _sees_all(causal) and getattr(config, "attention_dropout", 0.0) == 0
     gated = config.hidden_act == "silu"
     # A scalar head is called as the module it is.
     bare_head = hasattr(causal, "score") or type(causal.get_output_embeddings()) is nn.Linear
     at_home = causal.dtype in WIDTHS.get(causal.device.type, ())
     return plain and gated and at_home and bare_head and _untouched(causal)
+
+
+def _sees_all(causal: Any) -> bool:
+    """Whether every token sees all that is before it in its row."""
+    config = causal.config
+    if set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
+        return False
+    # Of the others the layers' types say whether the window is used.
+    window = config.sliding_window if config.model_type == "mistral" else None
+    return window is None or getattr(causal, LONGEST, math.inf) <= window
 
 
 def _untouched(causal: Any) -> bool:
