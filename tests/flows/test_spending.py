@@ -206,7 +206,7 @@ def test_what_was_killed_and_never_started_again_is_paid(work: Work) -> None:
     assert spent_by(work) == {}
     # The last line was cut off.
     for file in work.home.unpaid.iterdir():
-        file.write_bytes(file.read_bytes() + b'{"version":"vvv')
+        file.write_bytes(file.read_bytes() + b'\n{"version":"vvv')
     assert Controller(work.database, work.home).tick()
     assert spent_by(work) == {"evaluate": 65, "training": int(2.5e9)}
     assert settle_left(work.home, work.database) == 0

@@ -8,6 +8,7 @@ alpha / rank * B A. Reads files of PEFT's layout, imports gguf and knows no torc
 
 import math
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,8 +73,11 @@ def write_gguf(adapter: Path, base: Path, file: Path, name: str = "") -> None:
     _must_be_plain(settings)
     names = _names(architecture, model)
     draft = file.with_name(f"{file.name}.tmp")
-    try:
-        writer = GGUFWriter(draft, architecture.name)
+    writer = GGUFWriter(draft, architecture.name)
+    with ExitStack() as stack:
+        stack.callback(draft.unlink, missing_ok=True)
+        # Where the disk is full it is open yet.
+        stack.callback(writer.close)
         writer.add_type("adapter")
         writer.add_string("adapter.type", "lora")
         writer.add_float32("adapter.lora.alpha", _alpha(settings))
@@ -89,8 +93,6 @@ def write_gguf(adapter: Path, base: Path, file: Path, name: str = "") -> None:
         writer.write_tensors_to_file()
         writer.close()
         draft.replace(file)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _architecture(model: dict[str, Any]) -> Architecture:
