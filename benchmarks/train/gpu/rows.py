@@ -1,6 +1,6 @@
 """Rows of docs/benchmarks/train-gpu.json: a figure each, as in every file of benchmarks.
 
-A session on a card is one round, so a figure is its own median; `run` tells sessions apart, and
+A run is one round, so a figure is its own median; `run` tells several apart, and
 `path`, `note` and `commit` stand beside each figure of theirs.
 """
 
@@ -24,7 +24,7 @@ UNITS = {
 
 
 def rows(told: Told) -> Iterator[Told]:
-    """What was told of a system in a session, a row a figure; of one that failed, the reason."""
+    """What was told of a system in a run, a row a figure; of one that failed, the reason."""
     names = {"system": told["system"], "case": told["case"]}
     beside = {name: told[name] for name in ("run", "commit", "path", "note") if name in told}
     if "failed" in told:
