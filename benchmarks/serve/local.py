@@ -9,13 +9,11 @@ other. Nothing is written: NOTES.md keeps what was learned from it.
 import argparse
 import asyncio
 import random
-import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
 
 from benchmarks.serve import shapes
-from benchmarks.serve.material import base_folder
 from trimtab.engine.local import LocalEngine
 from trimtab.inference import GenerateRequest, Sampling, VersionFiles, complete
 
@@ -29,11 +27,7 @@ def main() -> None:
     parser.add_argument("--shape", choices=shapes.SHAPES)
     arguments = parser.parse_args()
     with ExitStack() as stack:
-        base = arguments.base
-        if arguments.shape:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            base = shapes.base(folder, arguments.shape)
-        base = base or base_folder()
+        base = shapes.chosen(arguments.base, arguments.shape, stack)
         began = time.perf_counter()
         engine = LocalEngine(base)
         print(f"ready {time.perf_counter() - began:.2f} s", flush=True)

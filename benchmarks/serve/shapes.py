@@ -5,10 +5,13 @@ words of the example and, for every other token, a name.
 """
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.machine import ROOT
+from benchmarks.serve.material import base_folder
 
 COMMON: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
@@ -91,6 +94,13 @@ def base(folder: Path, name: str) -> Path:
     (folder / "config.json").write_text(json.dumps(config))
     _write_tokenizer(folder, config["vocab_size"], config["max_position_embeddings"])
     return folder
+
+
+def chosen(folder: Path | None, name: str | None, stack: ExitStack) -> Path:
+    """Random weights in the shape `name`, gone with `stack`; else `folder`; else the demo base."""
+    if name is not None:
+        return base(Path(stack.enter_context(TemporaryDirectory())), name)
+    return folder or base_folder()
 
 
 def weights(config: dict[str, Any]) -> dict[str, tuple[int, ...]]:

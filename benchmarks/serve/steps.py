@@ -10,7 +10,6 @@ NOTES.md keeps what was learned from it.
 """
 
 import argparse
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -20,7 +19,6 @@ from pathlib import Path
 import torch
 
 from benchmarks.serve import shapes
-from benchmarks.serve.material import base_folder
 from trimtab.engine.batch import Part, lay_out
 from trimtab.engine.blocks import BLOCK
 from trimtab.engine.cache import Cache
@@ -48,11 +46,7 @@ def main() -> None:
     device = pick_device()
     dtype = pick_dtype(device)
     with ExitStack() as stack:
-        base = arguments.base
-        if arguments.shape:
-            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            base = shapes.base(folder, arguments.shape)
-        base = base or base_folder()
+        base = shapes.chosen(arguments.base, arguments.shape, stack)
         shape = read_shape(base)
         assert shape is not None
         began = time.perf_counter()

@@ -4,9 +4,12 @@ Imports torch, and triton where there is a card.
 """
 
 import functools
+import logging
 
 import torch
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 
 def fuses(x: Tensor) -> bool:
@@ -23,5 +26,6 @@ def _builds() -> bool:
         return bool(gated(one, one).isfinite().all())
     except torch.OutOfMemoryError:  # which says nothing of the kernels, and is not remembered
         raise
-    except Exception:  # no triton, no compiler for its launcher, a card it does not know
+    except Exception as error:  # no triton, no compiler for its launcher, a card it does not know
+        log.warning("no kernels in Triton here, torch's own compute the same, slower: %s", error)
         return False
