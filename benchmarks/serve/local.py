@@ -11,6 +11,7 @@ import asyncio
 import random
 import time
 from contextlib import ExitStack
+from itertools import count
 from pathlib import Path
 
 from benchmarks.serve import shapes
@@ -39,10 +40,10 @@ def main() -> None:
 
 async def measure(engine: LocalEngine, base: Path) -> None:
     await engine.load(VersionFiles("base", base, None, base, ()))
-    source = random.Random(0)
+    source, numbers = random.Random(0), count(1)
 
-    async def rate(concurrency: int, count: int, sampling: Sampling) -> float:
-        left = count
+    async def rate(concurrency: int, requests: int, sampling: Sampling) -> float:
+        left = requests
         began = time.perf_counter()
 
         async def asks() -> None:
@@ -50,10 +51,11 @@ async def measure(engine: LocalEngine, base: Path) -> None:
             while left:
                 left -= 1
                 prompt = tuple(source.randrange(3, 8000) for _ in range(PROMPT))
-                await complete(engine, GenerateRequest("base", prompt, sampling, "1"))
+                asked = GenerateRequest("base", prompt, sampling, str(next(numbers)))
+                await complete(engine, asked)
 
         await asyncio.gather(*(asks() for _ in range(concurrency)))
-        return count * TOKENS / (time.perf_counter() - began)
+        return requests * TOKENS / (time.perf_counter() - began)
 
     for concurrency in (1, 4, 16, 32):
         # What is compiled or captured at its first use, is so before.
