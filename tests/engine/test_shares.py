@@ -10,10 +10,10 @@ from tests.engine.conftest import VersionOf
 from tests.engine.paths import Kept
 from trimtab.engine.blocks import BLOCK, Blocks
 from trimtab.engine.drawn import Drawn
-from trimtab.engine.jobs import GenerateJob
+from trimtab.engine.jobs import GenerateJob, ScoreJob
 from trimtab.engine.schedule import Schedule
-from trimtab.engine.sequence import Generation
-from trimtab.inference import GenerateRequest, Priority, Sampling, VersionFiles
+from trimtab.engine.sequence import Generation, sequences
+from trimtab.inference import GenerateRequest, Priority, Sampling, ScoreRequest, VersionFiles
 from trimtab.text.tokenizer import Tokenizer
 
 BLOCKS = 8
@@ -96,14 +96,16 @@ def test_a_deterministic_answer_that_was_put_off_waits_again(
         max_size=7,
     ),
     prompt_tokens=st.integers(BLOCK, 40),
+    running=st.integers(1, 7),
 )
 def test_every_share_is_of_a_token_at_least(
     files: VersionFiles,
     tokenizer: Tokenizer,
     asked: list[tuple[int, int, bool, Priority, int, bool, int]],
     prompt_tokens: int,
+    running: int,
 ) -> None:
-    schedule = Schedule(Blocks(BLOCKS), prompt_tokens)
+    schedule = Schedule(Blocks(BLOCKS), prompt_tokens, running)
     for length, count, deterministic, priority, steps, put_off, first in asked:
         schedule.add(generation(files, tokenizer, length, count, deterministic, priority, first))
         for _ in range(steps):
@@ -171,3 +173,47 @@ def test_a_short_prompt_goes_before_none_of_a_higher_priority(
     schedule.add(long)
     [share] = schedule.next(token_s=0.01)
     assert share.sequence is long
+
+
+@pytest.mark.parametrize(
+    ("blocks", "running", "length"),
+    [(4 * BLOCKS, 2, 20), (6, 32, 40)],
+    ids=["no place", "no room"],
+)
+def test_who_somebody_waits_for_takes_the_place_of_what_came_last(
+    files: VersionFiles, tokenizer: Tokenizer, blocks: int, running: int, length: int
+) -> None:
+    """Batches hold every place or block when it comes; they go on when it is done."""
+    schedule = Schedule(Blocks(blocks), 256, running)
+    batches = [
+        generation(files, tokenizer, length, 12, False, "batch", first=first) for first in (3, 100)
+    ]
+    for batch in batches:
+        schedule.add(batch)
+    for _ in range(3):
+        step(schedule)
+    assert all(len(batch.answer.tokens) == 3 for batch in batches)
+    urgent = generation(files, tokenizer, 5, 4, False, "interactive", first=200)
+    another = generation(files, tokenizer, length, 1, False, "batch", first=300)
+    schedule.add(another)
+    schedule.add(urgent)
+    step(schedule)
+    assert [len(each.answer.tokens) for each in (urgent, *batches)] == [1, 4, 3]
+    assert not another.begun, "what is no more urgent takes nobody's place"
+    while not urgent.finished:
+        step(schedule)
+    finish(schedule)
+    assert all(each.finished for each in (*batches, another))
+    assert schedule.blocks.available == blocks
+
+
+def test_who_waits_is_counted_by_the_job_for_those_that_go_behind(
+    files: VersionFiles, tokenizer: Tokenizer
+) -> None:
+    schedule = Schedule(Blocks(BLOCKS), 256)
+    priorities: tuple[Priority, ...] = ("interactive", "batch", "shadow")
+    for priority in priorities:
+        asked = ScoreRequest("base", (5, 6), ((7,), (8, 9), (4,)), priority, priority)
+        for sequence in sequences(ScoreJob(asked, Kept())):
+            schedule.add(sequence)
+    assert [schedule.waiting(rank) for rank in range(3)] == [1, 2, 3]

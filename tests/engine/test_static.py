@@ -111,7 +111,7 @@ def test_who_waits_no_more_leaves_the_queue_at_the_next_step(path: StaticPath) -
         path.add(job)
     cancelled.cancelled = True
     path.step()
-    assert path.waiting == 1
+    assert path.waiting(0) == 1
     with pytest.raises(EngineOverloaded, match="allowed"):
         scores(hasty)
     run(path)

@@ -114,9 +114,9 @@ class ContinuousPath:
     def busy(self) -> bool:
         return any(True for _ in self._schedule)
 
-    @property
-    def waiting(self) -> int:
-        return self._schedule.waiting
+    def waiting(self, rank: int) -> int:
+        """Jobs that wait for their turn and do not give way to a priority of this rank."""
+        return self._schedule.waiting(rank)
 
     def add(self, job: Job) -> None:
         """Its version is loaded. What it asks for goes to its mailbox, step by step."""

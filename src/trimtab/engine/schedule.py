@@ -2,7 +2,8 @@
 
 Sequences join and leave at any step. Those that only need their next token always take part;
 prompts are read in chunks beside them, so that a long one does not hold up the others. Where the
-cache is full the last to come makes room, and begins again later.
+cache is full the last to come makes room, and begins again later; so it does where one of a higher
+priority comes and finds no place.
 """
 
 import bisect
@@ -46,9 +47,9 @@ class Schedule:
         """All sequences that are not done."""
         return (sequence for _, _, sequence in itertools.chain(self._running, self._waiting))
 
-    @property
-    def waiting(self) -> int:
-        return len(self._waiting)
+    def waiting(self, rank: int) -> int:
+        """Jobs with sequences that wait, and that do not give way to a priority of this rank."""
+        return len({id(sequence.job) for of, _, sequence in self._waiting if of <= rank})
 
     def next(self, beside_streams: float = math.inf, token_s: float = 0.0) -> list[Share]:
         """The shares of the next step; it must be computed, then told to `computed`. Where answers
@@ -104,21 +105,25 @@ class Schedule:
         return sorted(self._running, key=due)
 
     def _admit(self) -> None:
-        """Let sequences in while there is room for their prompts.
+        """Let sequences in while there is room for their prompts; where there is none, those of a
+        lower priority make it.
 
         One whose beginning is being computed by another waits for it, and finds it then.
         """
         still = []
         full = False
         for entry in self._waiting:
-            sequence = entry[2]
-            full = full or len(self._running) >= self._most
+            priority, _, sequence = entry
+            full = full or (self._has_all() and self._running[-1][0] <= priority)
             if full or self._is_promised(sequence):
                 still.append(entry)
                 continue
             found = self.blocks.find(sequence.names[: sequence.shareable])
             needed = -(-len(sequence.tokens) // BLOCK) - len(found)
-            if needed + self._owed() > self.blocks.available and self._running:
+            while not self._fits(needed) and self._running[-1][0] > priority:
+                still.append(self._running.pop())
+                self._release(still[-1][2])
+            if not self._fits(needed):
                 self.blocks.give_back(found)
                 full = True
                 still.append(entry)
@@ -126,7 +131,18 @@ class Schedule:
             sequence.found(found)
             bisect.insort(self._running, entry)
             self._promised.update(sequence.names[len(found) : sequence.shareable])
-        self._waiting = still
+        # Those that made room stand behind one that came later, until they are in order again.
+        self._waiting = sorted(still)
+
+    def _has_all(self) -> bool:
+        """Whether as many run as may."""
+        return len(self._running) >= self._most
+
+    def _fits(self, blocks: int) -> bool:
+        """Whether one more that needs so many blocks can run; alone it always can."""
+        if not self._running:
+            return True
+        return not self._has_all() and blocks + self._owed() <= self.blocks.available
 
     def _owed(self) -> int:
         """Blocks that those that run will take for what they are to read."""

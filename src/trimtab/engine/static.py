@@ -49,9 +49,9 @@ class StaticPath:
     def busy(self) -> bool:
         return bool(self._waiting) or self._steps is not None
 
-    @property
-    def waiting(self) -> int:
-        return len(self._waiting)
+    def waiting(self, rank: int) -> int:
+        """Jobs that wait for their turn and do not give way to a priority of this rank."""
+        return sum(PRIORITIES.index(job.request.priority) <= rank for job in self._waiting)
 
     def add(self, job: Job) -> None:
         self._waiting.append(job)

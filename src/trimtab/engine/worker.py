@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import partial
 
 from trimtab.engine.faults import unexpected
-from trimtab.engine.jobs import Command, Job
+from trimtab.engine.jobs import PRIORITIES, Command, Job
 from trimtab.engine.versions import Versions
 from trimtab.errors import (
     EngineOverloaded,
@@ -18,6 +18,9 @@ from trimtab.errors import (
 )
 
 MAX_WAITING = 256
+"""Jobs before one that comes: of its priority or a higher one, so that nobody is refused for the
+sake of what would give way to him.
+"""
 
 
 class Worker:
@@ -39,17 +42,26 @@ class Worker:
         return self._thread.is_alive()
 
     def add(self, order: Job | Command) -> None:
-        """Raises EngineOverloaded when too many wait, EngineUnavailable after `close`."""
+        """Raises EngineOverloaded when too many jobs wait, EngineUnavailable after `close`."""
         with self._changed:
             if self._closed:
                 raise EngineUnavailable("the engine is stopping", hint="try again in a moment")
-            waiting = len(self._arrived) + sum(path.waiting for path in self._versions.paths)
-            if waiting >= MAX_WAITING:
-                raise EngineOverloaded(
-                    f"{waiting} requests are waiting already", hint="try again later"
-                )
+            if not isinstance(order, Command):
+                self._check_room(PRIORITIES.index(order.request.priority))
             self._arrived.append(order)
             self._changed.notify()
+
+    def _check_room(self, rank: int) -> None:
+        arrived = sum(
+            PRIORITIES.index(each.request.priority) <= rank
+            for each in self._arrived
+            if not isinstance(each, Command)
+        )
+        waiting = arrived + sum(path.waiting(rank) for path in self._versions.paths)
+        if waiting >= MAX_WAITING:
+            raise EngineOverloaded(
+                f"{waiting} requests are waiting already", hint="try again later"
+            )
 
     async def obey(self, command: Command) -> None:
         """Until it is done. Raises what it raises, and as `add` does."""
