@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.tiny import build_base
 from trimtab.errors import DataError
-from trimtab.text.tokenizer import Detokenizer, Tokenizer
+from trimtab.text.tokenizer import Detokenizer, Tokenizer, shared
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,20 @@ def test_special_tokens_are_left_out_of_the_text(tokenizer: Tokenizer) -> None:
     ids = tokenizer.encode("hello<|im_end|>")
     assert tokenizer.decode(ids) == "hello"
     assert tokenizer.decode(ids, keep_special=True) == "hello<|im_end|>"
+
+
+def test_one_is_shared_by_all_that_hold_it_while_its_files_are_the_same(tmp_path: Path) -> None:
+    folder = build_base(tmp_path / "base", layers=1)
+    (tmp_path / "other name").symlink_to(folder)
+    one = shared(folder)
+    assert shared(tmp_path / "other name") is one
+    config = folder / "tokenizer_config.json"
+    config.write_text(json.dumps({"eos_token": "<|endoftext|>"}))
+    other = shared(folder)
+    assert (one.eos_token, other.eos_token) == ("<|im_end|>", "<|endoftext|>")
+    (folder / "tokenizer.json").unlink()
+    with pytest.raises(DataError, match=r"tokenizer\.json"):
+        shared(folder)
 
 
 def test_named_tokens(tokenizer: Tokenizer, folder: Path, tmp_path: Path) -> None:

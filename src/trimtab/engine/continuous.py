@@ -33,7 +33,7 @@ from trimtab.engine.sequence import Generation, Scoring, Sequence, sequences
 from trimtab.engine.weights import load_weights
 from trimtab.errors import TrimtabError
 from trimtab.inference import VersionFiles
-from trimtab.text.tokenizer import Tokenizer
+from trimtab.text.tokenizer import Tokenizer, shared
 
 LEAST_PROMPT_TOKENS = 48
 """Of prompts in one step beside streams: with fewer the weights are read more often than used."""
@@ -95,7 +95,7 @@ class ContinuousPath:
 
     def load(self, files: VersionFiles) -> None:
         """Raises IdentityError where the adapter does not attach whole; DataError, no tokenizer."""
-        tokenizer = Tokenizer(files.tokenizer)
+        tokenizer = shared(files.tokenizer)
         if files.adapter is not None and (config := read_config(files.adapter)) is not None:
             self._adapters.add(files.version, files.adapter, config)
         self._versions[files.version] = Version(files, tokenizer)

@@ -25,7 +25,7 @@ from trimtab.inference import (
     Score,
     VersionFiles,
 )
-from trimtab.text.tokenizer import Tokenizer
+from trimtab.text.tokenizer import Tokenizer, shared
 
 MAX_LOGITS = 2048
 """Positions whose logits are in memory at once."""
@@ -83,7 +83,7 @@ class GeneralPath:
         Raises IdentityError where its adapter does not attach whole; BaseError and DataError where
         files are damaged.
         """
-        tokenizer = Tokenizer(files.tokenizer)
+        tokenizer = shared(files.tokenizer)
         return Version(files, self._overlay(files), tokenizer)
 
     def hold(self, version: Version) -> None:

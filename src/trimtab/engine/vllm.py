@@ -38,7 +38,7 @@ from trimtab.inference import (
     Vector,
     VersionFiles,
 )
-from trimtab.text.tokenizer import Tokenizer
+from trimtab.text.tokenizer import Tokenizer, shared
 
 MAX_BATCH = 32
 POLL_S = 0.05
@@ -134,7 +134,7 @@ class VllmEngine:
                     # It was restarted.
                     self._trials.doubt()
                 await self._order(name, str(files.adapter))
-            self._held[files.version] = held or Held(files, name, Tokenizer(files.tokenizer))
+            self._held[files.version] = held or Held(files, name, shared(files.tokenizer))
 
     async def unload(self, version: str) -> None:
         await self._trials.unload(version)
