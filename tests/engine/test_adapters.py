@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from peft.tuners.lora import LoraLayer
@@ -12,6 +13,7 @@ from tests.tiny import build_adapter, build_base
 from trimtab.engine import adapters
 from trimtab.engine.continuous import ContinuousPath
 from trimtab.engine.jobs import ScoreJob
+from trimtab.engine.lora import Adapter
 from trimtab.errors import EngineError, IdentityError
 from trimtab.inference import Sampling, ScoreRequest, VersionFiles
 
@@ -90,6 +92,28 @@ def test_one_that_finds_no_memory_fails_its_own_request_alone(
     assert len(answer.tokens) == 2
 
 
+def test_one_that_comes_back_too_late_takes_no_other_s_place(
+    path: ContinuousPath, base: Path, folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was paged in while its version was unloaded, and another loaded under the same name."""
+    load(path, base, folders)
+    read = adapters.load_adapter
+
+    def overtaken(*told: Any) -> Adapter:
+        found = read(*told)
+        monkeypatch.setattr(adapters, "load_adapter", read)
+        path.unload("v0")
+        load(path, base, {"v0": folders["v1"]})
+        return found
+
+    monkeypatch.setattr(adapters, "load_adapter", overtaken)
+    assert path.lacks("v0")
+    path.page_in("v0")
+    [found] = score(path, "v0", [(PROMPT, END)])
+    expected = Reference(base, folders["v1"]).score(PROMPT, END)
+    assert found.logprobs == pytest.approx(expected, abs=1e-4)
+
+
 def test_a_thousand_are_registered_and_sixty_four_in_memory(tmp_path: Path) -> None:
     """One file of weights under a thousand scales: each answers by its own, from disk again."""
     base = build_base(tmp_path / "base", layers=1)
@@ -106,6 +130,8 @@ def test_a_thousand_are_registered_and_sixty_four_in_memory(tmp_path: Path) -> N
         (folder / "adapter_model.safetensors").hardlink_to(first / "adapter_model.safetensors")
         path.load(VersionFiles(str(alpha), base, folder, base, (2,)))
     assert (len(path._adapters._known), len(path._adapters._hot)) == (1000, 64)
+    # A real one is ten megabytes.
+    assert len({id(version.tokenizer) for version in path._versions.values()}) == 1
     asked = [*range(1, 1001, 37), *range(1000, 900, -7), 1]
     jobs = {
         alpha: ScoreJob(ScoreRequest(str(alpha), PROMPT, (END,), str(alpha)), Kept())

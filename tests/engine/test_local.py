@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import torch
 from tests.engine.conftest import VersionOf
 from tests.engine.reference import Reference
 from tests.tiny import build_base
+from trimtab.engine import adapters as hot
 from trimtab.engine.dtype import pick_device
 from trimtab.engine.general import GeneralPath, Version
 from trimtab.engine.local import LocalEngine
@@ -71,7 +73,7 @@ def test_too_many_are_refused_and_the_admitted_are_answered(
 ) -> None:
     begun, held = threading.Event(), threading.Event()
 
-    def blocks(files: VersionFiles, ready: Version | None) -> None:
+    def blocks(files: VersionFiles, ready: object) -> None:
         begun.set()
         held.wait(60)
 
@@ -92,6 +94,36 @@ def test_too_many_are_refused_and_the_admitted_are_answered(
     refused = [result for result in results if isinstance(result, EngineOverloaded)]
     assert len(refused) == 20
     assert not [r for r in results if isinstance(r, BaseException) and r not in refused]
+
+
+def test_what_gives_way_is_no_reason_to_refuse(engine: LocalEngine, version_of: VersionOf) -> None:
+    """A queue full of batches is full for batches alone, and for no version that is loaded."""
+    begun, held = threading.Event(), threading.Event()
+    load = engine._versions.load
+
+    def blocks(files: VersionFiles, ready: object) -> None:
+        begun.set()
+        held.wait(60)
+        load(files, ready)  # type: ignore[arg-type]
+
+    async def flood() -> None:
+        await engine.load(version_of("base"))
+        engine._versions.load = blocks  # type: ignore[method-assign]
+        blocked = asyncio.create_task(engine.load(version_of("red")))
+        await asyncio.to_thread(begun.wait, 60)
+        few = replace(request("base", 1), priority="batch")
+        many = [asyncio.create_task(complete(engine, few)) for _ in range(MAX_WAITING)]
+        await asyncio.sleep(0)
+        for priority in ("batch", "shadow"):
+            with pytest.raises(EngineOverloaded, match="waiting already"):
+                await complete(engine, replace(few, priority=priority))
+        urgent = asyncio.create_task(complete(engine, request("base", 1)))
+        another = asyncio.create_task(engine.load(version_of("blue")))
+        await asyncio.sleep(0.05)
+        held.set()
+        await asyncio.gather(blocked, urgent, another, *many)
+
+    asyncio.run(flood())
 
 
 def test_one_that_would_be_whole_too_late_is_refused_at_once(
@@ -126,6 +158,9 @@ def test_unloading_waits_for_answers_and_refuses_new_ones(
             await anext(stream)
             gone = asyncio.create_task(engine.unload("endless"))
             await complete(engine, request("red"))
+            assert not gone.done()
+            with pytest.raises(VersionNotLoaded, match="is being unloaded"):
+                await complete(engine, request("endless"))
             assert len([chunk async for chunk in stream]) == 59
         await gone
         with pytest.raises(VersionNotLoaded):
@@ -325,3 +360,36 @@ def test_what_the_general_path_reads_is_read_beside_the_computing_thread(
     assert len(threads) == 1, "of two callers at once one has it read for both"
     assert "engine" not in threads
     assert len(asyncio.run(complete(engine, request("red+merged"))).tokens) == 6
+
+
+def test_adapters_are_read_beside_the_computing_thread(
+    engine: LocalEngine, base: Path, adapters: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At a load, and when one that left memory is asked again; those that miss it together have it
+    read once.
+    """
+    threads: list[str] = []
+    load = hot.load_adapter
+
+    def noted(*told: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return load(*told)
+
+    monkeypatch.setattr(hot, "HOT", 1)
+    monkeypatch.setattr(hot, "load_adapter", noted)
+
+    async def ask() -> None:
+        for name in ("red", "blue"):
+            await engine.load(VersionFiles(name, base, adapters[name], base, (2,)))
+        told = await asyncio.gather(
+            *(complete(engine, request("red", id=str(i))) for i in range(4))
+        )
+        [score] = await engine.score(ScoreRequest("blue", PROMPT, ((7, 8),), "s"))
+        red, blue = (Reference(base, adapters[name]) for name in ("red", "blue"))
+        assert {answer.tokens for answer in told} == {red.greedy(PROMPT, 6).tokens}
+        assert score.logprobs == pytest.approx(blue.score(PROMPT, (7, 8)), abs=1e-4)
+
+    asyncio.run(ask())
+    assert len(threads) == 4
+    # On a GPU nothing may disturb the capture of a graph.
+    assert ("engine" in threads) is (engine.runtime.device == "cuda")

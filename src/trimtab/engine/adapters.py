@@ -5,10 +5,11 @@ version was loaded.
 """
 
 import hashlib
+import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trimtab.engine.family import Shape
 from trimtab.engine.lora import HINT, Adapter, Arrange, load_adapter
@@ -26,8 +27,17 @@ class Known:
     digest: bytes
 
 
+class Read(NamedTuple):
+    """An adapter as it came from its files."""
+
+    known: Known
+    adapter: Adapter
+
+
 class Adapters:
-    """By version; a version without an adapter is not here."""
+    """By version; a version without an adapter is not here. All methods may be called from any
+    thread.
+    """
 
     def __init__(self, shape: Shape, weights: Weights, arrange: Arrange) -> None:
         self._shape = shape
@@ -35,35 +45,57 @@ class Adapters:
         self._arrange = arrange
         self._known: dict[str, Known] = {}
         self._hot: OrderedDict[str, Adapter] = OrderedDict()
+        self._changing = threading.Lock()
+        self._paging = threading.Lock()
 
-    def add(self, version: str, folder: Path, config: dict[str, Any]) -> None:
+    def read(self, folder: Path, config: dict[str, Any]) -> Read:
         """Raises IdentityError where the files are not an adapter of the base."""
-        digest = _digest(folder)
-        self._keep(version, self._load(folder, config))
-        self._known[version] = Known(folder, config, digest)
+        known = Known(folder, config, _digest(folder))
+        return Read(known, self._load(known))
+
+    def add(self, version: str, read: Read) -> None:
+        with self._changing:
+            self._known[version] = read.known
+            self._keep(version, read.adapter)
 
     def get(self, version: str) -> Adapter | None:
         """None where the version has no adapter. Raises IdentityError where its file changed."""
-        if (known := self._known.get(version)) is None:
-            return None
-        if (hot := self._hot.get(version)) is not None:
-            self._hot.move_to_end(version)
-            return hot
+        with self._changing:
+            if (known := self._known.get(version)) is None:
+                return None
+            if (hot := self._hot.get(version)) is not None:
+                self._hot.move_to_end(version)
+                return hot
         if _digest(known.folder) != known.digest:
             raise IdentityError(
                 f"version {version}: {known.folder} is not what was loaded under this name",
                 hint="unload the version and load it again",
             )
-        adapter = self._load(known.folder, known.config)
-        self._keep(version, adapter)
+        adapter = self._load(known)
+        with self._changing:
+            # Another may have come under this name meanwhile, or none.
+            if self._known.get(version) is known:
+                self._keep(version, adapter)
         return adapter
 
-    def remove(self, version: str) -> None:
-        self._known.pop(version, None)
-        self._hot.pop(version, None)
+    def lacks(self, version: str) -> bool:
+        """Whether a version has an adapter that is not in memory."""
+        with self._changing:
+            return version in self._known and version not in self._hot
 
-    def _load(self, folder: Path, config: dict[str, Any]) -> Adapter:
-        return load_adapter(folder, config, self._shape, self._weights, self._arrange)
+    def page_in(self, version: str) -> None:
+        """As `get`, one at a time, so that of several that miss the same one reads it for all."""
+        with self._paging:
+            if self.lacks(version):
+                self.get(version)
+
+    def remove(self, version: str) -> None:
+        with self._changing:
+            self._known.pop(version, None)
+            self._hot.pop(version, None)
+
+    def _load(self, known: Known) -> Adapter:
+        return load_adapter(known.folder, known.config, self._shape, self._weights, self._arrange)
 
     def _keep(self, version: str, adapter: Adapter) -> None:
         self._hot[version] = adapter

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from trimtab.engine.adapters import Adapters
+from trimtab.engine.adapters import Adapters, Read
 from trimtab.engine.backlog import overdue
 from trimtab.engine.batch import Part, lay_out
 from trimtab.engine.blocks import BLOCK, Blocks
@@ -43,8 +43,11 @@ PAUSE_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class Version:
+    """`read` is what came from the files of its adapter, where that was done already."""
+
     files: VersionFiles
     tokenizer: Tokenizer
+    read: Read | None = None
 
 
 class ContinuousPath:
@@ -93,12 +96,40 @@ class ContinuousPath:
             return False
         return files.adapter is None or read_config(files.adapter) is not None
 
-    def load(self, files: VersionFiles) -> None:
-        """Raises IdentityError where the adapter does not attach whole; DataError, no tokenizer."""
+    def prepare(self, files: VersionFiles) -> Version:
+        """What takes long of a version, in any thread; `hold` makes it answer.
+
+        Raises IdentityError where the adapter does not attach whole; DataError, no tokenizer.
+        """
         tokenizer = shared(files.tokenizer)
-        if files.adapter is not None and (config := read_config(files.adapter)) is not None:
-            self._adapters.add(files.version, files.adapter, config)
-        self._versions[files.version] = Version(files, tokenizer)
+        # On a GPU nothing may be put into its memory while the computing thread captures a graph.
+        read = self._read(files) if self._device.type == "cpu" else None
+        return Version(files, tokenizer, read)
+
+    def hold(self, version: Version) -> None:
+        """Answer with it from now on. On a GPU raises as `prepare` does."""
+        files = version.files
+        if (read := version.read or self._read(files)) is not None:
+            self._adapters.add(files.version, read)
+        self._versions[files.version] = Version(files, version.tokenizer)
+
+    def load(self, files: VersionFiles) -> None:
+        self.hold(self.prepare(files))
+
+    def _read(self, files: VersionFiles) -> Read | None:
+        if files.adapter is None or (config := read_config(files.adapter)) is None:
+            return None
+        return self._adapters.read(files.adapter, config)
+
+    def lacks(self, version: str) -> bool:
+        """Whether a version's adapter should be paged in before it is asked: else that is done in
+        the middle of a step, as on a GPU it has to be.
+        """
+        return self._device.type == "cpu" and self._adapters.lacks(version)
+
+    def page_in(self, version: str) -> None:
+        """In any thread. Raises IdentityError where the adapter's file changed."""
+        self._adapters.page_in(version)
 
     def unload(self, version: str) -> None:
         """Forget a version that computes nothing any more, and what was cached of it."""

@@ -108,6 +108,7 @@ class LocalEngine:
         if schema is not None:
             grammar = await self._grammars.of(held.files, schema)
         job = GenerateJob(request, grammar=grammar)
+        await self._page_in(request.version)
         with self._admitted(job, held.path):
             while True:
                 chunk: Chunk = await job.mailbox.get()
@@ -123,9 +124,15 @@ class LocalEngine:
         held = self._versions.of(request.version)
         check_score(request, held.context, self.vocabulary)
         job = ScoreJob(request)
+        await self._page_in(request.version)
         with self._admitted(job, held.path):
             scores: list[Score] = await job.mailbox.get()
             return scores
+
+    async def _page_in(self, version: str) -> None:
+        """An adapter that is not in memory is read beside the computing thread."""
+        if self._fast is not None and self._fast.lacks(version):
+            await asyncio.to_thread(self._fast.page_in, version)
 
     async def embed(self, request: EmbedRequest) -> list[Vector]:
         raise RequestRefused("this engine holds a base, which makes no embeddings")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import torch
 
 from trimtab.engine.continuous import ContinuousPath
+from trimtab.engine.continuous import Version as FastVersion
 from trimtab.engine.family import read_shape
 from trimtab.engine.quantisation import int8_path
 from trimtab.engine.static import StaticPath
@@ -20,6 +21,8 @@ from trimtab.inference import VersionFiles
 
 if TYPE_CHECKING:
     from trimtab.engine.general import GeneralPath, Version
+
+    Ready = FastVersion | Version
 
 Quantisation = Literal["none", "int8"]
 
@@ -91,24 +94,24 @@ class Versions:
             )
         return False
 
-    def prepare(self, files: VersionFiles) -> "Version | None":
-        """What takes seconds of a version and disturbs nobody, one at a time: all that the general
-        path needs of it. None where the fast path is the one to compute it.
+    def prepare(self, files: VersionFiles) -> "Ready":
+        """What takes seconds of a version and disturbs nobody; for the general path, with all that
+        it needs, one at a time. Raises as the paths do.
         """
         if self.fast is not None and self.fast.takes(files):
-            return None
+            return self.fast.prepare(files)
         with self._preparing:
             if self._general is None:
                 self._general = StaticPath(_general()(self._base, self._dtype, self._device))
             return self._general.prepare(files)
 
-    def load(self, files: VersionFiles, ready: "Version | None") -> None:
+    def load(self, files: VersionFiles, ready: "Ready") -> None:
         """`ready` is what `prepare` made of it. Raises as the paths do."""
         if self.knows(files):
             return
-        if ready is None:
+        if isinstance(ready, FastVersion):
             assert self.fast is not None
-            self.fast.load(files)
+            self.fast.hold(ready)
             held = Held(files, self.fast, self.context)
         else:
             assert self._general is not None
