@@ -1,6 +1,7 @@
 """The engine as a process: it starts, dies, drains, and takes nobody with it."""
 
 import asyncio
+import errno
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from tests.engine.conftest import VersionOf
 from tests.engine.processes import DEADLINE_S, engine_process, start_engine, stop_engine
+from trimtab.engine import pages, process
 from trimtab.engine.remote import RemoteEngine
 from trimtab.errors import EngineUnavailable
 from trimtab.inference import GenerateRequest, Sampling, ScoreRequest, VersionFiles, complete
@@ -145,6 +147,29 @@ def test_a_base_that_cannot_be_loaded_ends_the_process_with_one_line(tmp_path: P
     assert len(err.splitlines()) == 1
     assert "nowhere" in err
     assert not (tmp_path / "engine.sock").exists()
+
+
+def test_a_machine_without_memory_for_the_cache_is_told_in_one_line(
+    base: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuses(size: int) -> None:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    monkeypatch.setattr(pages, "_piece", refuses)
+    # What a process sets for itself is not this one's.
+    monkeypatch.setattr(os, "umask", lambda mask: None)
+    monkeypatch.setattr(process, "ENVIRONMENT", {})
+    socket = tmp_path / "engine.sock"
+    command = ["engine", "--socket", str(socket), "--base", str(base)]
+    monkeypatch.setattr(sys, "argv", command)
+    assert process.main() == 1
+    [record] = caplog.records
+    assert "Cannot allocate memory" in record.getMessage()
+    assert "\n" not in record.getMessage()
+    assert not socket.exists()
 
 
 START = """

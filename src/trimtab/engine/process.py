@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from trimtab.child import leave_with_parent
+from trimtab.engine.faults import unexpected
 from trimtab.engine.protocol import MAX_FRAME
 from trimtab.errors import EngineUnavailable, InUse, TrimtabError
 
@@ -65,6 +66,9 @@ def main() -> int:
     except TrimtabError as error:
         log.error("%s%s", error.message, f" ({error.hint})" if error.hint else "")
         return error.exit_code
+    except Exception as error:
+        # A machine without memory for the cache, for one.
+        return unexpected(error).exit_code
     return 0
 
 
