@@ -1,5 +1,6 @@
 """Random traffic through a cache too small for it: everybody is answered, as if alone."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.engine.conftest import VersionOf
-from tests.engine.paths import FAST, Kept, answer, make_path, scores
-from tests.engine.reference import Reference
-from tests.engine.test_paths import NAMES, prompts, same
+from tests.engine.paths import FAST, Kept, answer, ask, make_path, scores
+from tests.engine.reference import Reference, Said
+from tests.engine.test_paths import NAMES, NATS, prompts, same
 from trimtab.engine.batch import Batch
 from trimtab.engine.blocks import BLOCK, Blocks
 from trimtab.engine.cache import Cache
@@ -34,7 +35,7 @@ def path(base: Path, version_of: VersionOf) -> ContinuousPath:
 
 
 @pytest.fixture(scope="module")
-def expected(base: Path, adapters: dict[str, Path]) -> dict[tuple[str, int], object]:
+def expected(base: Path, adapters: dict[str, Path]) -> dict[tuple[str, int], Said]:
     asked = prompts(LENGTHS, shared=20, seed=31)
     return {
         (name, i): Reference(base, adapters.get(name)).greedy(prompt, COUNT)
@@ -65,7 +66,7 @@ Event = tuple[str, int, Priority, int]
 )
 def test_no_answer_changes_because_of_its_neighbours(
     path: ContinuousPath,
-    expected: dict[tuple[str, int], object],
+    expected: dict[tuple[str, int], Said],
     events: list[Event],
     blocks: int,
 ) -> None:
@@ -84,7 +85,7 @@ def test_no_answer_changes_because_of_its_neighbours(
     while path.busy:
         path.step()
     for (name, which, _, _), job in zip(events, jobs, strict=True):
-        assert same(answer(job), expected[name, which])  # type: ignore[arg-type]
+        assert same(answer(job), expected[name, which])
     assert path._schedule.blocks.available == blocks
 
 
@@ -118,7 +119,7 @@ class Watched(Blocks):
         st.tuples(
             st.sampled_from(NAMES),
             st.integers(0, len(LENGTHS) - 1),
-            st.sampled_from(["ask", "ask", "ask apart", "cancel", "reload"]),
+            st.sampled_from(["ask", "ask", "ask apart", "score", "cancel", "reload"]),
             st.integers(0, 3),
         ),
         min_size=2,
@@ -129,7 +130,7 @@ class Watched(Blocks):
 def test_arriving_leaving_and_unloading_change_nobodys_answer(
     path: ContinuousPath,
     version_of: VersionOf,
-    expected: dict[tuple[str, int], object],
+    expected: dict[tuple[str, int], Said],
     events: list[tuple[str, int, str, int]],
     blocks: int,
 ) -> None:
@@ -137,6 +138,7 @@ def test_arriving_leaving_and_unloading_change_nobodys_answer(
     path._schedule = Schedule(watched, PROMPT_TOKENS)
     asked = prompts(LENGTHS, shared=20, seed=31)
     jobs: list[tuple[str, int, GenerateJob]] = []
+    scored: list[tuple[str, int, ScoreJob]] = []
     for name, which, verb, steps in events:
         if verb == "cancel" and jobs:
             jobs[which % len(jobs)][2].cancelled = True
@@ -148,6 +150,11 @@ def test_arriving_leaving_and_unloading_change_nobodys_answer(
             request = GenerateRequest(name, asked[which], sampling, str(len(jobs)))
             jobs.append((name, which, GenerateJob(request, Kept())))
             path.add(jobs[-1][2])
+        elif verb == "score":
+            end = expected[name, which].tokens
+            several = ScoreRequest(name, asked[which], (end, end[:3]), str(len(scored)))
+            scored.append((name, which, ScoreJob(several, Kept())))
+            path.add(scored[-1][2])
         for _ in range(steps):
             path.step()
             watched.look(path)
@@ -158,10 +165,31 @@ def test_arriving_leaving_and_unloading_change_nobodys_answer(
         told = answer(job)
         if told.finish_reason == "cancelled":
             whole = expected[name, which]
-            assert told.tokens == whole.tokens[: len(told.tokens)]  # type: ignore[attr-defined]
+            assert told.tokens == whole.tokens[: len(told.tokens)]
         else:
-            assert same(told, expected[name, which])  # type: ignore[arg-type]
+            assert same(told, expected[name, which])
+    for name, which, both in scored:
+        told_of = expected[name, which].logprobs
+        whole_score, beginning = scores(both)
+        assert whole_score.logprobs == pytest.approx(told_of, abs=NATS)
+        assert beginning.logprobs == pytest.approx(told_of[:3], abs=NATS)
     assert watched.available == blocks
+
+
+def test_what_comes_under_a_name_reads_nothing_of_what_had_it(
+    path: ContinuousPath, version_of: VersionOf, expected: dict[tuple[str, int], Said]
+) -> None:
+    path._schedule = Schedule(Blocks(80), PROMPT_TOKENS)
+    prompt = prompts(LENGTHS, shared=20, seed=31)[3]
+    for name in ("red", "blue", "red"):
+        path.load(replace(version_of(name), version="one name"))
+        first, again = (
+            ask(path, "one name", [prompt], Sampling(max_tokens=COUNT))[0] for _ in range(2)
+        )
+        assert (first.usage.cached, again.usage.cached > 0) == (0, True)
+        assert same(first, expected[name, 3])
+        assert same(again, expected[name, 3])
+        path.unload("one name")
 
 
 def test_what_many_completions_follow_is_read_once(

@@ -69,6 +69,20 @@ def test_a_stream_says_the_same_as_a_whole_answer(real: httpx.Client) -> None:
     assert data[-1]["usage"]["completion"] == whole["usage"]["completion"]
 
 
+def test_what_a_prompt_has_in_common_with_an_earlier_one_is_told(
+    world: World, real: httpx.Client
+) -> None:
+    """By version: the base has read nothing of what its adapter has."""
+    ask = {**ASK, "prompt": "The same long beginning of many prompts. " * 4, "max_tokens": 2}
+    used = [real.post("/v1/generate", json=ask).json()["usage"] for _ in range(2)]
+    assert used[0]["cached"] + 16 <= used[1]["cached"] < used[1]["prompt"]
+    base = real.post("/v1/generate", json={**ask, "model": world.base.hash}).json()["usage"]
+    assert base["cached"] <= used[0]["cached"]
+    several = real.post("/v1/generate", json={**ask, "n": 3}).json()["usage"]
+    assert (several["prompt"], several["completion"]) == (used[0]["prompt"], 6)
+    assert several["cached"] == used[1]["cached"]
+
+
 def test_scores_are_log_probabilities(world: World, real: httpx.Client) -> None:
     body = {"model": "desk", "prompt": PROMPT, "completions": ["yes", "no, never"]}
     answer = real.post("/v1/score", json=body).json()
