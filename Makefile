@@ -62,8 +62,8 @@ test-rounding: $(VENV)/.dev ## Campaign: how far right programs are apart in bfl
 test-learning: $(VENV)/.dev ## Campaign: does each objective learn, on what was held out? TRIMTAB_DATA names public data
 	@$(BIN)/python -m tests.learning.campaign
 
-test-pairs: $(VENV)/.dev ## Every preference objective by every method, against plain TRL
-	@TRIMTAB_EVERY_PAIR=1 $(BIN)/python -m pytest -q tests/train/test_pairs.py
+test-pairs: $(VENV)/.dev ## Every objective by every method, against plain TRL or written out by hand
+	@TRIMTAB_EVERY_PAIR=1 $(BIN)/python -m pytest -q tests/train/test_pairs.py tests/train/test_rollouts.py
 
 test-distributed: $(VENV)/.dev ## Campaign: every launcher and sharding with two ranks, against one process
 	@$(BIN)/python constraints/install.py $(CONSTRAINTS) train,serve,ray,deepspeed,dev

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tests.train.conftest import Records
-from tests.train.test_objectives import plain_arguments, plain_losses
+from tests.train.plain import plain_arguments, plain_losses
 from trimtab import bottleneck
 from trimtab.engine.local import LocalEngine
 from trimtab.errors import ProjectError

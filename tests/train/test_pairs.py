@@ -1,7 +1,8 @@
 """Objectives by methods other than LoRA against plain TRL on the same rows: the same losses.
 
-`test_methods` has SFT by every method, `test_objectives` every objective by LoRA. Of the pairs
-between, each method stands here with one of the objectives; `make test-pairs` computes them all.
+`test_methods` has SFT by every method, `test_objectives` every objective by LoRA, `test_rollouts`
+what learns from answers of its own. Of the pairs between, each method stands here with one of the
+objectives; `make test-pairs` computes them all.
 """
 
 import dataclasses
@@ -15,7 +16,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM
 
 from tests.train.conftest import Records
-from tests.train.test_objectives import (
+from tests.train.plain import (
     curve,
     judged,
     plain_arguments,
