@@ -20,9 +20,9 @@ from tests.train.conftest import DIALOGUES, SYSTEM, small_settings
 from trimtab.text.chat import ChatFormat
 from trimtab.train import stall
 from trimtab.train.rewards import Reward, Rollout
-from trimtab.train.run import Paused, RunResult, StepProgress
+from trimtab.train.run import OnStep, Paused, RunResult, StepProgress
 from trimtab.train.settings import TrainSettings
-from trimtab.train.start import OnStep, train_until
+from trimtab.train.start import train_until
 
 SHORT = replace(small_settings(), epochs=16 / 24)
 ANSWERS = {"num_generations": 2, "max_completion_length": 6, "save_steps": 2, "temperature": 1.5}

@@ -19,7 +19,7 @@ Knows the layout and nothing of training.
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,9 @@ class StepProgress:
     left_usd: float | None
     mfu: float | None
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+OnStep = Callable[[StepProgress], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,9 +29,10 @@ if TYPE_CHECKING:
 
 def work(run: Path, crew: Crew) -> None:
     """Do a rank's part of the run in a folder. Raises what training in one process raises."""
+    from trimtab.train.attempt import attempted, opened, unfinished
+    from trimtab.train.ending import finish
     from trimtab.train.launchers.ranked import RankedTrainer, join
     from trimtab.train.model import quiet
-    from trimtab.train.start import attempted, finish, opened, unfinished
 
     desk = Desk(run)
     job, files = Job.load(desk.job), RunFolder(run)

@@ -17,13 +17,14 @@ from torch import Tensor
 from trimtab.child import leave_with_parent
 from trimtab.errors import TrimtabError
 from trimtab.train import checkpoint
+from trimtab.train.attempt import attempted, opened, unfinished
+from trimtab.train.ending import finish
 from trimtab.train.launchers.job import Desk, Job
 from trimtab.train.launchers.rank import whole
 from trimtab.train.launchers.scores import asking
 from trimtab.train.prepare import prepare
 from trimtab.train.run import RunFolder, RunResult, write_json
 from trimtab.train.speed import Device
-from trimtab.train.start import attempted, finish, opened, unfinished
 from trimtab.train.trainer import SealedTrainer
 
 
