@@ -210,3 +210,12 @@ def test_a_run_of_another_library_or_other_settings_is_refused_by_name(
     with pytest.raises(UserError, match="checkpoint-2: is of run 1111"):
         train(base, chat, records, SHORT, tmp_path)
     assert last.path.is_dir()
+
+
+def test_a_file_that_a_loss_of_power_emptied_stops_no_run(tmp_path: Path) -> None:
+    files = RunFolder(tmp_path)
+    assert files.used_s == 0
+    files.use(2.5)
+    assert files.used_s == 2.5
+    (tmp_path / "used.json").write_bytes(b"")
+    assert files.used_s == 0

@@ -119,9 +119,13 @@ class RunFolder:
 
     @property
     def used_s(self) -> float:
-        """Seconds of training so far, those that a kill or a fault has made vain among them."""
-        file = self.path / USED
-        return float(json.loads(file.read_bytes())["seconds"]) if file.is_file() else 0.0
+        """Seconds of training so far, those that a kill or a fault has made vain among them. A file
+        that a loss of power emptied says nothing, and the checkpoints know the rest.
+        """
+        try:
+            return float(json.loads((self.path / USED).read_bytes())["seconds"])
+        except (FileNotFoundError, json.JSONDecodeError):
+            return 0.0
 
     def use(self, seconds: float) -> None:
         """Note how many they are by now."""
