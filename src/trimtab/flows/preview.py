@@ -11,11 +11,13 @@ from typing import Literal
 
 from trimtab.flows.lessons import lessons_of
 from trimtab.flows.loop import run
+from trimtab.flows.settings import settings_of
 from trimtab.flows.watch import Silent, Watch
 from trimtab.flows.work import Work
 from trimtab.project import Project
 from trimtab.store.home import Home
 from trimtab.text.chat import ChatFormat
+from trimtab.train.context import context_of
 from trimtab.train.objectives import Objective, objective_of
 from trimtab.train.preflight import Preflight, preflight
 from trimtab.train.rows import Example, Row, Tokens
@@ -49,9 +51,10 @@ def preview(
     with closing(outcome.home.database()) as database:
         work = Work(project, outcome.home, database, watch or Silent())
         lessons = lessons_of(work.dataset(outcome.outputs).train)
-        chat = work.chat
+        chat, base = work.chat, work.base.folder
     objective = objective_of(project.train.objective)
-    checked = preflight(chat, lessons, project.train.max_length, objective)
+    context = context_of(base, settings_of(project))
+    checked = preflight(chat, lessons, project.train.max_length, objective, context)
     shown = checked.examples[:rows]
     return Preview(checked, tuple(tuple(_pieces(chat, row, objective)) for row in shown))
 

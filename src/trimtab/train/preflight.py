@@ -12,6 +12,7 @@ from trimtab.canonical import content_hash
 from trimtab.errors import DataError
 from trimtab.inference import Calling, Message
 from trimtab.text.chat import ChatFormat
+from trimtab.train.context import WITHOUT_BOUND, Context
 from trimtab.train.lesson import Lesson
 from trimtab.train.objectives import SFT, Objective
 from trimtab.train.rows import Answers, Example, Row, Tokens
@@ -70,13 +71,17 @@ class Preflight:
 
 
 def preflight(
-    chat: ChatFormat, lessons: Sequence[Lesson], max_length: int, objective: Objective = SFT
+    chat: ChatFormat,
+    lessons: Sequence[Lesson],
+    max_length: int,
+    objective: Objective = SFT,
+    context: Context = WITHOUT_BOUND,
 ) -> Preflight:
     """Render every record, its system message added as serving adds it, and check it.
 
-    A record longer than `max_length` tokens is dropped, never cut: a cut answer teaches the model
-    not to stop, and a pair whose prompt fills the length has nothing left to compare. Raises
-    DataError where nothing is left, and where a render cannot be trusted.
+    A record longer than `max_length` tokens, or than the base's context, is dropped, never cut: a
+    cut answer teaches the model not to stop, and a pair whose prompt fills the length has nothing
+    left to compare. Raises DataError where nothing is left, and where a render cannot be trusted.
     """
     stops = set(chat.stop_tokens())
     rows: list[Row] = []
@@ -86,19 +91,35 @@ def preflight(
             made = _rows(chat, lesson, number, objective, stops)
         except DataError as error:
             raise DataError(f"training record {number}: {error.message}", hint=error.hint) from None
-        if reason := _too_long(made, max_length):
+        if reason := _too_long(made, max_length) or context.too_small(_read(made, objective)):
             dropped.append(Dropped(number, reason))
         else:
             rows += made
     if not rows:
-        raise DataError(
-            f"no record is left to train on: {len(dropped)} of {len(lessons)} are longer than "
-            f"{max_length} tokens"
-            if dropped
-            else "there is no record to train on",
-            hint="raise train.max_length" if dropped else "add records to data.sources",
-        )
+        raise _nothing_left(dropped, max_length)
     return Preflight(tuple(rows), tuple(dropped))
+
+
+def _nothing_left(dropped: Sequence[Dropped], max_length: int) -> DataError:
+    if not dropped:
+        return DataError("there is no record to train on", hint="add records to data.sources")
+    count = len(dropped)
+    if all(f"train.max_length {max_length}" in each.reason for each in dropped):
+        return DataError(
+            f"no record is left to train on: {count} of {count} are longer than {max_length} "
+            "tokens",
+            hint="raise train.max_length",
+        )
+    return DataError(
+        f"no record is left to train on: training record {dropped[-1].record}: "
+        f"{dropped[-1].reason}",
+        hint="take shorter records, or a base with a longer context",
+    )
+
+
+def _read(rows: Sequence[Row], objective: Objective) -> int:
+    """Tokens of a record that a model reads at once."""
+    return max(len(row.prompt) if objective.rollouts else row.longest for row in rows)
 
 
 def _too_long(rows: Sequence[Row], max_length: int) -> str:

@@ -15,6 +15,7 @@ from trimtab.errors import InUse, ProjectError
 from trimtab.text.chat import ChatFormat
 from trimtab.train import checkpoint
 from trimtab.train.attempt import attempted, opened, unfinished
+from trimtab.train.context import context_of
 from trimtab.train.ending import finish
 from trimtab.train.launchers.job import Job
 from trimtab.train.lesson import Lesson
@@ -65,7 +66,8 @@ def train_until(
     objective = objective_of(settings.objective)
     check_extra(objective, settings.extra)
     check(settings, rewards)
-    checked = preflight(chat, lessons, settings.max_length, objective)
+    context = context_of(base, settings)
+    checked = preflight(chat, lessons, settings.max_length, objective, context)
     if not settings.launch.alone:
         if pause is not None:
             raise ProjectError(
