@@ -25,6 +25,7 @@ from trimtab.ledger.money import usd
 from trimtab.ledger.own import spent
 from trimtab.project import Project, with_fields
 from trimtab.train import watch as watching
+from trimtab.train.run import RunResult
 
 TRAIN = {"epochs": 1, "batch_size": 4, "usd_hour": 3.6}
 
@@ -122,6 +123,18 @@ def test_the_winner_is_what_its_settings_alone_would_train(swept: Swept) -> None
     )
     assert one.read_bytes() == other.read_bytes()
     assert alone.held_out == swept.best.held_out
+
+
+def test_a_trial_of_packed_rows_has_the_steps_that_it_trains(tmp_path: Path) -> None:
+    """Four tickets or so make a row: as many steps as rows fill, and not as records would."""
+    over = {"over": {"train.rank": [2, 4]}, "trials": 2}
+    train = {**TRAIN, "packing": True, "max_length": 400}
+    packed = sweep(Project.load(write_project(tmp_path, 90, train=train, sweep=over)))
+    assert packed.whole
+    for trial in packed.trials:
+        result = RunResult.load(packed.home.runs / trial.run)
+        assert result is not None
+        assert trial.step == trial.steps == result.planned_steps == result.steps < 90 / 4 / 2
 
 
 def test_killed_it_goes_on_and_ends_the_same(swept: Swept, tmp_path: Path) -> None:

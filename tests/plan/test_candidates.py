@@ -35,7 +35,8 @@ def test_every_reason_is_told(smollm: ModelShape, work: Work, machine: Machine) 
 @pytest.mark.parametrize(
     ("change", "limits", "hint"),
     [
-        ({"memory": 10**9}, Limits(), "train.batch_size"),
+        ({"memory": 1_600_000_000}, Limits(), "what fits: train.batch_size: "),
+        ({"memory": 10**9}, Limits(), "choose a smaller base"),
         ({}, Limits(deadline_s=5), "train.deadline_hours"),
         ({"usd_hour": 100.0}, Limits(budget_usd=0.01), "train.budget_usd"),
     ],

@@ -7,14 +7,9 @@ from trimtab.train.objectives import OBJECTIVES, SFT
 from trimtab.train.settings import OWNED, TrainSettings, check_extra, config_class
 
 
-def test_steps_cover_a_fraction_of_an_epoch() -> None:
-    settings = TrainSettings(epochs=1.5, batch_size=4, accumulation=2)
-    assert settings.examples(100) == 150
-    assert settings.steps(100) == 19
-
-
-def test_at_least_one_step_is_made() -> None:
-    assert TrainSettings(epochs=0.001).steps(3) == 1
+def test_an_epoch_may_be_a_fraction_and_is_one_example_at_least() -> None:
+    assert TrainSettings(epochs=1.5).examples(100) == 150
+    assert TrainSettings(epochs=0.001).examples(3) == 1
 
 
 def test_a_field_of_trl_is_allowed() -> None:

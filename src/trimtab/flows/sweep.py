@@ -35,7 +35,9 @@ from trimtab.flows.work import Outputs, Work
 from trimtab.project import Project, with_fields
 from trimtab.store.database import Connection
 from trimtab.store.home import Home, find_home
+from trimtab.train.context import context_of
 from trimtab.train.heldout import hold_out
+from trimtab.train.layout import layout_of, steps_of
 from trimtab.train.limits import HOUR, Pause
 from trimtab.train.objectives import objective_of
 from trimtab.train.preflight import preflight
@@ -147,13 +149,16 @@ class _Sweep:
     def _drawn(self) -> Iterator[Trial]:
         section = self._work.project.train
         objective = objective_of(section.objective)
-        checked = preflight(self._work.chat, self._lessons, section.max_length, objective)
+        context = context_of(self._work.base.folder, settings_of(self._work.project))
+        checked = preflight(self._work.chat, self._lessons, section.max_length, objective, context)
         kept, _ = hold_out(checked, HELD_OUT, section.seed)
+        lengths = [row.longest for row in kept.examples]
         over = choices(self._section.over, self._section.trials, section.seed)
         for number, fields in enumerate(over, start=1):
             work = self._work_of(fields)
             run = content_hash(self._inputs(work))[:32]
-            steps = self._settings(work).steps(len(kept.examples))
+            settings = self._settings(work)
+            steps = steps_of(layout_of(settings, lengths), settings)
             yield Trial(number, fields, run, steps)
 
     def _work_of(self, fields: dict[str, Any]) -> Work:

@@ -7,10 +7,11 @@ from typing import Any
 
 from trimtab.errors import ProjectError
 from trimtab.plan.cost import Cost, training_cost
+from trimtab.plan.fitting import change_that_fits
 from trimtab.plan.machine import Machine
 from trimtab.plan.memory import METHODS, Memory, card_memory, training_memory
 from trimtab.plan.shape import ModelShape
-from trimtab.plan.spread import ALONE, USABLE, Spread, held
+from trimtab.plan.spread import ALONE, Spread, fits, held
 from trimtab.plan.work import Work
 
 OTHER_METHOD = "set train.method to one that fits: trimtab plan shows them"
@@ -115,30 +116,36 @@ def make_plan(
     """Weigh every method on every machine; `closed` tells why a method is not open at all, and
     `spread_of` how what a method needs in one process lies over a machine's devices.
     """
-    fit: list[Candidate] = []
-    refused: list[Refused] = []
-    for machine in machines:
-        for method in METHODS:
-            memory = _needed(shape, work, method, machine)
-            spread = spread_of(method, memory, machine)
-            devices = spread.devices(machine)
-            candidate = Candidate(
-                machine,
-                method,
-                held(memory, spread, devices),
-                training_cost(shape, work, method, machine, min(spread.ranks, devices)),
-                spread,
-            )
-            reasons = _against(candidate, limits)
-            if method in closed:
-                reasons.append(closed[method])
-            if reasons:
-                hint = OTHER_METHOD if method in closed else _hint(candidate, limits)
-                refused.append(Refused(candidate, tuple(reasons), hint))
-            else:
-                fit.append(candidate)
+    found = [
+        _candidate(shape, work, method, machine, spread_of)
+        for machine in machines
+        for method in METHODS
+    ]
+    against = [_against(each, limits, closed.get(each.method, "")) for each in found]
+    fit = [each for each, reasons in zip(found, against, strict=True) if not reasons]
     fit.sort(key=lambda candidate: (candidate.cost.usd, candidate.cost.seconds))
+    refused = []
+    for candidate, reasons in zip(found, against, strict=True):
+        if not reasons:
+            continue
+        if candidate.method in closed:
+            hint = OTHER_METHOD
+        elif fits(candidate.memory, candidate.machine):
+            hint = _shorter(candidate, limits)
+        else:
+            hint = _smaller(shape, work, candidate, spread_of, fit)
+        refused.append(Refused(candidate, tuple(reasons), hint))
     return Plan(tuple(fit), tuple(refused))
+
+
+def _candidate(
+    shape: ModelShape, work: Work, method: str, machine: Machine, spread_of: Spreads
+) -> Candidate:
+    memory = _needed(shape, work, method, machine)
+    spread = spread_of(method, memory, machine)
+    devices = spread.devices(machine)
+    cost = training_cost(shape, work, method, machine, min(spread.ranks, devices))
+    return Candidate(machine, method, held(memory, spread, devices), cost, spread)
 
 
 def _needed(shape: ModelShape, work: Work, method: str, machine: Machine) -> Memory:
@@ -148,10 +155,10 @@ def _needed(shape: ModelShape, work: Work, method: str, machine: Machine) -> Mem
     return card_memory(shape, work, method, machine.dtype, machine.memory)
 
 
-def _against(candidate: Candidate, limits: Limits) -> list[str]:
+def _against(candidate: Candidate, limits: Limits, closed: str) -> list[str]:
     reasons = []
     machine, cost = candidate.machine, candidate.cost
-    if candidate.memory.total > USABLE * machine.memory:
+    if not fits(candidate.memory, machine):
         reasons.append(
             f"needs {gigabytes(candidate.memory.total)}, and {gigabytes(machine.memory)} are free"
         )
@@ -161,12 +168,30 @@ def _against(candidate: Candidate, limits: Limits) -> list[str]:
         )
     if limits.budget_usd is not None and cost.usd > limits.budget_usd:
         reasons.append(f"costs ${cost.usd:.2f}, over the budget of ${limits.budget_usd:.2f}")
-    return reasons
+    return [*reasons, closed] if closed else reasons
 
 
-def _hint(candidate: Candidate, limits: Limits) -> str:
-    if candidate.memory.total > USABLE * candidate.machine.memory:
-        return "lower train.batch_size and raise train.accumulation, or lower train.max_length"
+def _smaller(
+    shape: ModelShape,
+    work: Work,
+    candidate: Candidate,
+    spread_of: Spreads,
+    fit: Sequence[Candidate],
+) -> str:
+    """The change with which a candidate that needs too much memory would fit."""
+    machine, method, ranks = candidate.machine, candidate.method, candidate.spread.ranks
+
+    def holds(cut: Work) -> bool:
+        found = _candidate(shape, cut, method, machine, spread_of)
+        # A rank computes one row of a batch at least.
+        return cut.batch_size % ranks == 0 and fits(found.memory, machine)
+
+    others = [other.method for other in fit if other.machine is machine]
+    change = change_that_fits(work, holds, others)
+    return f"what fits: {change}" if change else "no method fits here: choose a smaller base"
+
+
+def _shorter(candidate: Candidate, limits: Limits) -> str:
     if limits.deadline_s is not None and candidate.cost.seconds > limits.deadline_s:
         return "lower train.epochs, or raise train.deadline_hours"
     return "lower train.epochs, or raise train.budget_usd"

@@ -4,6 +4,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+# Methods that the trainer leaves to transformers, which pads: it computes no stream of them.
+UNSTREAMED = ("prompt", "prefix", "bottleneck")
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Of rows that hold several records: how many batches they make over all epochs, and the most
+    of one batch: its records, the tokens that it computes, and their labels.
+    """
+
+    batches: int
+    records: int
+    tokens: int
+    labels: int
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -14,7 +29,8 @@ class Work:
     are not. Of each record `rows` go through the model: two of a pair, and as many answers as are
     made of a prompt, `written` tokens each. A batch is learnt from `iterations` times, and read
     `forwards` times without gradients beside each. `reference`: a frozen copy is kept.
-    `checkpointed`: a layer is to keep its input alone.
+    `checkpointed`: a layer is to keep its input alone. `packed`, where a batch is not of
+    `batch_size` records but of as many rows filled with them. A batch has `fewest` rows at least.
     """
 
     records: int
@@ -33,21 +49,29 @@ class Work:
     iterations: int = 1
     reference: bool = False
     checkpointed: bool = False
+    packed: Packed | None = None
+    fewest: int = 1
 
     def by(self, method: str) -> "Work":
-        """As a method computes it: what virtual tokens stand before is shared by no two rows."""
-        if method not in ("prompt", "prefix"):
+        """As a method computes it. What virtual tokens stand before, or what hangs beside a layer,
+        is no stream: records share nothing, and each is as long as the longest of its batch.
+        """
+        if method not in UNSTREAMED:
             return self
         computed = self.rank if method == "prompt" else 0
+        longest, packed = self.longest + computed, self.packed
         return replace(
             self,
             tokens=self.tokens + computed * self.rows * self.records,
-            longest=self.longest + computed,
+            longest=longest,
             shared_prefix=0,
+            packed=packed and replace(packed, tokens=packed.records * longest),
         )
 
     @property
     def batches(self) -> int:
+        if self.packed is not None:
+            return self.packed.batches
         return math.ceil(self.examples / self.batch_size)
 
     @property
@@ -73,11 +97,36 @@ class Work:
     @property
     def widest_batch(self) -> int:
         """Tokens held at once when the batch of the longest records is computed."""
+        if self.packed is not None:
+            return self.packed.tokens
         rows = self.rows * min(self.batch_size, self.records)
         return self.shared_prefix + rows * (self.longest - self.shared_prefix)
 
     @property
     def widest_labels(self) -> float:
         """Labels of that batch, if its answers are as long a part of it as everywhere."""
+        if self.packed is not None:
+            return self.packed.labels
         rows = self.rows * min(self.batch_size, self.records)
         return rows * self.longest * self.supervised / self.tokens
+
+    def in_batches_of(self, rows: int) -> "Work":
+        """The same steps of smaller batches, as many rows each; `batch_size` is a multiple."""
+        times = self.batch_size // rows
+        packed = self.packed and Packed(
+            self.packed.batches * times,
+            -(-self.packed.records // times),
+            -(-self.packed.tokens // times),
+            -(-self.packed.labels // times),
+        )
+        accumulation = self.accumulation * times
+        return replace(self, batch_size=rows, accumulation=accumulation, packed=packed)
+
+    def cut_at(self, longest: int) -> "Work":
+        """The same without the records that have more tokens; a packed row has as many."""
+        packed = self.packed
+        if packed is not None:
+            row = self.batch_size * longest
+            packed = replace(packed, tokens=min(packed.tokens, row), labels=min(packed.labels, row))
+        shared = min(self.shared_prefix, longest)
+        return replace(self, longest=longest, shared_prefix=shared, packed=packed)

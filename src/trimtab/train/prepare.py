@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 from trimtab.canonical import content_hash
 from trimtab.errors import DataError
 from trimtab.train.heldout import hold_out
+from trimtab.train.layout import Layout, cut, layout_of, steps_of
 from trimtab.train.lesson import Lesson
 from trimtab.train.methods import Method
 from trimtab.train.objectives import Objective, objective_of
-from trimtab.train.order import batch_order, packed_rows
 from trimtab.train.preflight import Preflight
 from trimtab.train.rewards import Reward, Scorer, over
 from trimtab.train.rows import Row, idle
@@ -43,7 +43,7 @@ class Prepared:
     checked: Preflight
     attached: "Attached"
     base_fingerprint: str
-    layout: list[list[list[int]]]
+    layout: Layout
     lessons: Sequence[Lesson] = ()
     scorers: Sequence[Scorer] = ()
     held: tuple[Row, ...] = ()
@@ -54,7 +54,7 @@ class Prepared:
         """The same, over the rows held out: batches of them in their own order."""
         rows = [[place] for place in range(len(self.held))]
         checked = replace(self.checked, examples=self.held)
-        return replace(self, checked=checked, layout=_cut(rows, self.settings.batch_size))
+        return replace(self, checked=checked, layout=cut(rows, self.settings.batch_size))
 
     @property
     def objective(self) -> Objective:
@@ -103,7 +103,7 @@ class Prepared:
 
     @property
     def steps(self) -> int:
-        return -(-len(self.layout) // self.settings.accumulation) * self.settings.iterations
+        return steps_of(self.layout, self.settings)
 
     @property
     def step_batches(self) -> list[list[list[Row]]]:
@@ -169,23 +169,9 @@ def prepare(
     checked, held = hold_out(checked, settings.validation, settings.seed)
     if objective.name == "kto" and len({row.record for row in checked.examples}) < 2:
         raise DataError("kto compares records, and there is one alone", hint="add records")
+    layout = layout_of(settings, [example.longest for example in checked.examples])
     machine = device()
     attached = attach(base, settings, machine)
-    width = settings.batch_size
-    if objective.rollouts:
-        width = max(1, settings.batch_size // settings.generations)
-    lengths = [example.longest for example in checked.examples]
-    examples = settings.examples(len(lengths))
-    if settings.packing:
-        rows = packed_rows(
-            lengths, examples=examples, max_length=settings.max_length, seed=settings.seed
-        )
-        layout = _cut(rows, width)
-    else:
-        order = batch_order(lengths, examples=examples, batch_size=width, seed=settings.seed)
-        if objective.rollouts:
-            order = _whole(order, width, settings.accumulation)
-        layout = [[[place] for place in batch] for batch in order]
     fingerprint = attached.base_fingerprint
     return Prepared(
         base,
@@ -200,19 +186,3 @@ def prepare(
         held,
         share,
     )
-
-
-def _cut(rows: list[list[int]], width: int) -> list[list[list[int]]]:
-    return [rows[start : start + width] for start in range(0, len(rows), width)]
-
-
-def _whole(order: list[list[int]], width: int, accumulation: int) -> list[list[int]]:
-    """The steps that are full: answers are compared within a batch."""
-    whole = [batch for batch in order if len(batch) == width]
-    whole = whole[: len(whole) // accumulation * accumulation]
-    if not whole:
-        raise DataError(
-            f"{len(order)} batches of prompts do not fill one step of {accumulation} x {width}",
-            hint="lower train.batch_size or train.accumulation, or add records",
-        )
-    return whole

@@ -3,7 +3,6 @@
 import dataclasses
 import difflib
 import importlib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -139,10 +138,6 @@ class TrainSettings:
     def examples(self, records: int) -> int:
         """How many examples the run sees, over all its epochs."""
         return max(1, round(self.epochs * records))
-
-    def steps(self, records: int) -> int:
-        """How many optimizer steps the run takes."""
-        return math.ceil(self.examples(records) / (self.batch_size * self.accumulation))
 
 
 def config_class(objective: Objective) -> type[Any]:

@@ -11,9 +11,12 @@ from trimtab.plan.machine import Machine, this_machine
 from trimtab.plan.memory import Memory
 from trimtab.plan.shape import read_shape
 from trimtab.plan.spread import Spread, choose
+from trimtab.plan.work import Packed
 from trimtab.plan.work import Work as TrainingWork
 from trimtab.project import Project
+from trimtab.train.context import context_of
 from trimtab.train.launchers import SHARDINGS, Launch, refusals
+from trimtab.train.layout import layout_of
 from trimtab.train.methods import METHODS
 from trimtab.train.objectives import SFT, objective_of
 from trimtab.train.pairing import why_not
@@ -37,7 +40,8 @@ def work(work: Work, outputs: Outputs) -> Result:
     section = work.project.train
     lessons = lessons_of(work.dataset(outputs).train)
     objective = objective_of(section.objective)
-    checked = preflight(work.chat, lessons, section.max_length, objective)
+    context = context_of(work.base.folder, settings_of(work.project))
+    checked = preflight(work.chat, lessons, section.max_length, objective, context)
     plan = _plan(work, checked)
     chosen = plan.choice(section.method)
     output = {
@@ -127,7 +131,11 @@ def training_work(checked: Preflight, settings: TrainSettings) -> TrainingWork:
         forwards=objective.forwards,
         reference=objective.reference,
         checkpointed=bool(settings.extra.get("gradient_checkpointing", False)),
+        # It compares the rows of a batch.
+        fewest=2 if objective.name == "kto" else 1,
     )
+    if settings.packing:
+        return replace(found, packed=packed(checked, settings, found.shared_prefix))
     if not objective.rollouts:
         return found
     prompts, answers = [len(row.prompt) for row in checked.examples], settings.generations
@@ -140,4 +148,17 @@ def training_work(checked: Preflight, settings: TrainSettings) -> TrainingWork:
         rows=answers,
         written=settings.answer,
         iterations=settings.iterations,
+    )
+
+
+def packed(checked: Preflight, settings: TrainSettings, shared: int) -> Packed:
+    """The packed rows as they will be trained, `shared` tokens of each batch computed once."""
+    lengths = [row.longest for row in checked.examples]
+    layout = layout_of(settings, lengths)
+    batches = [[place for row in batch for place in row] for batch in layout]
+    return Packed(
+        batches=len(batches),
+        records=max(map(len, batches)),
+        tokens=max(sum(lengths[at] - shared for at in batch) + shared for batch in batches),
+        labels=max(sum(checked.examples[at].supervised for at in batch) for batch in batches),
     )
