@@ -225,6 +225,16 @@ def test_what_llama_cpp_cannot_compute_is_refused_and_leaves_nothing(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter", "base"]
 
 
+def test_a_neighbour_of_the_file_stays_as_it_is(tmp_path: Path) -> None:
+    base = build_base(tmp_path / "base")
+    adapter = build_adapter(tmp_path / "adapter", base)
+    (tmp_path / "out.gguf.tmp").write_text("somebody's own")
+    write_gguf(adapter, base, tmp_path / "out.gguf")
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["adapter", "base", "out.gguf", "out.gguf.tmp"]
+    assert (tmp_path / "out.gguf.tmp").read_text() == "somebody's own"
+
+
 def test_an_architecture_and_a_tensor_that_nobody_has_tried_are_refused(tmp_path: Path) -> None:
     base = build_base(tmp_path / "base")
     adapter = build_adapter(tmp_path / "adapter", base)

@@ -1,6 +1,7 @@
 """The whole loop on a tiny model: what it leaves behind, and what a second run does."""
 
 import json
+import os
 import platform
 import sys
 from contextlib import closing, suppress
@@ -122,15 +123,18 @@ def test_a_version_leaves_for_other_engines(looped: Looped, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["peft", "adapter.gguf"])
+@pytest.mark.parametrize("room", [0, 1 << 15])
 def test_an_export_to_a_full_disk_leaves_nothing(
-    looped: Looped, tiny_disk: Path, name: str
+    looped: Looped, tiny_disk: Path, name: str, room: int
 ) -> None:
+    """Not even where there is room for the beginning of it."""
     outcome = looped.outcome
     made = outcome.outputs["register"]["version"]
     filler = tiny_disk / "filler"
     with suppress(OSError), filler.open("wb") as file:
         while True:
             file.write(bytes(1 << 16))
+    os.truncate(filler, filler.stat().st_size - room)
     with closing(outcome.home.database()) as database, database.read() as connection:
         with pytest.raises(StorageFull, match=name):
             export(outcome.home, connection, made, tiny_disk / name)

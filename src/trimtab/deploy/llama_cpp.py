@@ -6,9 +6,11 @@ inputs] and NAME.lora_b [outputs, rank], under the base's names in a GGUF. What 
 alpha / rank * B A. Reads files of PEFT's layout, imports gguf and knows no torch.
 """
 
+import errno
 import math
+import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 from trimtab.errors import ProjectError
 from trimtab.registry.tensors import Tensor, opened
 from trimtab.registry.weights import read_json
+from trimtab.store.disk import is_full, keep_whole, no_room, storing, temporary_name
 
 if TYPE_CHECKING:
     from gguf import TensorNameMap
@@ -63,8 +66,8 @@ def write_gguf(adapter: Path, base: Path, file: Path, name: str = "") -> None:
     """Write the adapter in the folder `adapter` as `file`, whole or not at all, in float32.
 
     `base` is the folder of its base, of which only `config.json` is read; `name` is the model's
-    name in the file. Raises ProjectError where llama.cpp could not compute it, and BaseError for
-    files that are damaged.
+    name in the file. Raises ProjectError where llama.cpp could not compute it, BaseError for files
+    that are damaged, and StorageFull.
     """
     from gguf import GGUFWriter
 
@@ -72,9 +75,9 @@ def write_gguf(adapter: Path, base: Path, file: Path, name: str = "") -> None:
     architecture = _architecture(model)
     _must_be_plain(settings)
     names = _names(architecture, model)
-    draft = file.with_name(f"{file.name}.tmp")
+    draft = temporary_name(file)
     writer = GGUFWriter(draft, architecture.name)
-    with ExitStack() as stack:
+    with storing(file), ExitStack() as stack:
         stack.callback(draft.unlink, missing_ok=True)
         # Where the disk is full it is open yet.
         stack.callback(writer.close)
@@ -88,11 +91,23 @@ def write_gguf(adapter: Path, base: Path, file: Path, name: str = "") -> None:
             if architecture.reordered and half == ".lora_b":
                 matrix = _reordered(matrix, module, model)
             writer.add_tensor(f"{module}.weight{half}", matrix)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-        draft.replace(file)
+        with _cut_short(file):
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            writer.close()
+            keep_whole(draft, file)
+
+
+@contextmanager
+def _cut_short(file: Path) -> Iterator[None]:
+    """numpy tells of a write that came to no end, and not why."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None and is_full(file):
+            raise no_room(file, os.strerror(errno.ENOSPC)) from error
+        raise
 
 
 def _architecture(model: dict[str, Any]) -> Architecture:
