@@ -1,4 +1,6 @@
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -108,9 +110,11 @@ def test_a_row_of_a_csv_is_named_by_its_first_line(tmp_path: Path) -> None:
     ]
 
 
-def test_a_folder_is_no_source(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").mkdir()
-    with pytest.raises(DataError, match=r"a\.jsonl: Is a directory"):
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_a_folder_or_a_pipe_is_no_source(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """Nobody waits for a pipe that nobody writes into."""
+    make(tmp_path / "a.jsonl")
+    with pytest.raises(DataError, match=r"a\.jsonl: not a file"):
         rows(tmp_path / "a.jsonl")
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.tiny import build_base
 from trimtab.errors import BaseError
-from trimtab.flows.bases import resolve
+from trimtab.flows.bases import locate, resolve
 from trimtab.flows.watch import Silent
 
 
@@ -29,6 +29,12 @@ def test_an_unknown_name_is_told_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(BaseError, match="no base 'smollm2-135m-instruct-q5'") as caught:
         resolve("smollm2-135m-instruct-q5", tmp_path, Silent())
     assert "smollm2-135m-instruct" in caught.value.hint
+
+
+@pytest.mark.parametrize("name", ["./nofolder", "../nofolder"])
+def test_a_folder_that_is_not_there_is_no_name_of_the_hub(tmp_path: Path, name: str) -> None:
+    with pytest.raises(BaseError, match=f"no base '{name}'"):
+        locate(name, tmp_path)
 
 
 def test_the_hub_out_of_reach_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

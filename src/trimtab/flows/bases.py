@@ -23,7 +23,8 @@ from trimtab.registry.identity import base_hash, parameter_count
 from trimtab.registry.wheel import extract, wheel_url
 from trimtab.store.user_cache import user_cache
 
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# The Hub lets no name begin with a dot, as a path does.
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 HUB_FILES = ("*.safetensors", "*.safetensors.index.json", "*.json", "*.jinja")
 NEEDED = ("config.json", "tokenizer.json")
 
