@@ -189,6 +189,19 @@ def test_a_slip_that_is_damaged_stops_no_other(work: Work, head: bytes) -> None:
     assert spent_by(work) == {"evaluate": 65}
 
 
+@pytest.mark.parametrize("line", [b"\0" * 80, b"7", b'{"run":"r"}', b'{"version":"v","used":[1]}'])
+def test_a_line_of_a_slip_that_is_damaged_costs_no_other(work: Work, line: bytes) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Slip, "drop", lambda slip: None)
+        done = asking(lambda: Result({}, "asked"))
+        loop._step(work, StepJournal(work.database, "tiny"), done, {})
+    (file,) = work.home.unpaid.iterdir()
+    head, *lines = file.read_bytes().split(b"\n")
+    file.write_bytes(b"\n".join([head, line, *lines]))
+    assert settle_left(work.home, work.database) == 1
+    assert spent_by(work) == {"evaluate": 65}
+
+
 def test_nobody_books_what_is_under_way(work: Work) -> None:
     def meanwhile() -> Result:
         assert settle_left(work.home, work.database) == 0

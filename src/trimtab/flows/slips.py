@@ -124,8 +124,8 @@ def _payer(head: bytes) -> Payer | None:
 def _read(path: Path, payer: Payer, file: IO[bytes]) -> Left:
     meter, runs = Meter(), {}
     for line in file:
-        # One may be cut off.
-        with suppress(ValueError):
+        # One may be cut off or damaged.
+        with suppress(ValueError, KeyError, TypeError):
             said = json.loads(line)
             if "run" in said:
                 runs[said["run"]] = float(said["usd_hour"])
