@@ -13,8 +13,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NoReturn
 
 BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
@@ -29,7 +30,8 @@ class Child:
 
     `arguments` follow `python -m`; `fds` are inherited beside the parent's pipe, whose number the
     child finds behind `--parent-fd`. `environment` is set, or unset where None, beside our own;
-    `python` is the interpreter.
+    `python` is the interpreter. What it says goes to the end of the file `words`, else to our own
+    stderr.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Child:
     fds: tuple[int, ...] = ()
     environment: Mapping[str, str | None] = field(default_factory=dict)
     python: str = sys.executable
+    words: Path | None = None
     process: subprocess.Popen[bytes] | None = None
     restarts: int = 0
     _started: float = 0.0
@@ -49,15 +52,17 @@ class Child:
         read_end, write_end = os.pipe()
         self._pipe = write_end
         try:
-            self.process = subprocess.Popen(
-                [self.python, "-m", *self.arguments, "--parent-fd", str(read_end)],
-                pass_fds=(read_end, *self.fds),
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                env=self._environment(),
-                # Ctrl-C in a terminal reaches the whole group: children are stopped in order.
-                start_new_session=True,
-            )
+            with self._hearing() as words:
+                self.process = subprocess.Popen(
+                    [self.python, "-m", *self.arguments, "--parent-fd", str(read_end)],
+                    pass_fds=(read_end, *self.fds),
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    stderr=words,
+                    env=self._environment(),
+                    # Ctrl-C in a terminal reaches the whole group: children are stopped in order.
+                    start_new_session=True,
+                )
         except OSError:
             self._close_pipe()
             raise
@@ -89,6 +94,18 @@ class Child:
             return False
         self.restarts += 1
         return True
+
+    @contextlib.contextmanager
+    def _hearing(self) -> Iterator[int | None]:
+        """A descriptor for what the child says; None where that is our own stderr."""
+        if self.words is None:
+            yield None
+            return
+        descriptor = os.open(self.words, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
+        try:
+            yield descriptor
+        finally:
+            os.close(descriptor)
 
     def _environment(self) -> dict[str, str]:
         found: dict[str, str | None] = {**os.environ, **self.environment}

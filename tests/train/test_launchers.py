@@ -401,6 +401,26 @@ def test_an_interpreter_that_says_nothing_is_no_run(
         train(base, chat, records, settings(Launch("tpu")), tmp_path)
 
 
+def test_an_interpreter_that_lacks_something_says_so_in_one_line(
+    base: Path,
+    chat: ChatFormat,
+    records: Records,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """Not on the terminal, where a bar may be: in the log, and its last line in the error."""
+    python = tmp_path / "python"
+    python.write_text(
+        "#!/bin/sh\necho Traceback >&2\necho \"No module named 'torch'\" >&2\nexit 1\n"
+    )
+    python.chmod(0o755)
+    xla_here(monkeypatch, str(python), "CPU")
+    with pytest.raises(RankLost, match="did not start: No module named 'torch'"):
+        train(base, chat, records, settings(Launch("tpu")), tmp_path / "runs")
+    assert "Traceback" not in capfd.readouterr().err
+
+
 def test_the_process_with_xla_sees_this_release_alone(tmp_path: Path) -> None:
     import trimtab
     from trimtab.train.launchers.tpu import this_release

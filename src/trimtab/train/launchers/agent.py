@@ -23,9 +23,6 @@ def main(run: Path, parent_fd: int) -> int:
     leave_with_parent(parent_fd)
     desk = Desk(run)
     ranks = Job.load(desk.job).settings.launch.ranks
-    desk.log.mkdir(exist_ok=True)
-    words = os.open(desk.log / "agent.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
-    os.dup2(words, 2)
     cores = len(os.sched_getaffinity(0))
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores // ranks)))
     config = LaunchConfig(

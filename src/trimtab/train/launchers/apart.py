@@ -36,6 +36,7 @@ def done_apart(
     desk = Desk(run)
     shutil.rmtree(desk.path, ignore_errors=True)
     job.save(desk.job)
+    desk.log.mkdir(exist_ok=True)
     telling = Telling(desk, scorers)
     child = begun(desk)
     child.start()

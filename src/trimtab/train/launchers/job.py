@@ -205,7 +205,8 @@ class Desk:
                 )
                 return made
             return _lost(f"rank {rank} of {ranks} failed: {error['message']}")
-        return _lost(f"the ranks did not start: {self._last_words()}")
+        words = self._last_words()
+        return RankLost(f"the ranks did not start: {words}", hint=f"more of it: {self.log}")
 
     def _said(self) -> list[tuple[int, dict[str, str]]]:
         """What ranks said of why they stopped."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trimtab.child import Child
 from trimtab.train.launchers.apart import done_apart
-from trimtab.train.launchers.job import Job
+from trimtab.train.launchers.job import Desk, Job
 from trimtab.train.rewards import Scorer
 from trimtab.train.run import RunResult, StepProgress
 
@@ -24,5 +24,9 @@ def launch(
     """Do a run in ranks of this machine: see `done_apart`. Where one fails the others are stopped;
     told to end, they save at once.
     """
-    agent = Child("ranks", ["trimtab.train.launchers.agent", str(run)])
-    return done_apart(job, run, lambda _: agent, GRACE_S, on_step, scorers)
+
+    def begun(desk: Desk) -> Child:
+        agent = ["trimtab.train.launchers.agent", str(run)]
+        return Child("ranks", agent, words=desk.log / "agent.log")
+
+    return done_apart(job, run, begun, GRACE_S, on_step, scorers)

@@ -37,6 +37,9 @@ def launch(
             ["trimtab.train.launchers.xla", str(run)],
             environment={"PYTHONPATH": str(this_release(desk)), PLATFORM: platform()},
             python=interpreter() or sys.executable,
+            # From its first word on: an environment that lacks something says so before any code
+            # of ours is there.
+            words=desk.log / "xla.log",
         )
 
     return done_apart(job, run, begun, GRACE_S, on_step, scorers, alone=True)

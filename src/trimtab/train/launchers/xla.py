@@ -5,7 +5,6 @@ transformers' trainer finds the device itself, and ends each step there; what it
 to the host first, so that a checkpoint has the layout of any other.
 """
 
-import os
 import sys
 from dataclasses import replace
 from importlib import metadata
@@ -86,9 +85,6 @@ def _mixed(trainer: SealedTrainer) -> None:
 def main(run: Path, parent_fd: int) -> int:
     leave_with_parent(parent_fd)
     desk = Desk(run)
-    desk.log.mkdir(exist_ok=True)
-    words = os.open(desk.log / "xla.log", os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o600)
-    os.dup2(words, 2)
     try:
         work(run)
     except Exception as error:
