@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.train.chart import HEIGHT, MOST, WIDTH, nice_ticks, thinned
+from trimtab.train.chart import HEIGHT, MOST, WIDTH, Line, chart, nice_ticks, number, thinned
 from trimtab.train.curve import Point, smoothed, to_json, to_svg
 
 LOSSES = st.lists(st.floats(0.001, 50), min_size=1, max_size=60)
@@ -48,6 +48,18 @@ def test_a_long_run_is_thinned_to_what_can_be_seen() -> None:
         kept = thinned(pairs)
         assert len(kept) <= MOST
         assert kept[-1] == pairs[-1]
+
+
+def test_large_numbers_are_told_whole() -> None:
+    drawn = chart("Tokens a second", [Line([1, 2], [9170.4, 5129.9])], number(5129.9))
+    assert ">5,130<" in drawn
+    assert ">10,000<" in drawn
+    assert "e+" not in drawn
+    assert [number(value) for value in (0.000125, 0.15123, -1234.5)] == [
+        "0.000125",
+        "0.151",
+        "-1,234",
+    ]
 
 
 def test_what_is_held_out_is_drawn_beside_it() -> None:

@@ -71,6 +71,11 @@ def chart(title: str, lines: Sequence[Line], last: str) -> str:
     return "\n".join(parts) + "\n"
 
 
+def number(value: float, digits: int = 3) -> str:
+    """In so many digits; a large one whole, and never with an exponent."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.{digits}g}"
+
+
 def thinned(pairs: list[tuple[int, float]]) -> list[tuple[int, float]]:
     """No more points than can be told apart, the last one among them."""
     stride = -(-len(pairs) // MOST)
@@ -107,7 +112,8 @@ def _rule(frame: Frame, value: float) -> str:
     y = frame.y(value)
     return (
         f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-        f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{value:g}</text>'
+        f'<text class="tick" x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">'
+        f"{number(value, 6)}</text>"
     )
 
 
@@ -122,9 +128,10 @@ STYLE = """<style>
 .raw { fill: none; stroke: #0f766e; stroke-opacity: .28 }
 .line { fill: none; stroke: #0f766e; stroke-width: 2.2; stroke-linejoin: round }
 .dot { fill: #0f766e } .last { fill: #0f766e; font: 600 12px system-ui, sans-serif }
+.last { stroke: #ffffff; stroke-width: 4px; stroke-linejoin: round; paint-order: stroke }
 .held { fill: #c2410c; stroke: #ffffff; stroke-width: 1.5 }
 @media (prefers-color-scheme: dark) {
 .back { fill: #111827 } .title { fill: #f3f4f6 } .tick { fill: #9ca3af } .rule { stroke: #1f2937 }
-.raw, .line { stroke: #2dd4bf } .dot, .last { fill: #2dd4bf }
+.raw, .line { stroke: #2dd4bf } .dot, .last { fill: #2dd4bf } .last { stroke: #111827 }
 .held { fill: #fb923c; stroke: #111827 } }
 </style>"""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.page import template
-from trimtab.train.chart import Line, chart
+from trimtab.train.chart import Line, chart, number
 from trimtab.train.curve import smoothed
 from trimtab.train.run import StepProgress, replace_file
 from trimtab.train.samples import Asked
@@ -155,7 +155,7 @@ def _charts(log: Log, watched: Sequence[str]) -> Sequence[str]:
     for name in others:
         at, values = _series(log, name)
         if values:
-            drawn.append(chart(_TITLES.get(name, name), [Line(at, values)], f"{values[-1]:.3g}"))
+            drawn.append(chart(_TITLES.get(name, name), [Line(at, values)], number(values[-1])))
     return drawn
 
 
