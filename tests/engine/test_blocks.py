@@ -7,16 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from trimtab.engine.blocks import BLOCK, Blocks, chain
+from trimtab.engine.blocks import BLOCK, Blocks, Content, Part, chain, follow, root
 
 COUNT = 6
 
 
 def test_a_chain_names_full_blocks_only() -> None:
     tokens = list(range(2 * BLOCK + 5))
-    names = chain("v", tokens)
+    names = chain(root("v"), tokens)
     assert len(names) == 2
-    assert chain("v", tokens[BLOCK : 2 * BLOCK], before=names[0]) == names[1:]
+    assert chain(names[0], tokens[BLOCK : 2 * BLOCK]) == names[1:]
 
 
 @given(
@@ -26,10 +26,23 @@ def test_a_chain_names_full_blocks_only() -> None:
 def test_names_are_equal_exactly_where_everything_before_is(
     one: list[int], other: list[int]
 ) -> None:
-    for at, (a, b) in enumerate(zip(chain("v", one), chain("v", other), strict=False)):
+    for at, (a, b) in enumerate(zip(named("v", one), named("v", other), strict=False)):
         end = (at + 1) * BLOCK
         assert (a == b) == (one[:end] == other[:end])
-    assert not set(chain("v", one)) & set(chain("w", one))
+    assert not set(named("v", one)) & set(named("w", one))
+
+
+def named(version: str, tokens: Sequence[int]) -> list[bytes]:
+    return chain(root(version), tokens)
+
+
+def content(version: str, *tokens: int) -> Content:
+    """Of a first block of its own."""
+    return Content(version, root(version), tokens)
+
+
+def label(of: Content) -> bytes:
+    return follow(of.before, of.tokens)
 
 
 class Bookkeeping(RuleBasedStateMachine):
@@ -39,8 +52,7 @@ class Bookkeeping(RuleBasedStateMachine):
         super().__init__()
         self.blocks = Blocks(COUNT)
         self.held: list[list[int]] = []
-        self.content: dict[int, bytes] = {}
-        self.owner: dict[bytes, str] = {}
+        self.content: dict[int, Content] = {}
 
     @precondition(lambda self: self.blocks.available)
     @rule()
@@ -51,24 +63,50 @@ class Bookkeeping(RuleBasedStateMachine):
         self.held.append([block])
 
     @precondition(lambda self: self.held)
-    @rule(which=st.integers(0, 9), name=st.integers(0, 3), version=st.sampled_from("vw"))
-    def name(self, which: int, name: int, version: str) -> None:
+    @rule(
+        which=st.integers(0, 9),
+        more=st.lists(st.integers(0, 2), min_size=1, max_size=3).map(tuple),
+        version=st.sampled_from("vw"),
+    )
+    def name(self, which: int, more: tuple[int, ...], version: str) -> None:
+        """One that has a name already has become fuller."""
         [block, *_] = self.held[which % len(self.held)]
-        label = f"{version}{name}".encode()
-        if block not in self.content:
-            self.blocks.name(block, label, version)
-            self.content[block] = label
-            self.owner[label] = version
+        before = self.content.get(block, content(version))
+        told = before._replace(tokens=before.tokens + more)
+        self.blocks.name(block, told)
+        self.content[block] = told
 
-    @rule(name=st.integers(0, 3), version=st.sampled_from("vw"))
-    def find(self, name: int, version: str) -> None:
-        label = f"{version}{name}".encode()
-        known = self.blocks.known([label])
-        found = self.blocks.find([label])
+    @rule(tokens=st.lists(st.integers(0, 2), max_size=3).map(tuple), version=st.sampled_from("vw"))
+    def find(self, tokens: tuple[int, ...], version: str) -> None:
+        asked = [label(content(version, *tokens))]
+        known = self.blocks.known(asked)
+        found = self.blocks.find(asked)
         assert len(found) == known
         for block in found:
-            assert self.content[block] == label
+            assert self.content[block] == content(version, *tokens)
             self.held.append([block])
+
+    @rule(tokens=st.lists(st.integers(0, 2), max_size=5).map(tuple), version=st.sampled_from("vw"))
+    def nearest(self, tokens: tuple[int, ...], version: str) -> None:
+        """Beside every block that can be found: none begins with more of the tokens."""
+        part = self.blocks.nearest(root(version), tokens)
+        if part is not None:
+            own = self.content[part.block]
+            assert part.count > 0
+            assert own.version == version
+            assert own.tokens[: part.count] == tokens[: part.count]
+            self.blocks.used(part.block)
+        for own in self.content.values():
+            if own.version == version and self.blocks.known([label(own)]):
+                most = next(
+                    (
+                        at
+                        for at, pair in enumerate(zip(own.tokens, tokens, strict=False))
+                        if pair[0] != pair[1]
+                    ),
+                    min(len(own.tokens), len(tokens)),
+                )
+                assert most <= (part.count if part is not None else 0)
 
     @precondition(lambda self: self.held)
     @rule(which=st.integers(0, 9))
@@ -78,9 +116,9 @@ class Bookkeeping(RuleBasedStateMachine):
     @rule(version=st.sampled_from("vw"))
     def forget(self, version: str) -> None:
         self.blocks.forget(version)
-        assert not any(
-            self.blocks.known([label]) for label, of in self.owner.items() if of == version
-        )
+        own = [label(of) for of in self.content.values() if of.version == version]
+        assert not any(self.blocks.known([each]) for each in own)
+        assert self.blocks.nearest(root(version), (0,)) is None
 
     @invariant()
     def every_block_is_held_or_available(self) -> None:
@@ -92,15 +130,29 @@ TestBookkeeping = Bookkeeping.TestCase
 
 
 def test_the_longest_unread_goes_first() -> None:
-    blocks = Blocks(3)
-    names = [b"a", b"b", b"c"]
-    for name in names:
+    """What was copied from was read as well."""
+    blocks = Blocks(4)
+    known = [content("v", first, 9) for first in range(4)]
+    for each in known:
         block = blocks.take()
-        blocks.name(block, name, "v")
+        blocks.name(block, each)
         blocks.give_back([block])
-    blocks.give_back(blocks.find([b"a"]))
+    blocks.give_back(blocks.find([label(known[0])]))
+    part = blocks.nearest(root("v"), (1, 7))
+    assert part == Part(1, 1)
+    blocks.used(part.block)
     blocks.take()
-    assert [blocks.known([name]) for name in names] == [1, 0, 1]
+    blocks.take()
+    assert [blocks.known([label(each)]) for each in known] == [1, 1, 0, 0]
+
+
+def test_what_fills_up_is_found_by_what_it_holds_now() -> None:
+    blocks = Blocks(2)
+    block = blocks.take()
+    for count in (2, 5):
+        blocks.name(block, content("v", *range(count)))
+        assert blocks.nearest(root("v"), tuple(range(9))) == Part(block, count)
+    assert not blocks.known([label(content("v", 0, 1))])
 
 
 @pytest.mark.parametrize("names", [(), (b"x",), (b"x", b"y")])

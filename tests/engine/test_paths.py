@@ -25,9 +25,7 @@ from tests.engine.paths import (
 )
 from tests.engine.reference import Reference, Said
 from tests.tiny import build_adapter
-from trimtab.engine.blocks import BLOCK
 from trimtab.engine.jobs import GenerateJob, ScoreJob
-from trimtab.engine.static import StaticPath
 from trimtab.errors import EngineOverloaded
 from trimtab.inference import Completion, GenerateRequest, Sampling, ScoreRequest, VersionFiles
 from trimtab.text.tokenizer import Tokenizer
@@ -83,9 +81,7 @@ def test_the_adapters_of_these_tests_change_the_answer(path: AnyPath) -> None:
 
 def test_a_shared_prefix_is_computed_once_and_counted(path: AnyPath) -> None:
     together = ask(path, "base", prompts([4, 9, 3], shared=40, seed=77), Sampling(max_tokens=2))
-    # One computed it; whole blocks of it are shared where there are blocks.
-    shared = 40 if isinstance(path, StaticPath) else 40 // BLOCK * BLOCK
-    assert [answer.usage.cached for answer in together] == [0, shared, shared]
+    assert [answer.usage.cached for answer in together] == [0, 40, 40]
     assert [answer.usage.prompt for answer in together] == [44, 49, 43]
 
 

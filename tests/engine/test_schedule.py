@@ -195,7 +195,7 @@ def test_what_comes_under_a_name_reads_nothing_of_what_had_it(
 def test_what_many_completions_follow_is_read_once(
     path: ContinuousPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All but the part of its last block, which each completion goes on with."""
+    """All but its last token, whose logits each completion asks for."""
     path._schedule = Schedule(Blocks(80), PROMPT_TOKENS)
     [prompt], ends = prompts([70], seed=41), prompts([6] * 12, seed=42)
     forward, read = path.model.forward, 0
@@ -210,8 +210,7 @@ def test_what_many_completions_follow_is_read_once(
     path.add(job)
     while path.busy:
         path.step()
-    shared = len(prompt) // BLOCK * BLOCK
-    assert read == shared + sum(len(prompt) - shared + len(end) - 1 for end in ends)
+    assert read == len(prompt) - 1 + sum(map(len, ends))
     assert len(scores(job)) == len(ends)
 
 

@@ -217,3 +217,40 @@ def test_who_waits_is_counted_by_the_job_for_those_that_go_behind(
         for sequence in sequences(ScoreJob(asked, Kept())):
             schedule.add(sequence)
     assert [schedule.waiting(rank) for rank in range(3)] == [1, 2, 3]
+
+
+def alike(
+    files: VersionFiles, tokenizer: Tokenizer, shared: int, number: int, priority: Priority
+) -> Generation:
+    """Of 40 tokens; those of other numbers have the first ones in common with it."""
+    own = 100 * (1 + number)
+    row = (*range(3, 3 + shared), *range(own, own + 40 - shared))
+    request = GenerateRequest("base", row, Sampling(max_tokens=2), str(number), priority)
+    return Generation(GenerateJob(request, Kept()), files, tokenizer)
+
+
+@pytest.mark.parametrize(("shared", "cached"), [(10, 10), (26, 26), (16 + 2, 16 + 2), (2, 0)])
+def test_one_waits_for_the_part_of_a_block_that_another_is_reading(
+    files: VersionFiles, tokenizer: Tokenizer, shared: int, cached: int
+) -> None:
+    """Where it is worth a step; whole blocks always are, and bring the part behind them."""
+    schedule = Schedule(Blocks(2 * BLOCKS), 256)
+    pair = [alike(files, tokenizer, shared, number, "interactive") for number in range(2)]
+    for sequence in pair:
+        schedule.add(sequence)
+    finish(schedule)
+    assert [sequence.answer.cached for sequence in pair] == [0, cached]
+
+
+def test_nobody_waits_for_what_one_of_a_lower_priority_is_reading(
+    files: VersionFiles, tokenizer: Tokenizer
+) -> None:
+    """It may not get its turn for long."""
+    schedule = Schedule(Blocks(2 * BLOCKS), BLOCK)
+    shadow = alike(files, tokenizer, 30, 0, "shadow")
+    schedule.add(shadow)
+    step(schedule)
+    urgent = alike(files, tokenizer, 30, 1, "interactive")
+    schedule.add(urgent)
+    [share] = schedule.next()
+    assert share.sequence is urgent

@@ -1,18 +1,36 @@
 """The places of the key-value cache, in blocks, and which of them hold a known prefix.
 
-A full block is named by a hash over the version, the blocks before it and its own tokens. So a
-prompt that begins as an earlier one did finds the blocks of their common beginning, and no version
-finds those of another. Blocks that nobody reads stay until their place is needed, the longest
-unread first. Pure bookkeeping: knows nothing of tensors.
+A block is named by a hash over the version, the blocks before it and its own tokens. So a prompt
+that begins as an earlier one did finds the blocks of their common beginning, and no version finds
+those of another. Where it goes its own way inside a block, it finds the one that begins with most
+of its tokens, to copy that part. Blocks that nobody reads stay until their place is needed, the
+longest unread first. Pure bookkeeping: knows nothing of tensors.
 """
 
+import bisect
 import hashlib
 from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 BLOCK = 16
 """Tokens in a block."""
+
+
+class Content(NamedTuple):
+    """What a block holds: some tokens, at most BLOCK, behind the block that is named `before`."""
+
+    version: str
+    before: bytes
+    tokens: tuple[int, ...]
+
+
+class Part(NamedTuple):
+    """The first `count` tokens of a block."""
+
+    block: int
+    count: int
 
 
 class Blocks:
@@ -22,9 +40,10 @@ class Blocks:
         self.count = count
         self._free = list(range(count - 1, -1, -1))
         self._readers = [0] * count
-        self._names: dict[int, bytes] = {}
-        self._versions: dict[int, str] = {}
+        self._contents: dict[int, Content] = {}
         self._named: dict[bytes, int] = {}
+        self._after: dict[bytes, list[tuple[tuple[int, ...], int]]] = {}
+        """The blocks behind the one of that name, in the order of their tokens."""
         self._idle: OrderedDict[int, None] = OrderedDict()
 
     @property
@@ -47,7 +66,7 @@ class Blocks:
             self._readers[block] -= 1
             if self._readers[block]:
                 continue
-            if block in self._names:
+            if block in self._contents:
                 self._idle[block] = None
             else:
                 self._free.append(block)
@@ -68,32 +87,73 @@ class Blocks:
         unknown = (at for at, name in enumerate(names) if name not in self._named)
         return next(unknown, len(names))
 
-    def name(self, block: int, name: bytes, version: str) -> None:
-        """Let a full block be found; where another holds the same already, that one stays it."""
+    def nearest(self, before: bytes, tokens: tuple[int, ...]) -> Part | None:
+        """The part of a block behind `before` that has most of the first `tokens`; None where no
+        block begins with one of them.
+        """
+        others = self._after.get(before, [])
+        # In order, what has most in common with a row is beside its place.
+        at = bisect.bisect_left(others, (tokens, -1))
+        beside = [
+            Part(block, common(tokens, own)) for own, block in others[max(0, at - 1) : at + 1]
+        ]
+        best = max(beside, key=lambda part: part.count, default=None)
+        return best if best is not None and best.count else None
+
+    def used(self, block: int) -> None:
+        """It was read, if only to be copied from."""
+        if block in self._idle:
+            self._idle.move_to_end(block)
+
+    def name(self, block: int, content: Content) -> None:
+        """Let a block be found by what it holds by now; where another holds the same already, that
+        one stays it. As a block fills up it is named again.
+        """
+        if block in self._contents:
+            self._forget(block)
+        name = follow(content.before, content.tokens)
         if name not in self._named:
             self._named[name] = block
-            self._names[block] = name
-            self._versions[block] = version
+            self._contents[block] = content
+            bisect.insort(self._after.setdefault(content.before, []), (content.tokens, block))
 
     def forget(self, version: str) -> None:
         """No block of a version is found any more."""
-        for block in [block for block, of in self._versions.items() if of == version]:
+        for block in [block for block, of in self._contents.items() if of.version == version]:
             self._forget(block)
 
     def _forget(self, block: int) -> None:
-        del self._named[self._names.pop(block)]
-        del self._versions[block]
+        _, before, tokens = self._contents.pop(block)
+        del self._named[follow(before, tokens)]
+        others = self._after[before]
+        del others[bisect.bisect_left(others, (tokens, block))]
+        if not others:
+            del self._after[before]
         if block in self._idle:
             del self._idle[block]
             self._free.append(block)
 
 
-def chain(version: str, tokens: Sequence[int], before: bytes = b"") -> list[bytes]:
-    """The name of every full block of `tokens`; `before` is the name of the block they follow."""
+def common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two rows begin with alike."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def root(version: str) -> bytes:
+    """What the first block of a version's chains follows."""
+    return hashlib.blake2b(version.encode(), digest_size=16).digest()
+
+
+def follow(before: bytes, tokens: Sequence[int]) -> bytes:
+    """The name of a block that holds `tokens` behind the one named `before`."""
+    return hashlib.blake2b(before + array("q", tokens).tobytes(), digest_size=16).digest()
+
+
+def chain(before: bytes, tokens: Sequence[int]) -> list[bytes]:
+    """The name of every full block of `tokens`, which follow a block or a `root`."""
     names = []
-    name = before or hashlib.blake2b(version.encode(), digest_size=16).digest()
     for start in range(0, len(tokens) - BLOCK + 1, BLOCK):
-        own = array("q", tokens[start : start + BLOCK]).tobytes()
-        name = hashlib.blake2b(name + own, digest_size=16).digest()
-        names.append(name)
+        before = follow(before, tokens[start : start + BLOCK])
+        names.append(before)
     return names

@@ -35,6 +35,11 @@ class Cache:
         self.keys[layer].permute(0, 3, 1, 2)[block, at] = keys
         self.values[layer].permute(0, 2, 1, 3)[block, at] = values
 
+    def copy(self, source: int, target: int, count: int) -> None:
+        """The first `count` tokens of a block into another, in every layer."""
+        self.keys[:, target, :, :, :count] = self.keys[:, source, :, :, :count]
+        self.values[:, target, :, :count] = self.values[:, source, :, :count]
+
     def gather(
         self, layer: int, tables: torch.Tensor, length: int
     ) -> tuple[torch.Tensor, torch.Tensor]:

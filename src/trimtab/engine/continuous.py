@@ -165,9 +165,10 @@ class ContinuousPath:
 
     def _step(self) -> None:
         self._schedule.leave(self._is_unwanted)
-        shares = self._with_adapters(
-            self._schedule.next(self._beside_streams(), self.pace.prompt_s)
-        )
+        planned = self._schedule.next(self._beside_streams(), self.pace.prompt_s)
+        for copy in self._schedule.copies:
+            self._cache.copy(*copy)
+        shares = self._with_adapters(planned)
         apart = [share for share in shares if share[0].sequence.apart]
         mixed = [share for share in shares if not share[0].sequence.apart]
         for each in (mixed, *([share] for share in apart)):

@@ -12,10 +12,23 @@ import math
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from trimtab.engine.blocks import BLOCK, Blocks
+from trimtab.engine.blocks import BLOCK, Blocks, common
 from trimtab.engine.jobs import PRIORITIES
 from trimtab.engine.room import RUNNING
 from trimtab.engine.sequence import Sequence
+
+WORTH_WAITING = BLOCK // 4
+"""Tokens of another's prompt, of a block's part, that one waits for: a step of its own costs about
+as much as to read so many.
+"""
+
+
+class Copy(NamedTuple):
+    """The first `count` tokens of a block, to be copied into another."""
+
+    source: int
+    target: int
+    count: int
 
 
 class Share(NamedTuple):
@@ -37,7 +50,13 @@ class Schedule:
         self._order = itertools.count()
         self._waiting: list[tuple[int, int, Sequence]] = []
         self._running: list[tuple[int, int, Sequence]] = []
-        self._promised: set[bytes] = set()
+        self._promised: dict[bytes, int] = {}
+        """Names of blocks that are being computed, each with the highest priority of those that
+        compute it.
+        """
+        self._coming: dict[bytes, list[tuple[int, tuple[int, ...]]]] = {}
+        """By what it follows, the block that a prompt is at: its priority and tokens."""
+        self.copies: list[Copy] = []
 
     def add(self, sequence: Sequence) -> None:
         priority = PRIORITIES.index(sequence.job.request.priority)
@@ -52,10 +71,11 @@ class Schedule:
         return len({id(sequence.job) for of, _, sequence in self._waiting if of <= rank})
 
     def next(self, beside_streams: float = math.inf, token_s: float = 0.0) -> list[Share]:
-        """The shares of the next step; it must be computed, then told to `computed`. Where answers
-        have begun, it reads no more of prompts than `beside_streams` tokens. To read one takes some
-        `token_s` seconds.
+        """The shares of the next step; first all `copies` must be made, in their order, then it
+        must be computed and told to `computed`. Where answers have begun, it reads no more of
+        prompts than `beside_streams` tokens. To read one takes some `token_s` seconds.
         """
+        self.copies = []
         self._admit()
         shares: list[Share] = []
         budget = self._prompt_tokens
@@ -79,8 +99,10 @@ class Schedule:
             sequence.held += count
             full = min(sequence.held // BLOCK, len(sequence.names))
             for at in range(sequence.named, full):
-                self.blocks.name(sequence.blocks[at], sequence.names[at], sequence.version)
+                self.blocks.name(sequence.blocks[at], sequence.content(at))
             sequence.named = max(sequence.named, full)
+            if count > 1:
+                self._name_rest(sequence)
         self._promise()
 
     def leave(self, gone: Callable[[Sequence], bool]) -> None:
@@ -115,7 +137,7 @@ class Schedule:
         for entry in self._waiting:
             priority, _, sequence = entry
             full = full or (self._has_all() and self._running[-1][0] <= priority)
-            if full or self._is_promised(sequence):
+            if full or self._is_promised(entry):
                 still.append(entry)
                 continue
             found = self.blocks.find(sequence.names[: sequence.shareable])
@@ -128,9 +150,9 @@ class Schedule:
                 full = True
                 still.append(entry)
                 continue
-            sequence.found(found)
+            self._begin(sequence, found)
             bisect.insort(self._running, entry)
-            self._promised.update(sequence.names[len(found) : sequence.shareable])
+            self._promise_of(entry)
         # Those that made room stand behind one that came later, until they are in order again.
         self._waiting = sorted(still)
 
@@ -144,6 +166,19 @@ class Schedule:
             return True
         return not self._has_all() and blocks + self._owed() <= self.blocks.available
 
+    def _begin(self, sequence: Sequence, found: list[int]) -> None:
+        """Behind the blocks that were found, and what another has of the next one. A copy may be
+        made even if its source is taken in the same step: nothing is computed before all are made.
+        """
+        held = len(found) * BLOCK
+        part = self.blocks.nearest(sequence.before(len(found)), sequence.part(len(found)))
+        if part is not None and self.blocks.available:
+            self.blocks.used(part.block)
+            found.append(self.blocks.take())
+            self.copies.append(Copy(part.block, found[-1], part.count))
+            held += part.count
+        sequence.found(found, held)
+
     def _owed(self) -> int:
         """Blocks that those that run will take for what they are to read."""
         return sum(
@@ -151,16 +186,34 @@ class Schedule:
             for _, _, sequence in self._running
         )
 
-    def _is_promised(self, sequence: Sequence) -> bool:
-        known = self.blocks.known(sequence.names[: sequence.shareable])
-        return known < sequence.shareable and sequence.names[known] in self._promised
+    def _is_promised(self, entry: tuple[int, int, Sequence]) -> bool:
+        """Whether one of its priority, or of a higher one, is computing what it begins with."""
+        priority, _, sequence = entry
+        at = self.blocks.known(sequence.names[: sequence.shareable])
+        if at < sequence.shareable:
+            promised = self._promised.get(sequence.names[at])
+            if promised is not None and promised <= priority:
+                return True
+        before, part = sequence.before(at), sequence.part(at)
+        there = self.blocks.nearest(before, part)
+        coming = (
+            common(part, tokens) for of, tokens in self._coming.get(before, ()) if of <= priority
+        )
+        return max(coming, default=0) >= WORTH_WAITING + (0 if there is None else there.count)
 
     def _promise(self) -> None:
-        self._promised = {
-            name
-            for _, _, sequence in self._running
-            for name in sequence.names[sequence.named : sequence.shareable]
-        }
+        self._promised, self._coming = {}, {}
+        for entry in self._running:
+            self._promise_of(entry)
+
+    def _promise_of(self, entry: tuple[int, int, Sequence]) -> None:
+        priority, _, sequence = entry
+        for name in sequence.names[sequence.named : sequence.shareable]:
+            self._promised[name] = min(priority, self._promised.get(name, priority))
+        if sequence.left > 1 and not sequence.apart:
+            at = sequence.named
+            own = tuple(sequence.tokens[at * BLOCK : (at + 1) * BLOCK])
+            self._coming.setdefault(sequence.before(at), []).append((priority, own))
 
     def _make_room(self, entry: tuple[int, int, Sequence], count: int) -> bool:
         """Blocks for the next `count` tokens; whether the sequence has them."""
@@ -179,6 +232,13 @@ class Schedule:
         self._release(entry[2])
         bisect.insort(self._waiting, entry)
 
+    def _name_rest(self, sequence: Sequence) -> None:
+        """What was computed of a block that is not full yet; see `Generation` of those apart."""
+        at, rest = divmod(sequence.held, BLOCK)
+        if rest and not sequence.apart:
+            self.blocks.name(sequence.blocks[at], sequence.content(at))
+
     def _release(self, sequence: Sequence) -> None:
+        self._name_rest(sequence)
         self.blocks.give_back(sequence.blocks)
         sequence.blocks, sequence.held, sequence.named = [], 0, 0

@@ -3,7 +3,7 @@
 from collections.abc import Sequence as Row
 
 from trimtab.engine.answer import Answer
-from trimtab.engine.blocks import BLOCK, chain
+from trimtab.engine.blocks import BLOCK, Content, chain, root
 from trimtab.engine.drawn import Drawn
 from trimtab.engine.jobs import GenerateJob, Job, ScoreJob
 from trimtab.engine.sampling import Sampler
@@ -26,19 +26,38 @@ class Sequence:
         self.finished = False
         self.begun = False
         """Whether it ever had its turn."""
-        self.names = chain(self.version, self.tokens)
+        self._root = root(self.version)
+        self.names = chain(self._root, self.tokens)
         """Of the full blocks of `tokens`."""
         self.named = 0
-        """Blocks that can be found by their names."""
+        """Full blocks that can be found by their names."""
 
     @property
     def version(self) -> str:
         return self.job.request.version
 
     @property
-    def shareable(self) -> int:
-        """Blocks at the beginning that have names, and whose logits nobody asks for."""
+    def unasked(self) -> int:
+        """Tokens at the beginning whose logits nobody asks for."""
         raise NotImplementedError
+
+    @property
+    def shareable(self) -> int:
+        """Full blocks of these that have names."""
+        return min(self.unasked // BLOCK, len(self.names))
+
+    def before(self, at: int) -> bytes:
+        """What a block of its own follows."""
+        return self.names[at - 1] if at else self._root
+
+    def part(self, at: int) -> tuple[int, ...]:
+        """The tokens of a block that may be copied from another's."""
+        return tuple(self.tokens[at * BLOCK : min((at + 1) * BLOCK, self.unasked)])
+
+    def content(self, at: int) -> Content:
+        """What a block of its own holds by now."""
+        own = tuple(self.tokens[at * BLOCK : min((at + 1) * BLOCK, self.held)])
+        return Content(self.version, self.before(at), own)
 
     @property
     def streaming(self) -> bool:
@@ -57,15 +76,14 @@ class Sequence:
     def append(self, token: int) -> None:
         self.tokens.append(token)
         if len(self.tokens) % BLOCK == 0:
-            before = self.names[-1] if self.names else b""
-            self.names += chain(self.version, self.tokens[-BLOCK:], before)
+            self.names += chain(self.before(len(self.names)), self.tokens[-BLOCK:])
 
-    def found(self, blocks: list[int]) -> None:
+    def found(self, blocks: list[int], held: int) -> None:
         """Begin behind what the cache holds already."""
         self.begun = True
         self.blocks = blocks
-        self.held = len(blocks) * BLOCK
-        self.named = len(blocks)
+        self.held = held
+        self.named = held // BLOCK
 
     def wanted(self, count: int) -> int:
         """How many of the last of the next `count` tokens have logits that are asked for."""
@@ -84,7 +102,7 @@ class Generation(Sequence):
     A deterministic one is computed apart, in pieces that its own prompt decides: a block of the
     prompt, what is left of it, a token of the answer. So every product is of the same shape in
     whatever company. What it finds in the cache was computed like that too, hence the names of
-    its own; its answer, computed by the token, gets none.
+    its own; its answer, computed by the token, gets none. It begins with whole blocks alone.
     """
 
     def __init__(self, job: GenerateJob, files: VersionFiles, tokenizer: Tokenizer) -> None:
@@ -92,11 +110,12 @@ class Generation(Sequence):
         self.sampler = Sampler(job.request, job.grammar)
         self.apart = job.request.sampling.deterministic
         if self.apart:
-            self.names = chain(f"{self.version} deterministic", self.tokens)
+            self._root = root(f"{self.version} deterministic")
+            self.names = chain(self._root, self.tokens)
         self.answer = Answer(job.request, tokenizer, files.stop_tokens)
 
-    def found(self, blocks: list[int]) -> None:
-        super().found(blocks)
+    def found(self, blocks: list[int], held: int) -> None:
+        super().found(blocks, held)
         # One that was put off and comes back computes less, but was answered for already.
         if not self.answer.tokens:
             self.answer.cached = self.held
@@ -106,8 +125,11 @@ class Generation(Sequence):
         return bool(self.answer.tokens)
 
     @property
-    def shareable(self) -> int:
-        return min((len(self.tokens) - 1) // BLOCK, len(self.names))
+    def unasked(self) -> int:
+        return len(self.tokens) - 1
+
+    def part(self, at: int) -> tuple[int, ...]:
+        return () if self.apart else super().part(at)
 
     def portion(self, budget: int) -> int:
         if not self.apart:
@@ -165,13 +187,13 @@ class Scoring(Sequence):
         self._scores = scores
         self._logprobs: list[float] = []
 
-    def found(self, blocks: list[int]) -> None:
-        super().found(blocks)
+    def found(self, blocks: list[int], held: int) -> None:
+        super().found(blocks, held)
         self._logprobs = []
 
     @property
-    def shareable(self) -> int:
-        return (len(self.job.request.prompt) - 1) // BLOCK
+    def unasked(self) -> int:
+        return len(self.job.request.prompt) - 1
 
     def wanted(self, count: int) -> int:
         beginning = len(self.job.request.prompt) - 1
