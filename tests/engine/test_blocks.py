@@ -92,9 +92,9 @@ class Bookkeeping(RuleBasedStateMachine):
         part = self.blocks.nearest(root(version), tokens)
         if part is not None:
             own = self.content[part.block]
-            assert part.count > 0
+            assert part.tokens > 0
             assert own.version == version
-            assert own.tokens[: part.count] == tokens[: part.count]
+            assert own.tokens[: part.tokens] == tokens[: part.tokens]
             self.blocks.used(part.block)
         for own in self.content.values():
             if own.version == version and self.blocks.known([label(own)]):
@@ -106,7 +106,7 @@ class Bookkeeping(RuleBasedStateMachine):
                     ),
                     min(len(own.tokens), len(tokens)),
                 )
-                assert most <= (part.count if part is not None else 0)
+                assert most <= (part.tokens if part is not None else 0)
 
     @precondition(lambda self: self.held)
     @rule(which=st.integers(0, 9))

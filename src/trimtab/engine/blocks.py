@@ -27,10 +27,10 @@ class Content(NamedTuple):
 
 
 class Part(NamedTuple):
-    """The first `count` tokens of a block."""
+    """The first `tokens` tokens of a block, a number."""
 
     block: int
-    count: int
+    tokens: int
 
 
 class Blocks:
@@ -97,8 +97,8 @@ class Blocks:
         beside = [
             Part(block, common(tokens, own)) for own, block in others[max(0, at - 1) : at + 1]
         ]
-        best = max(beside, key=lambda part: part.count, default=None)
-        return best if best is not None and best.count else None
+        best = max(beside, key=lambda part: part.tokens, default=None)
+        return best if best is not None and best.tokens else None
 
     def used(self, block: int) -> None:
         """It was read, if only to be copied from."""

@@ -24,11 +24,11 @@ as much as to read so many.
 
 
 class Copy(NamedTuple):
-    """The first `count` tokens of a block, to be copied into another."""
+    """The first `tokens` tokens of a block, a number, to be copied into another."""
 
     source: int
     target: int
-    count: int
+    tokens: int
 
 
 class Share(NamedTuple):
@@ -175,8 +175,8 @@ class Schedule:
         if part is not None and self.blocks.available:
             self.blocks.used(part.block)
             found.append(self.blocks.take())
-            self.copies.append(Copy(part.block, found[-1], part.count))
-            held += part.count
+            self.copies.append(Copy(part.block, found[-1], part.tokens))
+            held += part.tokens
         sequence.found(found, held)
 
     def _owed(self) -> int:
@@ -199,7 +199,7 @@ class Schedule:
         coming = (
             common(part, tokens) for of, tokens in self._coming.get(before, ()) if of <= priority
         )
-        return max(coming, default=0) >= WORTH_WAITING + (0 if there is None else there.count)
+        return max(coming, default=0) >= WORTH_WAITING + (0 if there is None else there.tokens)
 
     def _promise(self) -> None:
         self._promised, self._coming = {}, {}
