@@ -166,8 +166,8 @@ def test_a_window_that_no_row_leaves_is_none() -> None:
             torch.nn.init.normal_(parameter, std=0.1)
     assert walkable(model)
     same(model, tokens, labels, mask)
-    # Answers of its own may be longer than a record.
-    for other in ({"max_length": tokens.shape[1] + 1}, {"objective": "grpo"}):
+    # Answers of its own may be longer than a record, and so may one behind another's prompt.
+    for other in ({"max_length": tokens.shape[1] + 1}, {"objective": "grpo"}, {"objective": "kto"}):
         wide = based(MistralConfig, sliding_window=tokens.shape[1])
         assert not walkable(adapt(wide, Path(), replace(settings, **other)).model)
 

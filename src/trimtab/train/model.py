@@ -73,8 +73,11 @@ def adapt(loaded: PreTrainedModel, base: Path, settings: TrainSettings) -> Attac
     that it is of.
     """
     method = method_of(settings.method)
-    if not objective_of(settings.objective).rollouts:
-        setattr(loaded, LONGEST, settings.max_length)
+    objective = objective_of(settings.objective)
+    if not objective.rollouts:
+        # KTO's KL is estimated on answers behind the prompts of others: each within the length.
+        records = 2 if objective.needs == "judgement" else 1
+        setattr(loaded, LONGEST, records * settings.max_length)
     model: Trained = loaded
     bottlenecks = None
     if method.name == "bottleneck":
