@@ -71,6 +71,10 @@ def _fault(error: Mapping[str, Any], known: list[str], given: Any) -> str:
     if error["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(place[-1])[:64], known, n=1)
         return f"{field}: unknown field" + (f"; did you mean '{near[0]}'?" if near else "")
+    if not place and isinstance(given, bytes):
+        return "body: not said to be JSON; send the header Content-Type: application/json"
+    if error["type"] == "model_attributes_type":
+        return f"{field}: not an object"
     message = str(error["msg"]).removeprefix("Value error, ")
     return f"{field}: {message[:1].lower()}{message[1:]}"
 
