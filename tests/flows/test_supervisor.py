@@ -148,6 +148,14 @@ def test_a_port_in_use_is_said_at_once(home: Path) -> None:
     assert "is in use" in done.stderr
 
 
+def test_a_home_has_one_server(server: Server) -> None:
+    """A second one would start engines that find their place taken, again and again."""
+    command = [sys.executable, "-m", "trimtab", "serve", "--home", str(server.database.parent)]
+    done = subprocess.run([*command, "--port", "0"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert f"is served already by process {server.process.pid} - " in done.stderr
+
+
 def test_a_home_without_deployments_cannot_be_served(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "trimtab", "serve", "--home", str(tmp_path), "--port", "0"]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -57,9 +57,20 @@ class Supervisor:
         self._stopped.set()
 
     def run(self, on_ready: Callable[[str], None], on_event: Callable[[str], None]) -> None:
-        """Serve until stopped. `on_ready` hears the address once `GET /readyz` says so."""
+        """Serve until stopped. `on_ready` hears the address once `GET /readyz` says so.
+
+        Raises InUse where another server has the home: a base has one engine in it.
+        """
         signal.signal(signal.SIGTERM, self.stop)
         signal.signal(signal.SIGINT, self.stop)
+        try:
+            with self._home.lock("_server", f"{self._home.root} is served already"):
+                self._serve(on_ready, on_event)
+        finally:
+            self._listener.close()
+            self._database.close()
+
+    def _serve(self, on_ready: Callable[[str], None], on_event: Callable[[str], None]) -> None:
         try:
             self._learn_bases()
             if not self._engines:
@@ -133,8 +144,6 @@ class Supervisor:
         stop_together(self._gateways, STOP_S)
         for child in (self._controller, *self._engines.values()):
             child.stop(max(0.5, deadline - time.monotonic()))
-        self._listener.close()
-        self._database.close()
 
 
 def address(host: str, port: int) -> str:

@@ -65,10 +65,10 @@ class Home:
         return self._folder("unpaid")
 
     @contextmanager
-    def lock(self, name: str) -> Iterator[None]:
+    def lock(self, name: str, taken: str = "") -> Iterator[None]:
         """Hold `name` alone among all processes; it is free again when the process dies.
 
-        Raises InUse, saying which process holds it, and StorageFull.
+        Raises InUse, saying that it is `taken` and by which process, and StorageFull.
         """
         path = self._folder("locks") / f"{name}.lock"
         holder = path.with_suffix(".pid")
@@ -78,9 +78,8 @@ class Home:
                 lock.acquire(timeout=0)
         except Timeout:
             who = f"process {holder.read_text()}" if holder.exists() else "another process"
-            raise InUse(
-                f"'{name}' is in use by {who}", hint="wait for it to end, or stop it"
-            ) from None
+            taken = taken or f"'{name}' is in use"
+            raise InUse(f"{taken} by {who}", hint="wait for it to end, or stop it") from None
         try:
             write_whole(holder, str(os.getpid()).encode())
             yield
