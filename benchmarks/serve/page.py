@@ -10,6 +10,7 @@ from html import escape
 from typing import Any
 
 from benchmarks.machine import ROOT
+from trimtab.train.chart import nice_ticks
 
 FILE = ROOT / "docs" / "benchmarks" / "serve.json"
 PAGE = FILE.with_suffix(".md")
@@ -28,6 +29,8 @@ PROVISIONAL = [
     "",
 ]
 LEAST_ROUNDS = 3
+# What the picture shows of the cases, by their names.
+KINDS = {"base": "base", "adapters8": "8 adapters"}
 COLOURS = {
     "trimtab": "#0b6e4f",
     "trimtab-int8": "#6fb98f",
@@ -219,10 +222,11 @@ def goals(table: Table) -> Iterator[Goal]:
 
 def picture(table: Table) -> str:
     """Bars of output tokens a second, base and adapters beside each other."""
-    groups = [f"{kind}/c{c}" for kind in ("base", "adapters8") for c in (1, 4, 16, 32)]
+    groups = [f"{kind}/c{c}" for kind in KINDS for c in (1, 4, 16, 32)]
     systems = [s for s in table.systems if any(table.value(s, g, "output_tok_s") for g in groups)]
     values = [table.value(s, g, "output_tok_s") or 0.0 for s in systems for g in groups]
-    top = max([*values, 1.0])
+    ticks = nice_ticks(0.0, max([*values, 1.0]))
+    top = ticks[-1]
     width, height, left, foot = 960, 400, 56, 330
     step = (width - left - 16) / len(groups)
     bar = step * 0.8 / max(1, len(systems))
@@ -231,11 +235,10 @@ def picture(table: Table) -> str:
         'font-family="system-ui, sans-serif" font-size="12" fill="#333">',
         f'<rect width="{width}" height="{height}" fill="#fff"/>',
         f'<text x="{left}" y="24" font-size="15" font-weight="600">Output tokens a second, by '
-        "concurrency; more is better</text>",
+        "requests at once; more is better</text>",
     ]
-    for tick in range(5):
-        value = top * tick / 4
-        y = foot - 270 * tick / 4
+    for value in ticks:
+        y = foot - 270 * value / top
         parts.append(f'<line x1="{left}" x2="{width - 16}" y1="{y}" y2="{y}" stroke="#e4e4e4"/>')
         parts.append(f'<text x="{left - 8}" y="{y + 4}" text-anchor="end">{value:.0f}</text>')
     for at, group in enumerate(groups):
@@ -252,7 +255,9 @@ def picture(table: Table) -> str:
                 f"<title>{escape(system)} {group}: {value:.1f}</title></rect>"
             )
         middle = x + step / 2
-        parts.append(f'<text x="{middle:.1f}" y="{foot + 18}" text-anchor="middle">{group}</text>')
+        kind, at_once = group.split("/c")
+        label = f"{KINDS[kind]}, {at_once}"
+        parts.append(f'<text x="{middle:.1f}" y="{foot + 18}" text-anchor="middle">{label}</text>')
     for at, system in enumerate(systems):
         x = left + at * 150
         parts.append(f'<rect x="{x}" y="368" width="12" height="12" fill="{COLOURS[system]}"/>')
