@@ -5,10 +5,12 @@ BIN := $(VENV)/bin
 # An environment of its own: vLLM pins another torch.
 VLLM ?= .venv-vllm
 LLAMA ?= .venv-llama
+# Where torch is a CPU's: Triton, and the last numpy that its interpreter computes with.
+TRITON ?= build/triton
 # One file of pins for each Python; its header says whether the tests were run with it.
 CONSTRAINTS = constraints/$(shell $(or $(PYTHON),false) -c 'import sys; print("py%d%d" % sys.version_info[:2])' 2>/dev/null).txt
 
-.PHONY: help demo test test-vllm test-llama test-pairs lint lock bench-demo bench-gateway bench-serve bench-train bench-methods bench-matrix test-crash test-fuzz test-clients test-mutation test-learning test-rounding test-distributed clean
+.PHONY: help demo test test-vllm test-llama test-triton test-pairs lint lock bench-demo bench-gateway bench-serve bench-train bench-methods bench-matrix test-crash test-fuzz test-clients test-mutation test-learning test-rounding test-distributed clean
 .DEFAULT_GOAL := help
 
 ifneq ($(filter-out help clean,$(or $(MAKECMDGOALS),help)),)
@@ -49,6 +51,11 @@ test-llama: $(VENV)/.dev ## Ask a real llama.cpp what it makes of an exported ad
 	@test -x $(LLAMA)/bin/python || $(PYTHON) -m venv $(LLAMA)
 	@$(LLAMA)/bin/python -c 'import xllamacpp' 2>/dev/null || $(LLAMA)/bin/pip install -q xllamacpp==2026.10.11549
 	@TRIMTAB_TEST_LLAMA=$(abspath $(LLAMA)) $(BIN)/python -m pytest tests/deploy/test_llama_cpp.py
+
+test-triton: $(VENV)/.dev ## The GPU's kernels without a GPU: interpreted, and built for cards; installs triton apart, once
+	@test -d $(TRITON)/triton || $(BIN)/pip install -q --no-deps --target $(TRITON) triton==3.6.0 numpy==2.3.5
+	@PYTHONPATH=$(abspath $(TRITON)):$$PYTHONPATH $(BIN)/python -m pytest -n 2 tests/engine/test_cuda_kernels.py \
+		tests/engine/test_cuda_ops.py tests/engine/test_cuda_builds.py tests/train/test_triton_kernels.py
 
 test-clients: $(VENV)/.dev ## Campaign: a thousand clients that vanish at random
 	@$(BIN)/python -m tests.faults.campaign

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.engine import interpreter
 from tests.tiny import build_adapter, build_base
 from trimtab.inference import VersionFiles
 
@@ -39,3 +40,10 @@ def version_of(base: Path, adapters: dict[str, Path]) -> VersionOf:
         return VersionFiles(name, base, adapter, base, (2,), merged=name.endswith("+merged"))
 
     return files
+
+
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels of a GPU run: on one where there is one, else by Triton's interpreter."""
+    if not torch.cuda.is_available():
+        interpreter.mend(monkeypatch)

@@ -21,12 +21,12 @@ pytestmark = [
     pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed"),
     # By Triton's interpreter.
     pytest.mark.filterwarnings("ignore:Conversion of an array with ndim:DeprecationWarning"),
+    pytest.mark.usefixtures("interpreted"),
 ]
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
-# The interpreter multiplies bfloat16 as if its bits were integers.
-DTYPES = list(CLOSE) if DEVICE.type == "cuda" else [torch.float32]
+DTYPES = list(CLOSE)
 
 
 def cuda_ops(sizes: Shape, dtype: torch.dtype) -> Any:

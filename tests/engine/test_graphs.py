@@ -1,5 +1,6 @@
 """How a step is shared out to a GPU and filled up to the size of a graph, without a GPU."""
 
+import pytest
 import torch
 
 from tests.engine.test_ops import shape
@@ -48,7 +49,9 @@ class Sum:
         return out
 
 
-def a_step(spans: list[tuple[int, int]], adapters: list[Adapter | None]) -> tuple[Batch, Step]:
+def a_step(
+    spans: list[tuple[int, int]], adapters: list[Adapter | None], rank: int = 16
+) -> tuple[Batch, Step]:
     """Of sequences that hold so much and give so much."""
     parts = [
         Part(range(count), held, list(range(5 + i, 5 + i - (-(held + count) // BLOCK))), 0, adapter)
@@ -56,7 +59,7 @@ def a_step(spans: list[tuple[int, int]], adapters: list[Adapter | None]) -> tupl
     ]
     batch = lay_out(parts, torch.ones(8), CPU)
     used = {adapter: torch.zeros(1) for adapter in adapters if adapter is not None}
-    return batch, step(batch, GROUP, used, 16 if used else 0)
+    return batch, step(batch, GROUP, used, rank if used else 0)
 
 
 def test_a_graph_computes_what_the_step_alone_does_whatever_was_in_its_room() -> None:
@@ -90,6 +93,37 @@ def test_what_is_too_large_for_a_graph_is_left_to_others() -> None:
         x = torch.randn(len(batch.tokens), 2)
         assert graphs.through(x, (), given, cache) is None
     assert not network.recorded
+
+
+def test_what_was_captured_for_a_smaller_rank_goes_when_a_larger_one_comes() -> None:
+    """And not before: what graphs share goes with the last of them. What has no adapter stays."""
+    network, alive = Sum(), []
+    graphs = Graphs(network.compute, network.record)
+    cache = Cache(SHAPE, 4, torch.float32, CPU)
+    for rank in (16, 16, 64, 64):
+        for adapters in ([None, None], [Adapter({}), None], [Adapter({})]):
+            batch, given = a_step([(3, 1)] * len(adapters), adapters, rank)
+            graphs.through(torch.randn(len(batch.tokens), 2), (), given, cache)
+            alive.append(len(graphs._captured))
+    assert alive == [1, 2, 3, 3, 3, 3, 3, 2, 3, 3, 3, 3]
+    assert network.recorded == 5
+
+
+def test_a_graph_that_has_no_room_is_not_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    """Its steps are launched one by one, and nobody's answer fails."""
+    tried = []
+
+    def record(work: Work) -> tuple[Replay, torch.Tensor]:
+        tried.append(work)
+        raise torch.OutOfMemoryError("no room")
+
+    graphs = Graphs(Sum().compute, record)
+    cache = Cache(SHAPE, 4, torch.float32, CPU)
+    _, given = a_step([(3, 1)], [None])
+    for _ in range(2):
+        assert graphs.through(torch.randn(1, 2), (), given, cache) is None
+    assert len(tried) == 1
+    assert len(caplog.records) == 1
 
 
 def test_tiles_take_every_token_once() -> None:

@@ -279,3 +279,13 @@ def test_many_rows_at_once_are_drawn_as_each_is(seed: int, count: int) -> None:
     points = [source.choice([0.0, source.random(), 1 - 2**-53]) for _ in range(count)]
     each = [_draw(*row) for row in zip(scores, samplings, points, strict=True)]
     assert draw_all(scores, samplings, points) == each
+
+
+def test_rows_that_are_too_many_at_once_are_drawn_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = torch.randn(5, 40, generator=torch.Generator().manual_seed(1))
+    samplings = [Sampling(temperature=1.0, top_p=p) for p in (0.2, 0.5, 0.8, 0.9, 1.0)]
+    points = [0.1, 0.3, 0.5, 0.7, 0.9]
+    at_once = draw_all(scores, samplings, points)
+    for numbers in (1, 80, 81):
+        monkeypatch.setattr("trimtab.engine.drawing.AT_ONCE", numbers)
+        assert draw_all(scores, samplings, points) == at_once

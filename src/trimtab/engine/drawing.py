@@ -10,6 +10,9 @@ import torch
 
 from trimtab.inference import Sampling
 
+AT_ONCE = 2**22
+"""Numbers of `scores` that are worked on at once: each costs some hundred bytes meanwhile."""
+
 Each = Callable[[Sequence[float]], torch.Tensor]
 
 
@@ -19,7 +22,21 @@ def draw_all(
     """A token for each row of `scores` (rows, vocabulary): the cumulative distribution, in the
     order of the vocabulary, inverted at the row's point. No temperature is zero.
     """
+    size = max(1, AT_ONCE // scores.shape[1])
+    return [
+        token
+        for start in range(0, len(scores), size)
+        for token in _drawn(
+            scores[start : start + size],
+            samplings[start : start + size],
+            points[start : start + size],
+        )
+    ]
 
+
+def _drawn(
+    scores: torch.Tensor, samplings: Sequence[Sampling], points: Sequence[float]
+) -> list[int]:
     def each(values: Sequence[float]) -> torch.Tensor:
         told = torch.tensor(values, dtype=torch.float64, device=scores.device)
         return told.unsqueeze(1)

@@ -38,10 +38,16 @@ def pick_ops(shape: Shape, dtype: torch.dtype, device: torch.device) -> TorchOps
 
 
 def _cuda_ops(shape: Shape, dtype: torch.dtype, device: torch.device) -> TorchOps | None:
-    """None where the kernels do not compute such a network, or torch came without Triton."""
+    """None where the kernels do not compute such a network, or cannot be built."""
     try:
-        from trimtab.engine.ops.cuda.cuda_ops import CudaOps, takes
-    except ImportError as error:
-        log.warning("no Triton here, the engine computes in torch alone: %s", error)
+        from trimtab.engine.ops.cuda.cuda_ops import CudaOps, takes, try_out
+
+        if not takes(shape, dtype):
+            return None
+        try_out(dtype, device)
+    except torch.OutOfMemoryError:  # which says nothing of the kernels
+        raise
+    except Exception as error:  # no Triton, no C compiler for its launcher, a card it does not know
+        log.warning("no kernels in Triton here, torch's own compute the same, slower: %s", error)
         return None
-    return CudaOps(shape, dtype, device) if takes(shape, dtype) else None
+    return CudaOps(shape, dtype, device)

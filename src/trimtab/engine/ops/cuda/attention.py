@@ -13,8 +13,8 @@ from trimtab.engine.blocks import BLOCK
 from trimtab.engine.cache import Cache
 from trimtab.engine.ops.cuda.tiles import Tiles
 
-KEYS = 64
-"""Of a sequence that a program holds at once."""
+LARGEST_HEAD = 512
+"""Bytes of a head of keys, at most, that `keys_at_once` has room for."""
 
 
 # A table is as wide as the longest sequence of a step: no reason to compile anew.
@@ -89,6 +89,18 @@ def _attend(
     tl.store(out + into[:, None] + d[None, :], attended.to(out.dtype.element_ty), mask=wanted)
 
 
+def padded_head(head_dim: int) -> int:
+    """Numbers of a head as the matrix units take them."""
+    return max(16, int(triton.next_power_of_2(head_dim)))
+
+
+def keys_at_once(head_bytes: int) -> int:
+    """Keys of a sequence that a program holds beside its queries: the smallest cards share 64 KB
+    (Turing) or 99 KB (GeForce from Ampere on) among a program's tiles.
+    """
+    return 64 if head_bytes <= LARGEST_HEAD // 2 else 32
+
+
 def attend(
     qkv: torch.Tensor,
     out: torch.Tensor,
@@ -102,6 +114,7 @@ def attend(
     """
     shape = cache.shape
     keys, values = cache.keys[index], cache.values[index]
+    padded = padded_head(shape.head_dim)
     _attend[(len(tiles.places), shape.kv_heads)](
         qkv,
         keys,
@@ -118,10 +131,10 @@ def attend(
         shape.head_dim**-0.5,
         group=shape.heads // shape.kv_heads,
         head_dim=shape.head_dim,
-        padded=max(16, triton.next_power_of_2(shape.head_dim)),
+        padded=padded,
         block_tokens=BLOCK,
         rows=tiles.rows,
-        columns=KEYS,
+        columns=keys_at_once(padded * keys.element_size()),
         num_warps=4,
         num_stages=2,
     )

@@ -115,4 +115,15 @@ def _rank(adapter: Adapter) -> int:
 
 def takes(shape: Shape, dtype: torch.dtype) -> bool:
     """Whether the kernels compute such a network."""
-    return dtype in (torch.float32, torch.bfloat16) and shape.head_dim % 2 == 0
+    if dtype not in (torch.float32, torch.bfloat16) or shape.head_dim % 2:
+        return False
+    head = attention.padded_head(shape.head_dim) * dtype.itemsize
+    return head <= attention.LARGEST_HEAD
+
+
+def try_out(dtype: torch.dtype, device: torch.device) -> None:
+    """Build and run the smallest kernel. Raises what Triton does where there is no compiler for its
+    launcher, or a card that it does not know.
+    """
+    one = torch.ones(1, 16, dtype=dtype, device=device)
+    rows.norm(one, None, one[0], torch.empty_like(one), 1e-5)

@@ -6,6 +6,7 @@ tokens, tiles and sequences that are nobody's. So a step of one size is always c
 kernels.
 """
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,6 +19,8 @@ from trimtab.engine.ops.cuda.step import Step
 from trimtab.engine.ops.cuda.tiles import Tiles
 from trimtab.engine.room import GPU_RUNNING
 from trimtab.engine.weights import Layer
+
+log = logging.getLogger(__name__)
 
 SIZES = (1, 2, 4, 8, 16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 """Tokens of a graph. Longer steps compute longer than they are launched."""
@@ -54,21 +57,40 @@ class Graphs:
         self._compute = compute
         self._record = record
         self._captured: dict[Key, Captured] = {}
+        self._refused: set[Key] = set()
 
     def through(
         self, x: torch.Tensor, layers: Sequence[Layer], given: Step, cache: Cache
     ) -> torch.Tensor | None:
-        """What `compute` makes of it, until the next call; None where a step is too large."""
+        """What `compute` makes of it, until the next call; None where a step is too large, or the
+        device has no memory for its graph.
+        """
         size = next((size for size in SIZES if size >= len(x)), None)
         if size is None or len(given.tables) > min(size, GPU_RUNNING):
             return None
         patches = given.patches
         key = Key(size, given.tiles.rows, 0 if patches is None else patches.rows, given.rank)
+        if key in self._refused:
+            return None
         if (captured := self._captured.get(key)) is None:
-            captured = self._captured[key] = self._make(key, x, layers, given, cache)
+            try:
+                captured = self._make(key, x, layers, given, cache)
+            except torch.OutOfMemoryError as error:
+                log.warning("steps of %d tokens are launched one by one: %s", size, error)
+                self._refused.add(key)
+                return None
+            self._keep(key, captured)
         _fill(captured, x, given)
         captured.replay()
         return captured.out[: len(x)]
+
+    def _keep(self, key: Key, captured: Captured) -> None:
+        """The largest rank never falls: what was captured for a smaller one is of no more use. It
+        goes after the new one came, for the last graph would take their common memory with it.
+        """
+        self._captured[key] = captured
+        for stale in [known for known in self._captured if 0 < known.rank < key.rank]:
+            del self._captured[stale]
 
     def _make(
         self, key: Key, x: torch.Tensor, layers: Sequence[Layer], given: Step, cache: Cache
