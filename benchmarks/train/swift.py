@@ -1,54 +1,18 @@
-"""ms-swift beside us: an environment and a process of its own, over our build of torch.
+"""ms-swift beside us. It packs under flash attention alone, which no CPU has."""
 
-It is given our tokens and labels, and set as TRL is tuned: a record at a time, nothing computed
-twice, freed memory kept. It packs under flash attention alone, which no CPU has.
-"""
-
-import json
-import os
-import subprocess
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import ROOT
 from benchmarks.serve import peers
 from benchmarks.serve.material import base_folder
+from benchmarks.train import apart
 from benchmarks.train.material import Material
-from benchmarks.train.trained import SCHEDULE, Trained, adapted
-
-FACE = ROOT / "benchmarks" / "train" / "faces" / "ms_swift.py"
-# The whole job, started to saved: several times what it takes.
-PATIENCE_S = 900
+from benchmarks.train.trained import SCHEDULE, Trained
 
 
 def ms_swift(found: Material, folder: Path) -> Trained:
-    """Raises Absent where its environment cannot be made, or it ends before its training does."""
-    from trimtab.train.speed import KEPT
-
-    request = folder / "request.json"
-    rows = [asdict(row) for row in found.rows(found.taught)]
-    request.write_text(json.dumps({"rows": rows, "arguments": arguments(found)}))
-    done = subprocess.run(
-        [str(peers.python_of(peers.SWIFT)), str(FACE), str(request)],
-        # Without our sources, which another version of a library would meet.
-        env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        | {
-            "MALLOC_MMAP_THRESHOLD_": str(KEPT),
-            "MALLOC_TRIM_THRESHOLD_": str(KEPT),
-            "HF_HUB_OFFLINE": "1",
-        },
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-    )
-    if done.returncode:
-        raise peers.Absent(done.stderr.strip().rpartition("\n")[2])
-    told = json.loads((folder / "told.json").read_text())
-    adapter = Path(told["adapter"])
-    return Trained(
-        lambda: adapted(found, adapter), told["seconds"], told["losses"], told["peak_mb"]
-    )
+    """Raises Absent."""
+    return apart.trained(peers.SWIFT, "ms_swift.py", found, folder, arguments(found))
 
 
 def arguments(found: Material) -> dict[str, Any]:
