@@ -194,6 +194,23 @@ def test_a_rank_above_the_width_of_the_base_is_refused(
     assert refused_in_one_line(caught.value)
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"r": 0}, {"r": -4}, {"lora_alpha": math.nan}, {"target_modules": []}], ids=str
+)
+def test_a_config_that_changes_nothing_or_nothing_finite_is_refused(
+    tmp_path: Path, base: Path, adapters: dict[str, Path], path: Engine, wrong: dict[str, object]
+) -> None:
+    """The weights are what such a config asks for: with no modules there are none."""
+    adapter = copied(adapters["red"], tmp_path / "broken")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | wrong))
+    if "target_modules" in wrong:
+        rewrite(adapter / "adapter_model.safetensors", lambda tensors: {})
+    with pytest.raises(IdentityError, match="broken") as caught:
+        path.load(VersionFiles("broken", base, adapter, base, (2,)))
+    assert refused_in_one_line(caught.value)
+
+
 def test_modules_that_a_config_leaves_out_have_no_weights(
     tmp_path: Path, base: Path, adapters: dict[str, Path], path: Engine
 ) -> None:

@@ -16,7 +16,7 @@ from trimtab.engine.jobs import GenerateJob, Job, ScoreJob
 from trimtab.engine.layout import MAX_BATCH, MAX_BATCH_TOKENS
 from trimtab.engine.overlay import Overlay
 from trimtab.engine.static import StaticPath, group
-from trimtab.errors import EngineOverloaded
+from trimtab.errors import EngineOverloaded, EngineUnavailable
 from trimtab.inference import GenerateRequest, Sampling, ScoreRequest
 
 
@@ -116,3 +116,19 @@ def test_who_waits_no_more_leaves_the_queue_at_the_next_step(path: StaticPath) -
         scores(hasty)
     run(path)
     assert len(scores(patient)) == 1
+
+
+def test_an_answer_that_waits_when_the_engine_stops_has_its_end(path: StaticPath) -> None:
+    """As those have that were begun; nobody waits for ever."""
+    jobs = [
+        GenerateJob(GenerateRequest("base", (5, 6), Sampling(max_tokens=9), str(i)), Kept())
+        for i in range(2)
+    ]
+    for job in jobs:
+        path.add(job)
+        path.step()
+    path.stop_all(EngineUnavailable("the engine stopped"))
+    run(path)
+    ends = [items(job)[-1] for job in jobs]
+    assert [end.finish_reason for end in ends] == ["cancelled"] * 2
+    assert [end.usage.completion for end in ends] == [3, 0]

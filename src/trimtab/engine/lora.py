@@ -90,6 +90,9 @@ def load_adapter(
             f"{folder}: its rank of {config['r']} is more than the base is wide, {shape.hidden}",
             hint=HINT,
         )
+    if config["r"] < 1 or not math.isfinite(config["lora_alpha"]) or not config["target_modules"]:
+        told = {name: config[name] for name in ("r", "lora_alpha", "target_modules")}
+        raise IdentityError(f"{folder}: changes nothing, or nothing finite: {told}", hint=HINT)
     path = folder / "adapter_model.safetensors"
     try:
         tensors = load_file(path)

@@ -9,6 +9,7 @@ forget one is to drop its tree. Knows nothing of requests.
 import copy
 import itertools
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,6 +111,8 @@ def _with_layers(
             raise IdentityError(
                 f"its rank of {config.r} is more than the base is wide, {width}", hint=HINT
             )
+        if not math.isfinite(config.lora_alpha):
+            raise IdentityError(f"its alpha is {config.lora_alpha}", hint=HINT)
         # Some starts, PiSSA for one, take parts out of the base's weights; training did that.
         config.init_lora_weights = True
     config.inference_mode = True

@@ -15,7 +15,7 @@ from trimtab.engine.jobs import PRIORITIES, GenerateJob, Job, ScoreJob, stop
 from trimtab.engine.layout import MAX_BATCH, MAX_BATCH_TOKENS
 from trimtab.engine.sampling import Sampler
 from trimtab.errors import TrimtabError
-from trimtab.inference import VersionFiles
+from trimtab.inference import Chunk, Usage, VersionFiles
 
 if TYPE_CHECKING:
     from trimtab.engine.general import GeneralPath, Version
@@ -144,10 +144,15 @@ def group(jobs: Sequence[Job]) -> list[Job]:
 
 
 def _waits(job: Job) -> bool:
-    """Whether a job still waits for its turn; one that waited longer than it may is told so."""
+    """Whether a job still waits for its turn; one that waited longer than it may is told so, and an
+    answer that was cancelled has its end.
+    """
     if not job.cancelled and (error := overdue(job, time.monotonic())):
         job.mailbox.put(error)
         return False
+    if job.cancelled and isinstance(job, GenerateJob):
+        usage = Usage(len(job.request.prompt), 0)
+        job.mailbox.put(Chunk("", (), (), "cancelled", usage))
     return not job.cancelled
 
 
