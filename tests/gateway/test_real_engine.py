@@ -83,6 +83,13 @@ def test_what_a_prompt_has_in_common_with_an_earlier_one_is_told(
     assert several["cached"] == used[1]["cached"]
 
 
+def test_what_is_known_of_a_scored_prompt_is_told(real: httpx.Client) -> None:
+    prompt, ends = "Another beginning that is long. " * 4, ["yes", "no, never", "perhaps"]
+    ask = {"model": "desk", "prompt": prompt, "completions": ends}
+    used = [real.post("/v1/score", json=ask).json()["usage"] for _ in range(2)]
+    assert used[0]["cached"] + 16 <= used[1]["cached"] < used[1]["prompt"]
+
+
 def test_scores_are_log_probabilities(world: World, real: httpx.Client) -> None:
     body = {"model": "desk", "prompt": PROMPT, "completions": ["yes", "no, never"]}
     answer = real.post("/v1/score", json=body).json()

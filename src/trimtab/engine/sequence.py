@@ -170,8 +170,8 @@ class Scores:
         if not self._open:
             job.mailbox.put(self._scores)
 
-    def put(self, index: int, logprobs: Row[float]) -> None:
-        self._scores[index] = Score(tuple(logprobs))
+    def put(self, index: int, logprobs: Row[float], cached: int) -> None:
+        self._scores[index] = Score(tuple(logprobs), cached)
         self._open -= 1
         if not self._open:
             self._job.mailbox.put(self._scores)
@@ -186,10 +186,15 @@ class Scoring(Sequence):
         self._index = index
         self._scores = scores
         self._logprobs: list[float] = []
+        self._cached = 0
 
     def found(self, blocks: list[int], held: int) -> None:
+        first = not self.begun
         super().found(blocks, held)
         self._logprobs = []
+        # One that was put off and comes back finds what it computed itself.
+        if first:
+            self._cached = self.held
 
     @property
     def unasked(self) -> int:
@@ -207,7 +212,7 @@ class Scoring(Sequence):
         self._logprobs += logprobs
         if len(self._logprobs) == len(self._completion):
             self.finished = True
-            self._scores.put(self._index, self._logprobs)
+            self._scores.put(self._index, self._logprobs, self._cached)
 
 
 def sequences(job: ScoreJob) -> list[Scoring]:

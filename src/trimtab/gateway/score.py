@@ -51,7 +51,9 @@ class Scoring:
             visit.patience_s,
         )
         scores = await prepared.engine.score(wanted)
-        visit.usage = Usage(len(prepared.prompt), self._total)
+        # What the first of them did not find is computed, and the others find that.
+        cached = min(score.cached for score in scores)
+        visit.usage = Usage(len(prepared.prompt), self._total, cached)
         return scores
 
 

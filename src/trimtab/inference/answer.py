@@ -1,7 +1,7 @@
 """What a model answers: chunks of a stream, the whole of it, the scores of given tokens."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from typing import Literal
 
@@ -67,9 +67,12 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Natural log-probabilities of a given completion, one a token."""
+    """Natural log-probabilities of a given completion, one a token; `cached` tokens of the prompt
+    were not computed again for it.
+    """
 
     logprobs: tuple[float, ...]
+    cached: int = field(default=0, compare=False)
 
     @property
     def total(self) -> float:
