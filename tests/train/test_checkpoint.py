@@ -1,8 +1,10 @@
 import errno
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.disks import SIZE
 from trimtab.errors import StorageFull
 from trimtab.train.checkpoint import (
     MARKER,
@@ -12,6 +14,7 @@ from trimtab.train.checkpoint import (
     room_needed,
     seal,
 )
+from trimtab.train.run import replace_file, write_bytes
 
 
 def written(folder: Path, step: int, seconds: float = 1.0) -> Checkpoint:
@@ -72,3 +75,14 @@ def test_a_full_device_says_what_is_safe(tmp_path: Path, error: Exception) -> No
 def test_other_errors_pass(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="denied"), room_needed(tmp_path):
         raise PermissionError(errno.EACCES, "denied")
+
+
+@pytest.mark.parametrize("write", [write_bytes, replace_file])
+def test_a_file_that_a_full_disk_takes_not_leaves_nothing_and_the_one_before(
+    tiny_disk: Path, write: Callable[[Path, bytes], None]
+) -> None:
+    write(tiny_disk / "used.json", b"1")
+    with pytest.raises(OSError, match="No space left"):
+        write(tiny_disk / "used.json", bytes(2 * SIZE))
+    assert [file.name for file in tiny_disk.iterdir()] == ["used.json"]
+    assert (tiny_disk / "used.json").read_bytes() == b"1"

@@ -239,7 +239,7 @@ def test_what_a_killed_run_left_is_gone_on_with(
 def test_where_the_device_is_full_the_last_checkpoint_stands(together: dict[str, Path]) -> None:
     cause = Desk(together["full"]).cause(2)
     assert isinstance(cause, StorageFull)
-    assert "the device is full; step 2 is safe" in cause.message
+    assert "the disk is full; step 2 is safe" in cause.message
     last = newest(RunFolder(together["full"]).checkpoints)
     assert last is not None
     assert last.step == 2

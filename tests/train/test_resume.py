@@ -124,7 +124,7 @@ def test_told_to_end_it_saves_at_once_and_goes_on(
 def test_without_room_the_last_checkpoint_stands_and_the_run_goes_on(
     ended: dict[str, Any], unbroken: dict[str, RunResult], base: Path, folders: Path
 ) -> None:
-    assert "the device is full; step 2 is safe" in ended["no room"]["said"]
+    assert "the disk is full; step 2 is safe" in ended["no room"]["said"]
     trained("sft", base, folders / "room")
     assert results(folders / "room") == results(unbroken["sft"].folder)
 

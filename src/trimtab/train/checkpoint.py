@@ -97,7 +97,7 @@ def room_needed(folder: Path) -> Iterator[None]:
         last = newest(folder)
         stands = f"; step {last.step} is safe" if last else ""
         raise StorageFull(
-            f"{folder.parent}: the device is full{stands}",
+            f"{folder.parent}: the disk is full{stands}",
             hint="free some room and run again: the run goes on from its last checkpoint",
         ) from error
 

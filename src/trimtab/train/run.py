@@ -20,6 +20,7 @@ Knows the layout and nothing of training.
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -232,20 +233,29 @@ def write_json(path: Path, value: Any) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file whole or not at all: under a temporary name, synced, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".tmp")
-    with draft.open("wb") as file:
+    with _drafted(path) as draft, draft.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    draft.replace(path)
     sync_folder(path.parent)
 
 
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file whole or not at all, for those who look; a power loss may take it."""
+    with _drafted(path) as draft:
+        draft.write_bytes(data)
+
+
+@contextmanager
+def _drafted(path: Path) -> Iterator[Path]:
+    """A name that becomes `path` at the end; where that does not come, nothing has it."""
     draft = path.with_name(path.name + ".tmp")
-    draft.write_bytes(data)
-    draft.replace(path)
+    try:
+        yield draft
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def sync_folder(path: Path) -> None:
