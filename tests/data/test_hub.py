@@ -1,5 +1,6 @@
 """Hub sources, read by the real library from a folder: it takes one wherever it takes an id."""
 
+import logging
 import sys
 from pathlib import Path
 
@@ -49,6 +50,24 @@ def test_a_long_message_of_the_library_is_cut(
     with pytest.raises(DataError, match="HTTPSConnectionPool") as caught:
         list(read_hub("nobody/nothing", "train"))
     assert len(caught.value.message) < 250
+
+
+def test_tries_that_failed_are_not_told_one_by_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    client = logging.getLogger("huggingface_hub")
+    client.setLevel(logging.WARNING)
+    handler = logging.StreamHandler(sys.stderr)
+    monkeypatch.setattr(client, "handlers", [handler])
+
+    def refuse(*arguments: object, **options: object) -> None:
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s")
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("datasets.load_dataset", refuse)
+    with pytest.raises(DataError, match="no network"):
+        list(read_hub("nobody/nothing", "train"))
+    assert capsys.readouterr().err == ""
 
 
 def test_a_row_that_cannot_be_decoded_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

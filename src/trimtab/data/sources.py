@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from trimtab.errors import DataError
+from trimtab.registry.hub import quieten
 
 # Characters of a library's message that an error repeats.
 LONGEST = 160
@@ -58,6 +59,7 @@ def read_hub(dataset: str, split: str) -> Iterator[Row]:
         raise DataError(
             f"{name}: the package datasets is not installed", hint="pip install 'trimtab[train]'"
         ) from None
+    quieten()
     try:
         for number, fields in enumerate(load_dataset(dataset, split=split), start=1):
             yield Row(dict(fields), name, number)

@@ -18,7 +18,7 @@ from trimtab.registry import catalogue
 from trimtab.registry.bases import Base
 from trimtab.registry.catalogue import Entry, HubSource
 from trimtab.registry.download import fetch
-from trimtab.registry.hub import hub_url
+from trimtab.registry.hub import hub_url, quieten
 from trimtab.registry.identity import base_hash, parameter_count
 from trimtab.registry.wheel import extract, wheel_url
 from trimtab.store.user_cache import user_cache
@@ -123,6 +123,7 @@ def _snapshot(repo: str) -> tuple[Path, dict[str, Any]]:
         raise BaseError(
             f"base {repo}: the Hub's client is missing", hint="pip install 'trimtab[train]'"
         ) from None
+    quieten()
     try:
         folder = Path(snapshot_download(repo, allow_patterns=list(HUB_FILES)))
     # The client raises many kinds, of the network, of the Hub and of the cache's files.

@@ -1,4 +1,6 @@
-"""Where the Hugging Face Hub keeps a file of a repository."""
+"""Where the Hugging Face Hub keeps a file of a repository, and what its client says meanwhile."""
+
+import logging
 
 from trimtab.errors import BaseError
 
@@ -12,3 +14,10 @@ def hub_url(repo: str, revision: str, name: str) -> str:
             f"{repo}: the Hub's client is not installed", hint="pip install 'trimtab[train]'"
         ) from None
     return hf_hub_url(repo, name, revision=revision)
+
+
+def quieten() -> None:
+    """The Hub's client, once it is imported, tells of no try that failed: after the last one comes
+    an error, in one line of ours.
+    """
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
