@@ -4,6 +4,7 @@ Versions with different LoRA adapters and without one share a step. Runs in one 
 nothing of sockets.
 """
 
+import logging
 import math
 import time
 from collections.abc import Sequence as Row
@@ -19,7 +20,7 @@ from trimtab.engine.blocks import BLOCK, Blocks
 from trimtab.engine.cache import Cache, block_bytes
 from trimtab.engine.drawn import Drawn
 from trimtab.engine.family import Shape
-from trimtab.engine.faults import unexpected
+from trimtab.engine.faults import first_line, unexpected
 from trimtab.engine.jobs import GenerateJob, Job, stop, together
 from trimtab.engine.llama import Llama
 from trimtab.engine.lora import read_config
@@ -29,11 +30,14 @@ from trimtab.engine.room import room
 from trimtab.engine.rope import frequencies
 from trimtab.engine.sampling import choose, not_finite
 from trimtab.engine.schedule import Schedule, Share
+from trimtab.engine.scoring import logprobs_of
 from trimtab.engine.sequence import Generation, Scoring, Sequence, sequences
 from trimtab.engine.weights import load_weights
-from trimtab.errors import TrimtabError
+from trimtab.errors import EngineError, TrimtabError
 from trimtab.inference import VersionFiles
 from trimtab.text.tokenizer import Tokenizer, shared
+
+log = logging.getLogger(__name__)
 
 LEAST_PROMPT_TOKENS = 48
 """Of prompts in one step beside streams: with fewer the weights are read more often than used."""
@@ -72,8 +76,14 @@ class ContinuousPath:
         self._versions: dict[str, Version] = {}
         size = room(device)
         self.running = size.running
-        whole = -(-shape.context // BLOCK) + 1
-        count = max(size.cache_bytes // block_bytes(shape, dtype), whole)
+        count = size.blocks(shape.context, block_bytes(shape, dtype))
+        self.context = min(shape.context, (count - 1) * BLOCK)
+        if self.context < shape.context:
+            log.warning(
+                "the device has memory for contexts of %d tokens, the base knows %d",
+                self.context,
+                shape.context,
+            )
         self._cache = Cache(shape, count, dtype, device)
         self._schedule = Schedule(Blocks(count), size.prompt_tokens, size.running)
         self.pace = Pace()
@@ -183,19 +193,47 @@ class ContinuousPath:
         return max(LEAST_PROMPT_TOKENS, PAUSE_S / self.pace.prompt_s // BLOCK * BLOCK)
 
     def _compute_all(self, shares: Row[tuple[Share, Part]]) -> None:
-        """In one pass through the model; what fails, fails for these alone."""
+        """In one pass through the model; what fails, fails for these alone. Where the device has no
+        memory for all at once, in two.
+        """
         try:
             with torch.inference_mode():
                 began = time.monotonic()
-                self._compute(shares)
-                # What only reads leaves nothing to wait for, and would be measured as nothing.
-                self.ops.wait()
-                self._measure(shares, time.monotonic() - began)
+                if (logits := self._forward(shares)) is not None:
+                    self._compute(shares, logits)
+                    # What only reads leaves nothing to wait for, and would be measured as nothing.
+                    self.ops.wait()
+                    self._measure(shares, time.monotonic() - began)
+                    return
         except TrimtabError as error:
             self._fail(shares, error)
+            return
         except Exception as error:
             # A step's tensors are lost, not what others hold.
             self._fail(shares, unexpected(error))
+            return
+        half = len(shares) // 2
+        for each in (shares[:half], shares[half:]):
+            self._compute_all(each)
+
+    def _forward(self, shares: Row[tuple[Share, Part]]) -> torch.Tensor | None:
+        """The logits that are wanted of them; None where the device has no memory for so many.
+        Raises EngineError where it has none for one. What was written into the cache by then is
+        written again.
+        """
+        try:
+            batch = lay_out([part for _, part in shares], self._radians, self._device)
+            return self.model.forward(batch, self._cache)
+        except torch.OutOfMemoryError as error:
+            # Its frames hold the step's tensors: only its words are kept.
+            words = first_line(error)
+        if len(shares) > 1:
+            log.warning("a step of %d sequences is computed in two: %s", len(shares), words)
+            return None
+        raise EngineError(
+            f"the device has no memory for {shares[0][0].tokens} tokens of this request: {words}",
+            hint="try again later, or stop what else uses the device",
+        )
 
     def fail_all(self, error: TrimtabError) -> None:
         for sequence in self._schedule:
@@ -237,9 +275,7 @@ class ContinuousPath:
         self._schedule.leave(lambda sequence: sequence.finished)
         return parts
 
-    def _compute(self, shares: Row[tuple[Share, Part]]) -> None:
-        batch = lay_out([part for _, part in shares], self._radians, self._device)
-        logits = self.model.forward(batch, self._cache)
+    def _compute(self, shares: Row[tuple[Share, Part]], logits: torch.Tensor) -> None:
         self._schedule.computed([share for share, _ in shares])
         drawn: list[tuple[Generation, int]] = []
         row = 0
@@ -273,10 +309,7 @@ class ContinuousPath:
             self.pace.ended(len(generation.job.request.prompt), answer.cached, len(answer.tokens))
 
     def _score(self, sequence: Scoring, logits: torch.Tensor) -> None:
-        logits = logits.float()
-        targets = torch.tensor(sequence.targets(len(logits)), device=logits.device)
-        chosen = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
-        logprobs = (chosen - logits.logsumexp(dim=-1)).tolist()
+        logprobs = logprobs_of(logits, sequence.targets(len(logits)))
         if all(math.isfinite(logprob) for logprob in logprobs):
             sequence.push(logprobs)
         else:

@@ -15,6 +15,7 @@ import trimtab
 from trimtab.engine.admission import check_generate, check_score
 from trimtab.engine.backlog import Backlog
 from trimtab.engine.dtype import dtype_name, pick_device, pick_dtype
+from trimtab.engine.faults import first_line
 from trimtab.engine.grammar import Grammars
 from trimtab.engine.jobs import Command, GenerateJob, Job, ScoreJob
 from trimtab.engine.layout import MAX_BATCH
@@ -22,7 +23,7 @@ from trimtab.engine.pace import Pace
 from trimtab.engine.trials import Trials
 from trimtab.engine.versions import AnyPath, Quantisation, Versions
 from trimtab.engine.worker import Worker
-from trimtab.errors import RequestRefused
+from trimtab.errors import EngineError, RequestRefused
 from trimtab.inference import (
     Capabilities,
     Chunk,
@@ -51,10 +52,12 @@ class LocalEngine:
         device: torch.device | None = None,
         quantisation: Quantisation = "none",
     ) -> None:
-        """Raises EngineError where a quantisation is not fit for the machine or the base."""
+        """Raises EngineError where a quantisation is not fit for the machine or the base, and where
+        the device has no memory for the base.
+        """
         device = device or pick_device()
         dtype = dtype or pick_dtype(device)
-        self._versions = Versions(base, dtype, device, quantisation)
+        self._versions = _opened(base, dtype, device, quantisation)
         self._fast = self._versions.fast
         self.context, self.vocabulary = self._versions.context, self._versions.vocabulary
         self.runtime = Runtime(
@@ -171,3 +174,15 @@ class LocalEngine:
                 yield
             finally:
                 job.cancelled = True
+
+
+def _opened(
+    base: Path, dtype: torch.dtype, device: torch.device, quantisation: Quantisation
+) -> Versions:
+    try:
+        return Versions(base, dtype, device, quantisation)
+    except torch.OutOfMemoryError as error:
+        raise EngineError(
+            f"{base}: the device has no memory for it: {first_line(error)}",
+            hint="stop what else uses the device, or serve a smaller base",
+        ) from error

@@ -1,8 +1,12 @@
 """How much a step takes at once, and how much is remembered, by the device that computes it."""
 
+import sys
 from dataclasses import dataclass
 
 import torch
+
+from trimtab.engine.blocks import BLOCK
+from trimtab.errors import EngineError
 
 CACHE_BYTES = 2**30
 """What keys and values may take on a CPU; a whole context always has room."""
@@ -10,6 +14,8 @@ CACHE_SHARE = 0.25
 """The same on a GPU, of the memory that is free beside the weights: other bases and encoders may
 follow, or a run train beside.
 """
+LONGEST_SHARE = 0.6
+"""Of that memory, for the sake of one whole context that needs more."""
 PROMPT_TOKENS = 4096
 """Of prompts in one step, at most."""
 THREAD_PROMPT_TOKENS = 48
@@ -27,6 +33,20 @@ class Room:
     prompt_tokens: int
     running: int
     cache_bytes: int
+    longest_bytes: int = sys.maxsize
+
+    def blocks(self, context: int, each: int) -> int:
+        """How many blocks of `each` bytes are remembered: for a whole context at least, where that
+        finds room at all. Raises EngineError where there is none for anything.
+        """
+        whole = -(-context // BLOCK) + 1
+        count = max(self.cache_bytes // each, min(whole, self.longest_bytes // each))
+        if count < 2:
+            raise EngineError(
+                f"beside its weights the base needs {2 * each} bytes for keys and values at least",
+                hint="stop what else uses the device, or serve a smaller base",
+            )
+        return count
 
 
 def room(device: torch.device) -> Room:
@@ -37,4 +57,5 @@ def room(device: torch.device) -> Room:
     if device.type != "cuda":
         return Room(PROMPT_TOKENS, GPU_RUNNING, CACHE_BYTES)
     free, _ = torch.cuda.mem_get_info(device)
-    return Room(PROMPT_TOKENS, GPU_RUNNING, int(CACHE_SHARE * free))
+    shares = (int(share * free) for share in (CACHE_SHARE, LONGEST_SHARE))
+    return Room(PROMPT_TOKENS, GPU_RUNNING, *shares)

@@ -60,7 +60,8 @@ class Versions:
             self.context, self.vocabulary = general.context, general.vocabulary
             self._general = StaticPath(general)
         else:
-            self.context, self.vocabulary = shape.context, shape.vocabulary
+            assert self.fast is not None
+            self.context, self.vocabulary = self.fast.context, shape.vocabulary
         self.held: dict[str, Held] = {}
         self._preparing = threading.Lock()
 
