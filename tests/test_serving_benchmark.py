@@ -1,7 +1,11 @@
 """A part of the serving benchmark run again: what stays, of which run it is, what is judged."""
 
+import asyncio
+import math
 from typing import Any
 
+import pytest
+from benchmarks.serve.cases import highest
 from benchmarks.serve.kept import merged
 from benchmarks.serve.page import Table, goals, verdict
 
@@ -58,3 +62,19 @@ def test_what_two_runs_found_is_not_compared() -> None:
     hasty = merged(found("ccc", 1, *both), first)
     assert hasty["rounds"] == 3
     assert verdicts(hasty)["base/c1 beside the best peer"] == "not judged: of too few rounds"
+
+
+@pytest.mark.parametrize("capacity", [0.02, 0.15, 0.29, 0.5, 0.62, 0.85, 1.1, 1.3, 7.0])
+def test_the_highest_rate_is_found_to_half_a_rung(capacity: float) -> None:
+    tried = []
+
+    async def held(rate: float) -> bool:
+        tried.append(rate)
+        return rate <= capacity
+
+    found = asyncio.run(highest(held, 0.6, 4 / 3))
+    assert len(set(tried)) == len(tried), "no rate is tried twice"
+    if capacity < 0.1:
+        assert found == 0
+    else:
+        assert found <= capacity < found * math.sqrt(4 / 3)

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.serve.load import Answer, Ask, Face, Result, ask, closed, opened
@@ -129,11 +129,8 @@ async def goodput(
     rung: float = RUNG,
     seconds: float = OPEN_S,
 ) -> float:
-    """The highest of a ladder of rates, requests/s, at which p95 holds for so many `seconds`; 0
-    where none does.
-
-    Open loop. A rung is `rung` times the one below. From the `first` one it goes up to the first
-    that fails, or down to the first that holds.
+    """The highest rate, requests/s, at which p95 holds for so many `seconds` of an open loop, as
+    `highest` looks for it; 0 where none does.
     """
     alone = await closed([(system.base, prompts.text(180, 180))] * 1, 1, TOKENS, CELL_S)
     if not holds(alone.answers, slo_s):
@@ -143,16 +140,27 @@ async def goodput(
         result = await opened(made(system.base, prompts), rate, seconds, TOKENS, 2 * slo_s)
         return holds(result.answers, slo_s)
 
+    return await highest(held, first, rung)
+
+
+async def highest(held: Callable[[float], Awaitable[bool]], first: float, rung: float) -> float:
+    """The highest of a ladder of rates that holds, and of the one half way to the next; 0 where
+    none does.
+
+    A rung is `rung` times the one below. From the `first` one it goes up to the first that fails,
+    or down to the first that holds.
+    """
     rate = first
     if await held(rate):
         while await held(rate * rung):
             rate *= rung
-        return rate
-    while rate > LEAST_RATE:
-        rate /= rung
-        if await held(rate):
-            return rate
-    return 0.0
+    else:
+        while not await held(rate := rate / rung):
+            if rate <= LEAST_RATE:
+                return 0.0
+    # Two rungs are further apart than what is to be told from each other.
+    between = rate * math.sqrt(rung)
+    return between if await held(between) else rate
 
 
 async def overloaded(face: Face, prompts: Prompts, rate: float, slo_s: float) -> Figures:
