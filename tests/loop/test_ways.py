@@ -1,13 +1,10 @@
 """The loop with objectives and methods beside SFT by LoRA: each ends in a version that is live."""
 
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.crash.killing import SharedEngine
-from tests.tiny import build_base
 from tests.tiny_project import write_pairs, write_project
 from trimtab.flows.loop import run
 from trimtab.project import Project
@@ -16,25 +13,6 @@ from trimtab.store.home import Home
 
 TRAIN = {"learning_rate": 0.01, "epochs": 1, "batch_size": 8}
 EVALUATE = {"suites": ["holdout"], "gate": "log_likelihood", "shots": 0, "max_tokens": 2}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """One home and one base for a project a way. Their engine serves: every run uses it."""
-    folder = tmp_path_factory.mktemp("ways")
-    build_base(folder / "base")
-    with SharedEngine(folder):
-        yield folder
-
-
-@pytest.fixture
-def home(folder: Path) -> Home:
-    return Home(folder / ".trimtab")
-
-
-@pytest.fixture
-def base(folder: Path) -> str:
-    return str(folder / "base")
 
 
 def test_full_fine_tuning_ends_in_a_base_of_its_own(home: Home, base: str, tmp_path: Path) -> None:
