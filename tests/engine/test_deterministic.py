@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.engine.conftest import VersionOf
 from tests.engine.paths import FAST, KINDS, AnyPath, Kept, answer, ask, load, make_path, run
@@ -93,6 +94,28 @@ def test_an_answer_that_becomes_a_prompt_is_not_found_by_its_tokens(path: AnyPat
         path._schedule = Schedule(Blocks(64), 256)
     [fresh] = ask(path, "base", [follows], FIXED)
     assert bits(second) == bits(fresh)
+
+
+def test_the_number_of_threads_changes_no_bit(base: Path, version_of: VersionOf) -> None:
+    """Compiled kernels take one where something else has the other cores, and all when they are
+    quiet; what torch computes has the same number as long as its process lives.
+    """
+    path = make_path(base, "native")
+    load(path, version_of("red"))
+    assert isinstance(path, ContinuousPath)
+    told = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            path._schedule = Schedule(Blocks(64), 256)
+            answers = [
+                ask(path, "red", [prompt], FIXED)[0]
+                for prompt in prompts(LENGTHS, shared=20, seed=40)
+            ]
+            told.append([bits(each) for each in answers])
+    finally:
+        torch.set_num_threads(1)
+    assert told[0] == told[1]
 
 
 def test_how_often_the_default_differs_in_company_is_measured(
