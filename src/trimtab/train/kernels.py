@@ -44,7 +44,7 @@ class Projections(torch.autograd.Function):
         outputs = []
         for i, (pair, (weight, bias, _, b), low) in enumerate(zip(pairs, maps, lows, strict=True)):
             y = functional.linear(x, widened(weight, packings[i], x.dtype), bias)
-            outputs.append(y if low is None else y.addmm_(low, b.t(), alpha=pair.scaling))
+            outputs.append(y if low is None else y.addmm_(low, b.t(), alpha=_factor(pair, x)))
         # What is frozen and has no pair asks for no input back.
         kept = x if any(ctx.needs_input_grad[2:]) else None
         ctx.save_for_backward(kept, *weights, *masks, *lows)
@@ -70,9 +70,9 @@ class Projections(torch.autograd.Function):
             if needs[3 + 4 * i]:
                 found[4 * i + 1] = dy.sum(0)
             if b is not None:
-                narrow[i] = (dy @ b).mul_(pairs[i].scaling)
+                narrow[i] = (dy @ b).mul_(_factor(pairs[i], dy))
             if needs[5 + 4 * i]:
-                found[4 * i + 3] = (dy.t() @ lows[i]).mul_(pairs[i].scaling)
+                found[4 * i + 3] = (dy.t() @ lows[i]).mul_(_factor(pairs[i], dy))
         if narrow and all(masks[i] is None for i in narrow):
             # Undropped, the pairs have one input: one product for all of them.
             gradients, stack = torch.cat([*narrow.values()], 1), _stack(maps)
@@ -135,6 +135,13 @@ def _maps(weights: Sequence[Tensor | None], width: torch.dtype) -> list[tuple[An
     ]
 
 
+def _factor(pair: Pair, x: Tensor) -> float:
+    """What a pair's product is multiplied by. On a CPU that makes up for what is dropped, too: a
+    number in place of a pass over the inputs; a card's kernels do it as they drop.
+    """
+    return pair.scaling if x.is_cuda else pair.scaling / (1 - pair.dropout)
+
+
 def _drop(x: Tensor, rate: float) -> tuple[Tensor, Tensor | None]:
     """x with inputs dropped, and which were kept: drawn as torch's dropout draws it, so that one
     seed drops the same.
@@ -143,24 +150,22 @@ def _drop(x: Tensor, rate: float) -> tuple[Tensor, Tensor | None]:
         return x, None
     if x.is_cuda:
         return torch.native_dropout(x, rate, True)
-    mask = torch.empty_like(x).bernoulli_(1 - rate).bool()
+    mask = torch.empty_like(x, dtype=torch.bool).bernoulli_(1 - rate)
     return _dropped(x, mask, rate), mask
 
 
 def _dropped(x: Tensor, mask: Tensor | None, rate: float) -> Tensor:
     if mask is None:
         return x
-    if x.is_cuda:
-        return _masked(x, mask, rate)
-    kept: Tensor = (x * mask).div_(1 - rate)
-    return kept
+    # A product with truth values widens them a piece at a time: three times as long.
+    return _masked(x, mask, rate) if x.is_cuda else torch.where(mask, x, 0.0)
 
 
 def _undropped(grad: Tensor, mask: Tensor | None, rate: float) -> Tensor:
     """The gradient by what was dropped, of that behind it; in place on a CPU."""
     if mask is None:
         return grad
-    return _masked(grad, mask, rate) if grad.is_cuda else grad.mul_(mask).div_(1 - rate)
+    return _masked(grad, mask, rate) if grad.is_cuda else grad.mul_(mask)
 
 
 def _masked(x: Tensor, mask: Tensor, rate: float) -> Tensor:
