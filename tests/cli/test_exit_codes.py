@@ -5,7 +5,13 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
+
+import pytest
+
+from trimtab.gateway import keys
+from trimtab.store.home import Home
 
 TRIMTAB = [sys.executable, "-m", "trimtab"]
 
@@ -26,6 +32,19 @@ def test_an_interruption_is_130_and_says_what_to_do(tmp_path: Path) -> None:
         assert process.wait(10) == 130
     # The line on which a terminal shows ^C is ended first.
     assert told == "\ntrimtab: interrupted - run the same command again: it goes on from here\n"
+
+
+@pytest.mark.parametrize("way", [[], ["--json"]])
+def test_a_reader_that_left_is_no_fault(tmp_path: Path, way: list[str]) -> None:
+    """`trimtab keys list | true`: of a table, and of JSON."""
+    with closing(Home(tmp_path).database()) as database, database.transaction() as connection:
+        keys.create(connection, "ci", "ci")
+    read, write = os.pipe()
+    os.close(read)
+    command = [*TRIMTAB, "keys", "list", "--home", str(tmp_path), *way]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def _heed_interruptions() -> None:

@@ -93,8 +93,9 @@ def main() -> NoReturn:
         code = _say(error.format_message().rstrip("."), f"see: {verb} --help", 2)
     except (KeyboardInterrupt, click.Abort):
         code = _say("interrupted", "run the same command again: it goes on from here", 130)
-    except BrokenPipeError:
-        # The reader of our output left (`trimtab models | head`); nobody is there to be told.
+    except (BrokenPipeError, SystemExit):
+        # The reader of our output left (`trimtab models | head`); nobody is there to be told. Click
+        # and rich see it first and end the process as failed; verbs end by their context.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except TrimtabError as error:
