@@ -14,6 +14,7 @@ import pytest
 from tests.loop.conftest import Looped, Record
 from tests.tiny_project import write_project, write_records
 from trimtab.cli.app import main
+from trimtab.cli.summary import print_summary
 from trimtab.deploy.promote import rollback
 from trimtab.errors import DataError, InUse, StorageFull, UserError
 from trimtab.flows.export import export
@@ -141,6 +142,12 @@ def test_an_export_to_a_full_disk_leaves_nothing(
         with pytest.raises(UserError, match="filler"):
             export(outcome.home, connection, made, filler / name)
     assert list(tiny_disk.iterdir()) == [filler]
+
+
+def test_the_page_is_named_as_it_is(looped: Looped, capsys: pytest.CaptureFixture[str]) -> None:
+    """Brackets in a path are none of the terminal's colours."""
+    print_summary(looped.outcome, Path("/tmp/run [x]/report.html"))
+    assert "/tmp/run [x]/report.html\n" in capsys.readouterr().out
 
 
 def test_status_tells_what_is_live_and_why(looped: Looped) -> None:

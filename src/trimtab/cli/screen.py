@@ -62,11 +62,11 @@ class Screen:
 
     def advanced(self, what: str, done: float, total: float | None, note: str = "") -> None:
         if what not in self._bars:
-            self._bars[what] = self._progress.add_task(f"  {what}", total=total, note="")
+            self._bars[what] = self._progress.add_task(f"  {escape(what)}", total=total, note="")
         self._progress.update(self._bars[what], completed=done, total=total, note=escape(note))
         if not self._console.is_terminal and time.monotonic() - self._said >= LINE_EVERY_S:
             share = f" {done / total:.0%}" if total else ""
-            self._say(f"  {what}{share} {escape(note)}".rstrip())
+            self._say(f"  {escape(what)}{share} {escape(note)}".rstrip())
 
     def finished(self, step: str, line: str, seconds: float) -> None:
         self._clear()

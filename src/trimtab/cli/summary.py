@@ -24,7 +24,7 @@ def print_summary(outcome: "Outcome", page: Path) -> None:
     else:
         refused = f"{escape(outcome.refused)}; '{name}' answers as before"
         console.print(f"[bold yellow]not promoted[/]  {refused}")
-    console.print(f"[dim]page[/]  {page}")
+    console.print(f"[dim]page[/]  {escape(str(page))}")
 
 
 def print_reports(outcome: "Outcome") -> None:
