@@ -254,3 +254,16 @@ def test_nobody_waits_for_what_one_of_a_lower_priority_is_reading(
     schedule.add(urgent)
     [share] = schedule.next()
     assert share.sequence is urgent
+
+
+def test_what_one_computed_itself_before_it_was_put_off_is_not_counted_as_found(
+    files: VersionFiles, tokenizer: Tokenizer
+) -> None:
+    schedule = Schedule(Blocks(BLOCKS), 24)
+    sequence = generation(files, tokenizer, 40, 2, False, "interactive")
+    schedule.add(sequence)
+    step(schedule)
+    schedule._put_off(schedule._running[0])
+    finish(schedule)
+    assert sequence.answer.finished
+    assert sequence.answer.cached == 0

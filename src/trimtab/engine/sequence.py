@@ -26,6 +26,10 @@ class Sequence:
         self.finished = False
         self.begun = False
         """Whether it ever had its turn."""
+        self.cached = 0
+        """Tokens that the cache held when it first had. One that was put off and comes back finds
+        what it computed itself.
+        """
         self._root = root(self.version)
         self.names = chain(self._root, self.tokens)
         """Of the full blocks of `tokens`."""
@@ -80,6 +84,8 @@ class Sequence:
 
     def found(self, blocks: list[int], held: int) -> None:
         """Begin behind what the cache holds already."""
+        if not self.begun:
+            self.cached = held
         self.begun = True
         self.blocks = blocks
         self.held = held
@@ -116,9 +122,7 @@ class Generation(Sequence):
 
     def found(self, blocks: list[int], held: int) -> None:
         super().found(blocks, held)
-        # One that was put off and comes back computes less, but was answered for already.
-        if not self.answer.tokens:
-            self.answer.cached = self.held
+        self.answer.cached = self.cached
 
     @property
     def streaming(self) -> bool:
@@ -186,15 +190,10 @@ class Scoring(Sequence):
         self._index = index
         self._scores = scores
         self._logprobs: list[float] = []
-        self._cached = 0
 
     def found(self, blocks: list[int], held: int) -> None:
-        first = not self.begun
         super().found(blocks, held)
         self._logprobs = []
-        # One that was put off and comes back finds what it computed itself.
-        if first:
-            self._cached = self.held
 
     @property
     def unasked(self) -> int:
@@ -212,7 +211,7 @@ class Scoring(Sequence):
         self._logprobs += logprobs
         if len(self._logprobs) == len(self._completion):
             self.finished = True
-            self._scores.put(self._index, self._logprobs, self._cached)
+            self._scores.put(self._index, self._logprobs, self.cached)
 
 
 def sequences(job: ScoreJob) -> list[Scoring]:
