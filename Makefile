@@ -69,8 +69,9 @@ test-rounding: $(VENV)/.dev ## Campaign: how far right programs are apart in bfl
 test-learning: $(VENV)/.dev ## Campaign: does each objective learn, on what was held out? TRIMTAB_DATA names public data
 	@$(BIN)/python -m tests.learning.campaign
 
-test-pairs: $(VENV)/.dev ## Every objective by every method, against plain TRL or written out by hand
+test-pairs: $(VENV)/.dev ## Every objective by every method: against plain TRL or by hand, and killed
 	@TRIMTAB_EVERY_PAIR=1 $(BIN)/python -m pytest -q tests/train/test_pairs.py tests/train/test_rollouts.py
+	@TRIMTAB_EVERY_PAIR=1 $(BIN)/python -m pytest -q tests/train/test_resume.py -k killed_between
 
 test-distributed: $(VENV)/.dev ## Campaign: every launcher and sharding with two ranks, against one process
 	@$(BIN)/python constraints/install.py $(CONSTRAINTS) train,serve,ray,deepspeed,dev

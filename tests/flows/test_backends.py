@@ -194,6 +194,15 @@ def test_what_the_chosen_engine_cannot_serve_is_not_trained(
     assert not any((tmp_path / ".trimtab" / "runs").glob("*"))
 
 
+def test_the_plan_closes_what_the_chosen_engine_cannot_serve(tmp_path: Path) -> None:
+    project = Project.load(write_project(tmp_path, serve={"vllm_env": "vllm"}))
+    plan = run(project, until="plan").outputs["plan"]["plan"]
+    told = {no["method"]: "; ".join(no["reasons"]) for no in plan["refused"]}
+    assert {"dora", "ia3", "prompt", "prefix", "bottleneck"} <= told.keys()
+    assert "train.method ia3 cannot be served: vLLM serves lora, full" in told["ia3"]
+    assert {"lora", "rslora"} <= {each["method"] for each in plan["candidates"]}
+
+
 def test_a_folder_is_relative_to_the_file(tmp_path: Path) -> None:
     project = Project.load(write_project(tmp_path, serve={"vllm_env": "vllm"}))
     assert backend_of(project).arguments() == ["--vllm-env", str(tmp_path / "vllm")]

@@ -43,6 +43,19 @@ def test_the_command_shows_the_table_and_the_records(tmp_path: Path) -> None:
     assert "held against" in done.output
 
 
+def test_what_is_learnt_and_what_it_is_held_against_have_colours_of_their_own(
+    tmp_path: Path,
+) -> None:
+    write_project(tmp_path, train={"objective": "dpo"})
+    write_pairs(tmp_path / "tickets.jsonl", 40)
+    command = ["train", "--preflight", str(tmp_path)]
+    asked = {"FORCE_COLOR": "1", "TERM": "xterm", "COLUMNS": "200"}
+    said = CliRunner().invoke(trimtab, command, env=asked).output
+    assert "\x1b[1;32m{" in said
+    assert "\x1b[31mSorry, I cannot help" in said
+    assert "\x1b[2m<|im_start|>" in said
+
+
 def test_a_record_that_cannot_be_trained_on_is_named(tmp_path: Path) -> None:
     file = write_project(tmp_path, 40, train={"max_length": 20})
     with pytest.raises(DataError, match="no record is left"):

@@ -19,6 +19,7 @@ from typing import Any
 from tests.train.conftest import DIALOGUES, SYSTEM, small_settings
 from trimtab.text.chat import ChatFormat
 from trimtab.train import stall
+from trimtab.train.objectives import objective_of
 from trimtab.train.rewards import Reward, Rollout
 from trimtab.train.run import OnStep, Paused, RunResult, StepProgress
 from trimtab.train.settings import TrainSettings
@@ -35,13 +36,24 @@ WAYS: dict[str, TrainSettings] = {
     "kto": replace(SHORT, objective="kto", epochs=16 / 48),
     "orpo": replace(SHORT, objective="orpo"),
     "grpo": replace(SHORT, objective="grpo", epochs=8 / 24, extra=ANSWERS),
-}
-# Where there is a card also over a base in 4 bits, and with a value head beside the model.
-CARD_WAYS = WAYS | {
-    "qlora": replace(SHORT, method="qlora"),
     "ppo": replace(SHORT, objective="ppo", epochs=8 / 24, extra=ANSWERS),
 }
-SAMPLING = frozenset({"grpo", "ppo"})
+# What `make test-pairs` kills too.
+TWICE = ANSWERS | {"num_iterations": 2, "beta": 0.05}
+MORE: dict[str, TrainSettings] = {
+    method: replace(SHORT, method=method)
+    for method in ("rslora", "dora", "qlora", "ia3", "prompt", "prefix", "bottleneck")
+} | {
+    "packed": replace(SHORT, packing=True, epochs=1, max_length=160),
+    "accumulated": replace(SHORT, accumulation=2, epochs=1.3, dropout=0.1),
+    "reward": replace(SHORT, objective="reward"),
+    "rloo": replace(SHORT, objective="rloo", epochs=8 / 24, extra=ANSWERS),
+    "grpo twice": replace(SHORT, objective="grpo", epochs=4 / 24, extra=TWICE),
+    "ppo twice": replace(SHORT, objective="ppo", epochs=4 / 24, extra=TWICE),
+    "dpo full": replace(SHORT, objective="dpo", method="full", learning_rate=0.001),
+}
+# Where there is a card also over a base in 4 bits.
+CARD_WAYS = WAYS | {"qlora": MORE["qlora"]}
 
 
 def trained(
@@ -49,8 +61,9 @@ def trained(
 ) -> RunResult | Paused:
     """The run of a way, to its end."""
     chat = ChatFormat.from_folder(base, system=SYSTEM)
-    settings = CARD_WAYS[way]
-    rewards = [Reward("length", "length", _lengths)] if way in SAMPLING else []
+    settings = (WAYS | MORE)[way]
+    sampling = objective_of(settings.objective).rollouts
+    rewards = [Reward("length", "length", _lengths)] if sampling else []
     return train_until(base, chat, DIALOGUES, settings, folder, on_step=on_step, rewards=rewards)
 
 

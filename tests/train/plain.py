@@ -42,6 +42,14 @@ def plain_losses(trainer: Any) -> list[float]:
     return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
 
+def in_float32(trainer: Any) -> Any:
+    """What learns over a base in 4 bits, which TRL narrows to bfloat16; elsewhere it is so."""
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return trainer
+
+
 def plain_arguments(folder: Path, settings: TrainSettings, **more: Any) -> dict[str, Any]:
     """What a stranger would set for the same run."""
     return {
@@ -136,7 +144,7 @@ def plain_rollouts(ready: Prepared, chat: ChatFormat, folder: Path) -> list[floa
             return plain(*given)
 
     trainer._generate_single_turn = generate
-    return plain_losses(trainer)
+    return plain_losses(in_float32(trainer))
 
 
 class ByHand:

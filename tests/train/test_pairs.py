@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 from tests.train.conftest import Records
 from tests.train.plain import (
     curve,
+    in_float32,
     judged,
     plain_arguments,
     plain_losses,
@@ -83,11 +84,20 @@ def orpo(ready: Prepared, rows: list[dict[str, str]], arguments: dict[str, Any])
 
     given = models(ready, reference=False)
     given["processing_class"].bos_token = None
+    if ready.attached.method.name == "prompt":
+        # TRL knows nothing of what is said before the text, and would compare it with labels.
+        given["model"].register_forward_hook(of_the_text)
     return ORPOTrainer(
         args=ORPOConfig(**arguments, max_length=512),
         train_dataset=Dataset.from_list(rows),
         **given,
     )
+
+
+def of_the_text(model: Any, given: tuple[Any, ...], out: Any) -> Any:
+    """The logits of the tokens that were given, without those of virtual ones before them."""
+    out.logits = out.logits[:, -given[0].shape[1] :]
+    return out
 
 
 def reward(ready: Prepared, rows: list[dict[str, str]], arguments: dict[str, Any]) -> Any:
@@ -139,8 +149,9 @@ def test_the_pair_learns_as_in_plain_trl(
     ready = prepared(base, chat, lessons, settings)
     arguments = plain_arguments(tmp_path / "plain", settings)
     with quiet():
-        theirs = plain_losses(PLAIN[objective](ready, texts(ready, chat), arguments))
+        trainer = PLAIN[objective](ready, texts(ready, chat), arguments)
+        theirs = plain_losses(in_float32(trainer))
     ours = [point["loss"] for point in curve(result)]
     assert len(ours) == 3
     # In 4 bits the products are summed in another order, which Adam's first steps magnify.
-    assert ours == pytest.approx(theirs, abs=2e-3 if METHODS[method].quantised else 1e-4)
+    assert ours == pytest.approx(theirs, abs=5e-4 if METHODS[method].quantised else 1e-4)

@@ -53,7 +53,7 @@ def test_learning_from_own_answers_is_that_of_plain_trl(
         theirs = plain_rollouts(ready, chat, tmp_path / "plain")
     ours = [point["loss"] for point in curve(result)]
     # In 4 bits the products are summed in another order, which Adam's first steps magnify.
-    assert ours == pytest.approx(theirs, abs=2e-3 if METHODS[method].quantised else 1e-4)
+    assert ours == pytest.approx(theirs, abs=5e-4 if METHODS[method].quantised else 1e-4)
     assert len(theirs) == result.steps == 3
     assert any(theirs)
 

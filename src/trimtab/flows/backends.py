@@ -22,6 +22,7 @@ from trimtab.store.database import Connection
 from trimtab.store.rows import insert_or_update
 
 MILLION = 1_000_000
+BUILT_IN_SERVES = "let the built-in engine serve it: leave serve.vllm_url and serve.vllm_env out"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,34 +98,41 @@ def declared(connection: Connection, base: str) -> Backend:
 
 def check_method(project: Project) -> None:
     """Before anything is trained. Raises UserError where the chosen engine cannot serve it here."""
-    backend, train = backend_of(project), project.train
-    if backend.quantisation == "int8":
+    if backend_of(project).quantisation == "int8":
         try:
             require_vnni()
         except EngineError as error:
             raise UserError(error.message, hint="leave serve.quantisation out here") from error
+    if reason := unserved(project, project.train.method):
+        raise UserError(reason, hint=BUILT_IN_SERVES)
+
+
+def unserved(project: Project, method: str) -> str:
+    """Why the chosen engine cannot serve what a method makes; empty where it can."""
+    backend, rank = backend_of(project), project.train.rank
     if backend.built_in:
-        return
-    method = "lora" if train.method in ("rslora", "qlora") else train.method
-    if method not in vllm_names.METHODS:
-        raise _cannot(f"train.method {method}", f"vLLM serves {', '.join(vllm_names.METHODS)}")
-    if method == "full" and backend.vllm_url:
-        raise _cannot("train.method full", "it makes a base that the server at a URL does not hold")
-    if method == "lora" and backend.vllm_env and train.rank > vllm_server.MAX_RANK:
-        raise _cannot(f"train.rank {train.rank}", f"vLLM is started for {vllm_server.MAX_RANK}")
+        return ""
+    kind = "lora" if method in ("rslora", "qlora") else method
+    if kind not in vllm_names.METHODS:
+        return _cannot(f"train.method {kind}", f"vLLM serves {', '.join(vllm_names.METHODS)}")
+    if kind == "full" and backend.vllm_url:
+        return _cannot(
+            "train.method full", "it makes a base that the server at a URL does not hold"
+        )
+    if kind == "lora" and backend.vllm_env and rank > vllm_server.MAX_RANK:
+        return _cannot(f"train.rank {rank}", f"vLLM is started for {vllm_server.MAX_RANK}")
+    return ""
 
 
 def check_served(able: Capabilities, method: str, version: str) -> None:
     """Raises UserError where an engine says that it cannot serve a version's method."""
     if method not in able.methods:
-        raise _cannot(
+        reason = _cannot(
             f"version {version} is of the method {method}",
             f"{able.runtime.engine} serves {', '.join(able.methods)}",
         )
+        raise UserError(reason, hint=BUILT_IN_SERVES)
 
 
-def _cannot(what: str, why: str) -> UserError:
-    return UserError(
-        f"{what} cannot be served: {why}",
-        hint="let the built-in engine serve it: leave serve.vllm_url and serve.vllm_env out",
-    )
+def _cannot(what: str, why: str) -> str:
+    return f"{what} cannot be served: {why}"

@@ -1,8 +1,9 @@
 """plan: which methods fit this machine, what each would take, and the one to train with."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
+from trimtab.flows.backends import backend_of, unserved
 from trimtab.flows.lessons import lessons_of
 from trimtab.flows.settings import asked_launch, refused_launch, settings_of
 from trimtab.flows.work import Outputs, Result, Work
@@ -32,6 +33,7 @@ def inputs(work: Work, outputs: Outputs) -> dict[str, Any]:
         "chat_template": work.chat.template.source,
         "system": work.chat.system,
         "train": work.project.train.model_dump(),
+        "engine": asdict(backend_of(work.project)),
     }
 
 
@@ -81,6 +83,7 @@ def _plan(work: Work, checked: Preflight) -> Plan:
         for method in METHODS
         if (reason := why_not(section.objective, method))
         or (reason := refused_launch(work.project, where.count, method))
+        or (reason := unserved(work.project, method))
     }
     shape = read_shape(work.base.folder)
     return make_plan(shape, training, [machine], limits, closed, spreads(work.project))
