@@ -1,10 +1,13 @@
 """A part of the serving benchmark run again: what stays, of which run it is, what is judged."""
 
 import asyncio
+import json
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
+from benchmarks.serve import gpu, gpu_page, shapes
 from benchmarks.serve.cases import highest
 from benchmarks.serve.kept import merged
 from benchmarks.serve.page import Table, goals, verdict
@@ -78,3 +81,33 @@ def test_the_highest_rate_is_found_to_half_a_rung(capacity: float) -> None:
         assert found == 0
     else:
         assert found <= capacity < found * math.sqrt(4 / 3)
+
+
+LIMITS = {"gemm_gflop_s": 1e6, "read_gb_s": 4e3}
+CARD = {"name": "a card", "torch": "2.11"}
+
+
+def test_what_a_card_s_run_measures_leaves_what_other_commands_did(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a stream that came all at once ends no run."""
+    monkeypatch.setattr(gpu, "OUT", tmp_path / "serve-gpu.json")
+    before = json.loads(gpu_page.FILE.read_text())
+    gpu.OUT.write_text(json.dumps(before))
+    base = tmp_path / "config.json"
+    base.write_text(json.dumps(shapes.SHAPES["smollm2-135m"]))
+    rows = gpu.Rows(precisions={"trimtab": "bfloat16", "peer": "bfloat16"})
+    for system, whole in (("trimtab", 90.0), ("peer", 8.0)):
+        figures = {"output_tok_s": 700.0, "ttft_p50_ms": 8.0, "latency_p50_ms": whole}
+        rows.note(system, gpu.Measured("base/c1", figures))
+    gpu.write([gpu.Run("smollm2-135m", "random", tmp_path, rows)], LIMITS, CARD)
+    found = json.loads(gpu.OUT.read_text())
+    assert [found[name] for name in gpu.BESIDE] == [before[name] for name in gpu.BESIDE]
+    assert found["commit"] != before["commit"]
+    shared = {
+        row["system"] for run in found["runs"] for row in run["rows"] if "share_of" in row["figure"]
+    }
+    assert shared == {"trimtab"}
+    page = gpu_page.page(found)
+    assert "| decode 1 |" in page
+    assert "| base/c1 | 700" in page

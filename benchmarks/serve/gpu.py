@@ -6,7 +6,7 @@ continuous batching, into docs/benchmarks/serve-gpu.json and a page.
 One round of short cells, two minutes in all; a larger base after the small one, where the card and
 not the launches decides. TRIMTAB_BENCH_SHAPES (a list with commas) names the bases, whose weights
 are random where the real one cannot be had, and with TRIMTAB_BENCH_RANDOM=1 without asking for it;
-TRIMTAB_BENCH_OUT another file.
+TRIMTAB_BENCH_OUT another file. What an earlier run of `steps` and `local` left in it stays.
 """
 
 import asyncio
@@ -44,6 +44,8 @@ FIRST_RATE = {"trimtab": 32.0, "transformers-continuous": 8.0}
 """Of the open loop, requests a second."""
 RUNG, RUNG_S = 1.5, 2.5
 GATEWAYS = 4
+BESIDE = ("weights", "steps", "local")
+"""Of the file, what other commands measured: each row names its own and its commit."""
 ABSENT = {"vllm": "left out: for CUDA it wants an environment of its own, which this run has not"}
 
 
@@ -179,6 +181,8 @@ def write(runs: Sequence[Run], machine: dict[str, float], card: dict[str, str]) 
         shares(run, machine)
     found = {**head(), "card": card, "limits": machine, "runs": [run.found for run in runs]}
     OUT.parent.mkdir(parents=True, exist_ok=True)
+    earlier = json.loads(OUT.read_text()) if OUT.exists() else {}
+    found |= {name: earlier[name] for name in BESIDE if name in earlier}
     OUT.write_text(json.dumps(found, indent=1) + "\n")
     if gpu_page.FILE == OUT:
         gpu_page.main()
@@ -193,7 +197,8 @@ def shares(run: Run, machine: dict[str, float]) -> None:
     for system in run.rows.precisions:
         first = run.rows.values.get((system, "base/c1", "ttft_p50_ms"))
         whole = run.rows.values.get((system, "base/c1", "latency_p50_ms"))
-        if not first or not whole:
+        # A stream that came all at once tells nothing of its tokens.
+        if not first or not whole or median(whole) <= median(first):
             continue
         # A prompt has 180 tokens on the average, all but the last without the head.
         rate = 2 * (180 * inside + head_size) / 1e9 / (median(first) / 1000)

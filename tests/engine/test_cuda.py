@@ -1,5 +1,9 @@
-"""The whole engine on a GPU, at SmolLM2's shape with random weights, beside transformers and PEFT
+"""The whole engine on a GPU, at SmolLM2's widths with random weights, beside transformers and PEFT
 on the same GPU.
+
+Triton builds some ten kernels for each number format, see test_cuda_builds: a few seconds of one
+core. What else takes time is by the layer (graphs, the reference and its adapters), so there are as
+many as it takes to show that none is mistaken for another.
 """
 
 import asyncio
@@ -16,10 +20,12 @@ import torch
 from tests.engine.paths import CUDA, Kept, answer, ask, items, run, score
 from tests.tiny import build_adapter, build_base
 from trimtab.engine.continuous import ContinuousPath
+from trimtab.engine.drawn import Drawn
 from trimtab.engine.dtype import pick_device, pick_dtype
 from trimtab.engine.family import read_shape
 from trimtab.engine.jobs import GenerateJob
 from trimtab.engine.local import LocalEngine
+from trimtab.engine.sampling import Sampler, choose
 from trimtab.engine.schedule import Schedule
 from trimtab.inference import (
     Completion,
@@ -35,12 +41,12 @@ pytestmark = pytest.mark.skipif(not CUDA, reason="no NVIDIA GPU, or no Triton, o
 WIDE, EACH, MEAN = 1e-3, 0.5, 0.1
 """Nats: in float32; of a token and on the average in bfloat16."""
 NAMES = ("base", *(f"v{i}" for i in range(8)))
-SIZES: dict[str, int] = {"layers": 30, "hidden": 576, "heads": 9, "kv_heads": 3}
+SIZES: dict[str, int] = {"layers": 4, "hidden": 576, "heads": 9, "kv_heads": 3}
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """SmolLM2-135M's layers, and a small vocabulary; adapters of ranks 1 to 64."""
+    """Layers of SmolLM2-135M's size, and a small vocabulary; adapters of ranks 1 to 64."""
     folder = tmp_path_factory.mktemp("cuda")
     base = build_base(folder / "base", context=2048, spread=0.03, **SIZES)
     found = {"base": base}
@@ -265,6 +271,32 @@ def test_what_was_never_written_into_the_cache_may_be_anything(
     path._cache.values.fill_(torch.nan)
     tokens = prompt(random.Random(13), 45)
     check(ask(path, "v1", [tokens], Sampling(max_tokens=20))[0], "v1", tokens, reference, dtype)
+
+
+def test_what_is_drawn_there_is_what_a_cpu_draws_of_the_same() -> None:
+    """By seed and position alone, whichever way it is looked for."""
+    source = random.Random(16)
+    logits = 4 * torch.randn(40, 5000, generator=torch.Generator().manual_seed(1))
+    asked = [
+        Sampling(
+            temperature=source.choice([0.3, 0.8, 1.5]),
+            top_k=source.choice([0, 5, 300]),
+            top_p=source.choice([0.5, 0.95, 1.0]),
+            min_p=source.choice([0.0, 0.02]),
+            seed=seed,
+        )
+        for seed in range(len(logits))
+    ]
+
+    def drawn(device: str) -> list[int]:
+        samplers = [
+            Sampler(GenerateRequest("base", (5,) * i, each, "1")) for i, each in enumerate(asked)
+        ]
+        told = choose(logits.to(device), samplers)
+        return [each.token for each in told if isinstance(each, Drawn)]
+
+    assert len(drawn("cpu")) == len(logits)
+    assert drawn("cuda") == drawn("cpu")
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,5 @@
 """transformers' own continuous batching on a GPU, behind HTTP: `PORT MODEL`. The base alone: it
-mixes no adapters.
+mixes no adapters. Where there is no GPU it computes all the same, so that this can be tried there.
 """
 
 import asyncio
@@ -14,6 +14,7 @@ from transformers.generation.configuration_utils import ContinuousBatchingConfig
 
 # Of the card's free memory: other systems start and wait beside it.
 SHARE = 0.15
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class Model:
@@ -22,7 +23,7 @@ class Model:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.bfloat16, attn_implementation="sdpa"
         )
-        model = model.to("cuda").eval()
+        model = model.to(DEVICE).eval()
         self._numbers = itertools.count()
         self._manager = model.init_continuous_batching(
             # No token ends an answer: each is as long as it was asked to be.

@@ -208,7 +208,7 @@ def held_out(model: Any, checked: Preflight) -> float:
     model.eval()
     total, count = 0.0, 0
     for row in checked.examples:
-        tokens = torch.tensor([row.prompt + row.completion], device="cuda")
+        tokens = torch.tensor([row.prompt + row.completion], device=model.device)
         with torch.inference_mode():
             logits = model(input_ids=tokens, use_cache=False).logits[0, len(row.prompt) - 1 : -1]
             wanted = tokens[0, len(row.prompt) :]
