@@ -1,7 +1,9 @@
 """A version answers once it has repeated its proof, whichever engine computes it."""
 
 import asyncio
+import json
 import math
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from dataclasses import replace
@@ -146,6 +148,33 @@ async def test_what_answers_as_something_else_is_not_held(
         await ask(engine, "red")
         with pytest.raises(IdentityError, match="other files"):
             await engine.load(swapped)
+        await ask(engine, "red")
+
+
+@pytest.mark.parametrize(
+    ("opened", "alpha"),
+    [(built_in, 0), (vllm, 0), (built_in, 8.1)],
+    ids=["nothing", "nothing by vLLM", "nearly the same"],
+)
+@awaited
+async def test_an_adapter_that_does_nothing_or_not_quite_the_same_is_refused(
+    opened: Open,
+    base: Path,
+    adapters: dict[str, Path],
+    tmp_path: Path,
+    version_of: VersionOf,
+    alpha: float,
+) -> None:
+    """What was trained has an alpha of 8; a server in 16 bits could not tell the last one."""
+    other = Path(shutil.copytree(adapters["red"], tmp_path / "other"))
+    config = json.loads((other / "adapter_config.json").read_bytes())
+    (other / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": alpha}))
+    red = proved(version_of("red"))
+    async with opened(base) as engine:
+        with pytest.raises(IdentityError, match="does not answer as itself"):
+            await engine.load(replace(red, adapter=other))
+        await refused(engine, "red")
+        await engine.load(red)
         await ask(engine, "red")
 
 
