@@ -4,6 +4,7 @@ that has imported what training needs.
 python -m tests.train.killed < a list of scenarios {way, base, folder, at, how, room} as JSON
 """
 
+import gc
 import json
 import os
 import resource
@@ -72,12 +73,16 @@ def _lengths(rollouts: Sequence[Rollout]) -> list[float]:
 
 
 def main() -> None:
+    # No collection walks over what is imported: neither here, nor in a fork, which would copy it.
+    gc.disable()
     import torch
 
     torch.set_num_threads(1)
     import trimtab.train.model
     import trimtab.train.trainer  # noqa: F401 - so that no fork has to
 
+    gc.freeze()
+    gc.enable()
     json.dump([_forked(each) for each in json.load(sys.stdin)], sys.stdout)
 
 

@@ -7,6 +7,7 @@ The libraries are imported once and the ranks are forks, so that a test of ten r
 import; how the ranks of a user's run are started is torchrun's, and tested apart.
 """
 
+import gc
 import os
 import resource
 import signal
@@ -23,6 +24,8 @@ from trimtab.train.rewards import over
 
 
 def main() -> None:
+    # No collection walks over what is imported: neither here, nor in a rank, which would copy it.
+    gc.disable()
     import torch
     import trl.trainer.dpo_trainer
     import trl.trainer.grpo_trainer
@@ -32,6 +35,8 @@ def main() -> None:
     import trimtab.train.launchers.fsdp
     import trimtab.train.launchers.ranked  # noqa: F401
 
+    gc.freeze()
+    gc.enable()
     torch.set_num_threads(1)
     for line in sys.stdin:
         run, _, room = line.strip().partition("\t")
