@@ -232,6 +232,15 @@ def test_a_model_that_cannot_be_asked_is_trained_all_the_same(
     assert "It could not be asked: RuntimeError: no way to" in result.files.live.read_text()
 
 
+def test_a_value_that_the_library_refuses_is_no_fault_of_ours(
+    base: Path, chat: ChatFormat, records: Records, settings: TrainSettings, tmp_path: Path
+) -> None:
+    wrong = dataclasses.replace(settings, extra={"optim": "sgdd"})
+    with pytest.raises(ProjectError, match=r"train\.extra: sgdd is not a valid") as caught:
+        train(base, chat, records, wrong, tmp_path)
+    assert len(caught.value.message) < 250
+
+
 def test_a_loss_that_runs_away_names_where_it_began(
     base: Path,
     chat: ChatFormat,

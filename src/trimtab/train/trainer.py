@@ -5,6 +5,7 @@ Imports torch and trl; import this module only where a run starts.
 
 import dataclasses
 import importlib
+import textwrap
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -17,6 +18,7 @@ from transformers import AutoTokenizer, PrinterCallback, Trainer, TrainerState
 from transformers.tokenization_utils_base import PreTrainedTokenizerBase
 
 from trimtab import bottleneck
+from trimtab.errors import ProjectError
 from trimtab.train import checkpoint
 from trimtab.train.aside import aside
 from trimtab.train.model import widen
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from trimtab.train.watch import Watch
 
 HELD_OUT = "held_out_loss"
+# Characters of a library's message that an error repeats.
+LONGEST = 200
 # How often a run is saved, unless train.extra.save_steps says otherwise; a save syncs to disk.
 SAVES = 8
 # With one of these the loss of SFT is TRL's own, over a whole batch.
@@ -233,7 +237,10 @@ def portions(prepared: Prepared) -> tuple[int, int]:
 
 
 def arguments(prepared: Prepared, checkpoints: Path, **owned: Any) -> Any:
-    """TRL's configuration of the objective: our defaults, then `train.extra`, then `owned`."""
+    """TRL's configuration of the objective: our defaults, then `train.extra`, then `owned`.
+
+    Raises ProjectError where a value of `train.extra` is none for it.
+    """
     settings = prepared.settings
     batch, accumulation = portions(prepared)
     free: dict[str, Any] = {
@@ -274,4 +281,12 @@ def arguments(prepared: Prepared, checkpoints: Path, **owned: Any) -> Any:
     config = config_class(prepared.objective)
     known = {field.name for field in dataclasses.fields(config)}
     fixed = {name: value for name, value in fixed.items() if name in known}
-    return config(**(free | dict(settings.extra) | fixed | owned))
+    try:
+        return config(**(free | dict(settings.extra) | fixed | owned))
+    except (TypeError, ValueError) as error:
+        if not settings.extra:
+            raise
+        why = textwrap.shorten(str(error), LONGEST, placeholder=" ...")
+        raise ProjectError(
+            f"train.extra: {why}", hint=f"see the fields of {prepared.objective.config}"
+        ) from error
