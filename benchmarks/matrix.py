@@ -23,7 +23,7 @@ from trimtab.text.chat import ChatFormat
 from trimtab.train.lesson import Lesson
 from trimtab.train.methods import METHODS
 from trimtab.train.objectives import OBJECTIVES
-from trimtab.train.rewards import Reward, Rollout
+from trimtab.train.online.rewards import Reward, Rollout
 from trimtab.train.settings import TrainSettings
 from trimtab.train.start import train
 

@@ -16,7 +16,7 @@ from typing import cast
 
 import uvloop
 
-from trimtab.engine.protocol import Described, Done, Generated, encode_reply
+from trimtab.engine.wire.protocol import Described, Done, Generated, encode_reply
 from trimtab.inference import Capabilities, Chunk, Runtime, Usage
 
 WORDS = 16
@@ -116,7 +116,7 @@ class OpenAIFace(asyncio.Protocol):
 
 
 async def engine_face(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """The frames of `trimtab.engine.protocol`. Prompts are tokens, so the seed names a delay."""
+    """The frames of `engine.wire.protocol`. Prompts are tokens, so the seed names a delay."""
     waiting: set[asyncio.Task[None]] = set()
     while line := await reader.readline():
         call = json.loads(line)

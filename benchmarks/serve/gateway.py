@@ -10,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from trimtab.engine.remote import RemoteEngine
+from trimtab.engine.wire.remote import RemoteEngine
 from trimtab.gateway.app import create_app
 from trimtab.gateway.process import serve
 from trimtab.inference import Engine, VersionFiles

@@ -10,7 +10,7 @@ from html import escape
 from typing import Any
 
 from benchmarks.machine import ROOT
-from trimtab.train.chart import nice_ticks
+from trimtab.train.display.chart import nice_ticks
 
 FILE = ROOT / "docs" / "benchmarks" / "serve.json"
 PAGE = FILE.with_suffix(".md")

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from benchmarks.serve.material import base_folder
-from trimtab.engine.remote import RemoteEngine
+from trimtab.engine.wire.remote import RemoteEngine
 from trimtab.inference import GenerateRequest, Sampling, VersionFiles, complete
 
 

@@ -19,18 +19,18 @@ from pathlib import Path
 import torch
 
 from benchmarks.serve import shapes
-from trimtab.engine.batch import Part, lay_out
-from trimtab.engine.blocks import BLOCK
-from trimtab.engine.cache import Cache
+from trimtab.engine.continuous.batch import Part, lay_out
+from trimtab.engine.continuous.blocks import BLOCK
+from trimtab.engine.continuous.cache import Cache
 from trimtab.engine.dtype import pick_device, pick_dtype
-from trimtab.engine.family import Shape, read_shape
-from trimtab.engine.llama import Llama
-from trimtab.engine.lora import Adapter
+from trimtab.engine.llama.family import Shape, read_shape
+from trimtab.engine.llama.lora import Adapter
+from trimtab.engine.llama.network import Llama
+from trimtab.engine.llama.pages import Pages
+from trimtab.engine.llama.pair import AnyPair, Pair, Up
+from trimtab.engine.llama.rope import frequencies
+from trimtab.engine.llama.weights import PARTS, load_weights, widths
 from trimtab.engine.ops import TorchOps, pick_ops
-from trimtab.engine.pages import Pages
-from trimtab.engine.pair import AnyPair, Pair, Up
-from trimtab.engine.rope import frequencies
-from trimtab.engine.weights import PARTS, load_weights, widths
 
 HISTORY = 208
 PROMPT = 180

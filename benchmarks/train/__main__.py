@@ -35,7 +35,7 @@ FORKS.set_forkserver_preload(
         "bitsandbytes",
         "trl.trainer.sft_trainer",
         "trl.trainer.dpo_trainer",
-        "trimtab.train.display",
+        "trimtab.train.display.display",
         "trimtab.train.objectives.dpo",
         "trimtab.train.objectives.sft",
         "benchmarks.train.limit",

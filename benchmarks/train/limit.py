@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.train.material import Material
-from trimtab.train.loss import label_logprobs, parts
 from trimtab.train.rows import Answers
-from trimtab.train.stream import IGNORED
+from trimtab.train.stream.loss import label_logprobs, parts
+from trimtab.train.stream.stream import IGNORED
 
 PRODUCTS = {"aten::mm": (0, 1), "aten::addmm_": (1, 2), "aten::addmm": (1, 2), "aten::bmm": (0, 1)}
 TRIES = 3

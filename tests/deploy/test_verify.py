@@ -23,7 +23,7 @@ from tests.engine.kinds import KindReference, build_kind
 from tests.tiny import build_adapter, build_base
 from trimtab.deploy.package import Package, files_of
 from trimtab.deploy.verify import Verification, said_of, verify
-from trimtab.engine import quantisation
+from trimtab.engine.continuous import quantisation
 from trimtab.engine.local import LocalEngine
 from trimtab.errors import IdentityError, VersionNotLoaded
 from trimtab.inference import NARROW_NATS, Engine, Proof, Runtime, ScoreRequest, VersionFiles

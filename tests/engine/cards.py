@@ -17,15 +17,15 @@ from typing import Any
 import torch
 
 from tests.engine.test_ops import shape
-from trimtab.engine.batch import Part, lay_out
-from trimtab.engine.blocks import BLOCK
-from trimtab.engine.cache import Cache
-from trimtab.engine.family import Shape
-from trimtab.engine.linear import plain
-from trimtab.engine.lora import Adapter
-from trimtab.engine.pair import Pair, Up
-from trimtab.engine.rope import frequencies
-from trimtab.engine.weights import Layer
+from trimtab.engine.continuous.batch import Part, lay_out
+from trimtab.engine.continuous.blocks import BLOCK
+from trimtab.engine.continuous.cache import Cache
+from trimtab.engine.llama.family import Shape
+from trimtab.engine.llama.linear import plain
+from trimtab.engine.llama.lora import Adapter
+from trimtab.engine.llama.pair import Pair, Up
+from trimtab.engine.llama.rope import frequencies
+from trimtab.engine.llama.weights import Layer
 
 CPU = torch.device("cpu")
 SHARED = {75: 64 << 10, 80: 163 << 10, 86: 99 << 10, 90: 227 << 10, 120: 99 << 10}

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from trimtab.engine.continuous import ContinuousPath
-from trimtab.engine.family import read_shape
-from trimtab.engine.general import GeneralPath
+from trimtab.engine.continuous.path import ContinuousPath
+from trimtab.engine.general.path import GeneralPath
+from trimtab.engine.general.static import StaticPath
 from trimtab.engine.jobs import GenerateJob, Mailbox, ScoreJob
+from trimtab.engine.llama.family import read_shape
 from trimtab.engine.ops import TorchOps
-from trimtab.engine.static import StaticPath
 from trimtab.inference import (
     Chunk,
     Completion,

@@ -18,8 +18,8 @@ from transformers import AutoModelForCausalLM
 
 from tests.campaigns import record
 from tests.engine.paths import score
-from trimtab.engine.continuous import ContinuousPath
-from trimtab.engine.family import read_shape
+from trimtab.engine.continuous.path import ContinuousPath
+from trimtab.engine.llama.family import read_shape
 from trimtab.flows.bases import resolve
 from trimtab.flows.watch import Silent
 from trimtab.inference import NARROW_MEAN_NATS, NARROW_NATS, VersionFiles

@@ -10,10 +10,10 @@ from peft.tuners.lora import LoraLayer
 from tests.engine.paths import FAST, Kept, ask, make_path, run, score, scores
 from tests.engine.reference import Reference
 from tests.tiny import build_adapter, build_base
-from trimtab.engine import adapters
-from trimtab.engine.continuous import ContinuousPath
+from trimtab.engine.continuous import adapters
+from trimtab.engine.continuous.path import ContinuousPath
 from trimtab.engine.jobs import ScoreJob
-from trimtab.engine.lora import Adapter
+from trimtab.engine.llama.lora import Adapter
 from trimtab.errors import EngineError, IdentityError
 from trimtab.inference import Sampling, ScoreRequest, VersionFiles
 

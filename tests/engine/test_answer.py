@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab.engine.answer import Answer, longest_overlap
-from trimtab.engine.drawn import Drawn
+from trimtab.engine.sampling.drawn import Drawn
 from trimtab.inference import Chunk, GenerateRequest, Sampling, Usage
 from trimtab.text.tokenizer import Tokenizer
 

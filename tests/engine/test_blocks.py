@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from trimtab.engine.blocks import BLOCK, Blocks, Content, Part, chain, follow, root
+from trimtab.engine.continuous.blocks import BLOCK, Blocks, Content, Part, chain, follow, root
 
 COUNT = 6
 

@@ -19,14 +19,14 @@ import torch
 
 from tests.engine.paths import CUDA, Kept, answer, ask, items, run, score
 from tests.tiny import build_adapter, build_base
-from trimtab.engine.continuous import ContinuousPath
-from trimtab.engine.drawn import Drawn
+from trimtab.engine.continuous.path import ContinuousPath
+from trimtab.engine.continuous.schedule import Schedule
 from trimtab.engine.dtype import pick_device, pick_dtype
-from trimtab.engine.family import read_shape
 from trimtab.engine.jobs import GenerateJob
+from trimtab.engine.llama.family import read_shape
 from trimtab.engine.local import LocalEngine
-from trimtab.engine.sampling import Sampler, choose
-from trimtab.engine.schedule import Schedule
+from trimtab.engine.sampling.drawn import Drawn
+from trimtab.engine.sampling.sampler import Sampler, choose
 from trimtab.inference import (
     Completion,
     GenerateRequest,

@@ -13,14 +13,14 @@ import torch
 
 from tests.engine.test_cuda_ops import CLOSE, DEVICE, DTYPES
 from tests.engine.test_ops import shape
-from trimtab.engine.blocks import BLOCK
-from trimtab.engine.cache import Cache
-from trimtab.engine.family import Shape
-from trimtab.engine.lora import Adapter
+from trimtab.engine.continuous.blocks import BLOCK
+from trimtab.engine.continuous.cache import Cache
+from trimtab.engine.llama.family import Shape
+from trimtab.engine.llama.lora import Adapter
+from trimtab.engine.llama.pair import Pair, Up
 from trimtab.engine.ops.cuda.tiles import Tiles, patches, rows_for
 from trimtab.engine.ops.cuda.tiles import attention as attention_tiles
 from trimtab.engine.ops.torch_ops import adapt_segment
-from trimtab.engine.pair import Pair, Up
 
 pytestmark = [
     pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed"),

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 from tests.engine.test_ops import low_rank, mixed_step, narrow_network, shape
-from trimtab.engine.batch import Part, lay_out
-from trimtab.engine.cache import Cache
-from trimtab.engine.family import Shape
-from trimtab.engine.lora import Adapter
+from trimtab.engine.continuous.batch import Part, lay_out
+from trimtab.engine.continuous.cache import Cache
+from trimtab.engine.llama.family import Shape
+from trimtab.engine.llama.lora import Adapter
+from trimtab.engine.llama.pages import Pages
+from trimtab.engine.llama.pair import Pair, Up
+from trimtab.engine.llama.rope import frequencies
 from trimtab.engine.ops import TorchOps
-from trimtab.engine.pages import Pages
-from trimtab.engine.pair import Pair, Up
-from trimtab.engine.rope import frequencies
 
 pytestmark = [
     pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed"),

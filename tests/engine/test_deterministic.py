@@ -10,10 +10,10 @@ import torch
 from tests.engine.conftest import VersionOf
 from tests.engine.paths import FAST, KINDS, AnyPath, Kept, answer, ask, load, make_path, run
 from tests.engine.test_paths import NAMES, prompts
-from trimtab.engine.blocks import Blocks
-from trimtab.engine.continuous import ContinuousPath
+from trimtab.engine.continuous.blocks import Blocks
+from trimtab.engine.continuous.path import ContinuousPath
+from trimtab.engine.continuous.schedule import Schedule
 from trimtab.engine.jobs import GenerateJob
-from trimtab.engine.schedule import Schedule
 from trimtab.inference import Completion, GenerateRequest, Sampling
 
 COUNT = 6

@@ -11,11 +11,11 @@ from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError, FakeTen
 from tests.engine.conftest import VersionOf
 from tests.engine.paths import Kept, answer, make_path, run
 from tests.engine.reference import Reference
-from trimtab.engine.batch import Part, lay_out
-from trimtab.engine.continuous import ContinuousPath
-from trimtab.engine.family import read_shape
+from trimtab.engine.continuous.batch import Part, lay_out
+from trimtab.engine.continuous.path import ContinuousPath
+from trimtab.engine.continuous.room import PROMPT_TOKENS
 from trimtab.engine.jobs import GenerateJob
-from trimtab.engine.room import PROMPT_TOKENS
+from trimtab.engine.llama.family import read_shape
 from trimtab.inference import GenerateRequest, Sampling
 
 AWAY = torch.device("meta")

@@ -11,7 +11,7 @@ from tests.engine.processes import engine_process, stop_engine
 from tests.tiny_bert import build_encoder
 from trimtab.embed.encoder import Encoder
 from trimtab.engine.encoding import EncoderEngine
-from trimtab.engine.remote import RemoteEngine
+from trimtab.engine.wire.remote import RemoteEngine
 from trimtab.errors import EngineUnavailable, IdentityError, RequestRefused, TrimtabError
 from trimtab.inference import (
     EmbedRequest,

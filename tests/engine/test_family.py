@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from tests.engine.paths import FAST, ask, make_path, score
 from tests.engine.reference import Reference
 from tests.tiny import build_base
-from trimtab.engine.continuous import ContinuousPath
-from trimtab.engine.family import read_shape
+from trimtab.engine.continuous.path import ContinuousPath
+from trimtab.engine.llama.family import read_shape
 from trimtab.inference import Sampling, VersionFiles
 
 SIZES: dict[str, Any] = {

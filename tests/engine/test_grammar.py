@@ -19,9 +19,9 @@ from tests.engine.reference import Reference
 from tests.engine.test_paths import prompts, same
 from tests.text.test_schema import TICKET, schemas
 from trimtab.engine.dtype import pick_device
-from trimtab.engine.grammar import Grammar, Grammars
 from trimtab.engine.jobs import GenerateJob
 from trimtab.engine.local import LocalEngine
+from trimtab.engine.sampling.grammar import Grammar, Grammars
 from trimtab.errors import EngineUnavailable, RequestRefused
 from trimtab.inference import GenerateRequest, Sampling, complete
 from trimtab.text.schema import Vocabulary, compiled, opened

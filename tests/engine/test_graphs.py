@@ -4,14 +4,14 @@ import pytest
 import torch
 
 from tests.engine.test_ops import shape
-from trimtab.engine.batch import Batch, Part, lay_out
-from trimtab.engine.blocks import BLOCK
-from trimtab.engine.cache import Cache
-from trimtab.engine.lora import Adapter
+from trimtab.engine.continuous.batch import Batch, Part, lay_out
+from trimtab.engine.continuous.blocks import BLOCK
+from trimtab.engine.continuous.cache import Cache
+from trimtab.engine.continuous.room import GPU_RUNNING
+from trimtab.engine.llama.lora import Adapter
 from trimtab.engine.ops.cuda.graphs import SIZES, Graphs, Replay, Work
 from trimtab.engine.ops.cuda.step import Step, step
 from trimtab.engine.ops.cuda.tiles import attention, patches, rows_for
-from trimtab.engine.room import GPU_RUNNING
 
 CPU = torch.device("cpu")
 GROUP = 3

@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from trimtab.engine.family import read_shape
-from trimtab.engine.linear import quantised
-from trimtab.engine.llama import Llama
+from trimtab.engine.continuous.quality import check
+from trimtab.engine.llama.family import read_shape
+from trimtab.engine.llama.linear import quantised
+from trimtab.engine.llama.network import Llama
+from trimtab.engine.llama.weights import load_weights
 from trimtab.engine.local import LocalEngine
 from trimtab.engine.ops import NativeOps
 from trimtab.engine.ops.build import library
 from trimtab.engine.ops.int8_ops import Int8Ops
 from trimtab.engine.processor import VNNI, cpu_flags, require_vnni
-from trimtab.engine.quality import check
-from trimtab.engine.weights import load_weights
 from trimtab.errors import EngineError
 
 CPU = torch.device("cpu")

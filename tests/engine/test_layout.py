@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.engine.layout import WORTH_SHARING, common_prefix, lay_out
+from trimtab.engine.general.layout import WORTH_SHARING, common_prefix, lay_out
 
 CPU = torch.device("cpu")
 rows_of_tokens = st.lists(

@@ -14,9 +14,9 @@ import torch
 from tests.engine.conftest import VersionOf
 from tests.engine.reference import Reference
 from tests.tiny import build_base
-from trimtab.engine import adapters as hot
+from trimtab.engine.continuous import adapters as hot
 from trimtab.engine.dtype import pick_device
-from trimtab.engine.general import GeneralPath, Version
+from trimtab.engine.general.path import GeneralPath, Version
 from trimtab.engine.local import LocalEngine
 from trimtab.engine.ops.build import library
 from trimtab.engine.ops.compiled import runs

@@ -9,15 +9,15 @@ import torch
 from tests.engine.conftest import VersionOf
 from tests.engine.paths import FAST, Kept, answer, ask, make_path, run
 from tests.engine.test_paths import NAMES, prompts
-from trimtab.engine import continuous
-from trimtab.engine.batch import Batch
-from trimtab.engine.blocks import BLOCK
-from trimtab.engine.cache import Cache
-from trimtab.engine.continuous import ContinuousPath
+from trimtab.engine.continuous import path as continuous
+from trimtab.engine.continuous.batch import Batch
+from trimtab.engine.continuous.blocks import BLOCK
+from trimtab.engine.continuous.cache import Cache
+from trimtab.engine.continuous.path import ContinuousPath
+from trimtab.engine.continuous.room import Room
+from trimtab.engine.continuous.scoring import logprobs_of
 from trimtab.engine.jobs import GenerateJob
 from trimtab.engine.local import LocalEngine
-from trimtab.engine.room import Room
-from trimtab.engine.scoring import logprobs_of
 from trimtab.errors import EngineError, RequestRefused
 from trimtab.inference import GenerateRequest, Sampling, complete
 
@@ -118,5 +118,5 @@ def test_logits_are_widened_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) ->
     tokens = [3, 0, 49, 7, 7, 20, 11]
     expected = logits.float().log_softmax(-1)[range(7), tokens].tolist()
     for numbers in (1, 100, 10**6):
-        monkeypatch.setattr("trimtab.engine.scoring.AT_ONCE", numbers)
+        monkeypatch.setattr("trimtab.engine.continuous.scoring.AT_ONCE", numbers)
         assert logprobs_of(logits, tokens) == pytest.approx(expected, abs=1e-5)

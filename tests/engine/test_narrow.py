@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tests.engine.kinds import KindReference, build_kind
 from tests.engine.test_load import rewrite, with_magnitudes
 from tests.tiny import build_adapter, build_base
-from trimtab.engine import continuous
+from trimtab.engine.continuous import path as continuous
 from trimtab.engine.local import LocalEngine
 from trimtab.engine.ops import TorchOps
 from trimtab.inference import (

@@ -17,22 +17,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from trimtab.engine.batch import Part, lay_out
-from trimtab.engine.blocks import BLOCK
-from trimtab.engine.cache import Cache
-from trimtab.engine.family import Rope, Shape
-from trimtab.engine.linear import Linear, _tell, packed, panelled, plain
-from trimtab.engine.lora import Adapter
+from trimtab.engine.continuous.batch import Part, lay_out
+from trimtab.engine.continuous.blocks import BLOCK
+from trimtab.engine.continuous.cache import Cache
+from trimtab.engine.llama.family import Rope, Shape
+from trimtab.engine.llama.linear import Linear, _tell, packed, panelled, plain
+from trimtab.engine.llama.lora import Adapter
+from trimtab.engine.llama.pages import Pages
+from trimtab.engine.llama.pair import Pair, Told, Up
+from trimtab.engine.llama.rope import frequencies
+from trimtab.engine.llama.weights import Layer
 from trimtab.engine.ops import NativeOps, TorchOps, build, fits, pick_ops
 from trimtab.engine.ops.build import library
 from trimtab.engine.ops.compiled import Compiled, runs
 from trimtab.engine.ops.torch_ops import adapt_segment
-from trimtab.engine.pages import Pages
-from trimtab.engine.pair import Pair, Told, Up
 from trimtab.engine.processor import cpu_flags
-from trimtab.engine.rope import frequencies
-from trimtab.engine.sampling import best
-from trimtab.engine.weights import Layer
+from trimtab.engine.sampling.sampler import best
 from trimtab.errors import EngineError
 
 CPU = torch.device("cpu")
@@ -422,7 +422,7 @@ def test_weights_that_onednn_does_not_take_are_plain_and_told_once(
     def refuses(x: torch.Tensor, blocked: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("no such number format")
 
-    monkeypatch.setattr("trimtab.engine.linear.multiply", refuses)
+    monkeypatch.setattr("trimtab.engine.llama.linear.multiply", refuses)
     _tell.cache_clear()
     for _ in range(2):
         assert packed(rand(4, 8)).plain is not None

@@ -5,7 +5,7 @@ import weakref
 
 import torch
 
-from trimtab.engine.pages import PIECE, Pages
+from trimtab.engine.llama.pages import PIECE, Pages
 
 
 def test_tensors_in_one_piece_do_not_touch_each_other() -> None:

@@ -22,10 +22,10 @@ from tests.engine.paths import (
 )
 from tests.engine.reference import Reference
 from tests.engine.test_paths import NAMES, NATS, prompts
-from trimtab.engine.blocks import BLOCK, Blocks
-from trimtab.engine.continuous import ContinuousPath
+from trimtab.engine.continuous.blocks import BLOCK, Blocks
+from trimtab.engine.continuous.path import ContinuousPath
+from trimtab.engine.continuous.schedule import Schedule
 from trimtab.engine.jobs import GenerateJob, ScoreJob
-from trimtab.engine.schedule import Schedule
 from trimtab.inference import Completion, GenerateRequest, Sampling, ScoreRequest
 
 LENGTH = 53

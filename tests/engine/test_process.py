@@ -16,8 +16,9 @@ import pytest
 
 from tests.engine.conftest import VersionOf
 from tests.engine.processes import DEADLINE_S, engine_process, start_engine, stop_engine
-from trimtab.engine import pages, process
-from trimtab.engine.remote import RemoteEngine
+from trimtab.engine import process
+from trimtab.engine.llama import pages
+from trimtab.engine.wire.remote import RemoteEngine
 from trimtab.errors import EngineUnavailable
 from trimtab.inference import GenerateRequest, Sampling, ScoreRequest, VersionFiles, complete
 

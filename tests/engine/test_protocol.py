@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trimtab import errors
-from trimtab.engine import protocol
+from trimtab.engine.wire import protocol
 from trimtab.inference import (
     Capabilities,
     Chunk,

@@ -15,7 +15,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from tests.engine.paths import FAST, Kept, answer, ask, items, make_path
-from trimtab.engine.continuous import ContinuousPath
+from trimtab.engine.continuous.path import ContinuousPath
 from trimtab.engine.jobs import GenerateJob, ScoreJob
 from trimtab.errors import BaseError
 from trimtab.flows.bases import resolve

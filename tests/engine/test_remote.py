@@ -12,7 +12,7 @@ import pytest
 from tests.engine.conftest import VersionOf
 from tests.engine.processes import DEADLINE_S, engine_process, start_engine, stop_engine
 from tests.engine.reference import Reference
-from trimtab.engine.protocol import (
+from trimtab.engine.wire.protocol import (
     MAX_FRAME,
     Describe,
     Described,
@@ -20,7 +20,7 @@ from trimtab.engine.protocol import (
     decode_reply,
     encode_call,
 )
-from trimtab.engine.remote import RemoteEngine
+from trimtab.engine.wire.remote import RemoteEngine
 from trimtab.errors import IdentityError, RequestRefused, VersionNotLoaded
 from trimtab.inference import GenerateRequest, Sampling, ScoreRequest, VersionFiles, complete
 

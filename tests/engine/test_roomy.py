@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.engine.roomy import ROOM, RoomyLayer
+from trimtab.engine.general.roomy import ROOM, RoomyLayer
 
 ROWS, HEADS, WIDTH = 3, 2, 4
 

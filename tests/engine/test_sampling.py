@@ -18,9 +18,9 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from trimtab.engine.drawing import draw_all
-from trimtab.engine.drawn import Drawn
-from trimtab.engine.sampling import Sampler, _draw, choose, uniform
+from trimtab.engine.sampling.drawing import draw_all
+from trimtab.engine.sampling.drawn import Drawn
+from trimtab.engine.sampling.sampler import Sampler, _draw, choose, uniform
 from trimtab.errors import EngineError, RequestRefused
 from trimtab.inference import GenerateRequest, Sampling
 
@@ -287,5 +287,5 @@ def test_rows_that_are_too_many_at_once_are_drawn_in_parts(monkeypatch: pytest.M
     points = [0.1, 0.3, 0.5, 0.7, 0.9]
     at_once = draw_all(scores, samplings, points)
     for numbers in (1, 80, 81):
-        monkeypatch.setattr("trimtab.engine.drawing.AT_ONCE", numbers)
+        monkeypatch.setattr("trimtab.engine.sampling.drawing.AT_ONCE", numbers)
         assert draw_all(scores, samplings, points) == at_once

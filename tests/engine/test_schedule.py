@@ -12,12 +12,12 @@ from tests.engine.conftest import VersionOf
 from tests.engine.paths import FAST, Kept, answer, ask, make_path, scores
 from tests.engine.reference import Reference, Said
 from tests.engine.test_paths import NAMES, NATS, prompts, same
-from trimtab.engine.batch import Batch
-from trimtab.engine.blocks import BLOCK, Blocks
-from trimtab.engine.cache import Cache
-from trimtab.engine.continuous import ContinuousPath
+from trimtab.engine.continuous.batch import Batch
+from trimtab.engine.continuous.blocks import BLOCK, Blocks
+from trimtab.engine.continuous.cache import Cache
+from trimtab.engine.continuous.path import ContinuousPath
+from trimtab.engine.continuous.schedule import Schedule
 from trimtab.engine.jobs import GenerateJob, ScoreJob
-from trimtab.engine.schedule import Schedule
 from trimtab.inference import GenerateRequest, Priority, Sampling, ScoreRequest
 
 PROMPT_TOKENS = 24

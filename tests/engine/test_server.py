@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
-from trimtab.engine.protocol import (
+from trimtab.engine.wire.protocol import (
     MAX_FRAME,
     Call,
     Describe,
@@ -16,7 +16,7 @@ from trimtab.engine.protocol import (
     decode_reply,
     encode_call,
 )
-from trimtab.engine.server import Connection
+from trimtab.engine.wire.server import Connection
 from trimtab.inference import Chunk, EmbedRequest, GenerateRequest, Sampling, Vector
 
 

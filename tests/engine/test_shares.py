@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from tests.engine.conftest import VersionOf
 from tests.engine.paths import Kept
-from trimtab.engine.blocks import BLOCK, Blocks
-from trimtab.engine.drawn import Drawn
+from trimtab.engine.continuous.blocks import BLOCK, Blocks
+from trimtab.engine.continuous.schedule import Schedule
+from trimtab.engine.continuous.sequence import Generation, sequences
 from trimtab.engine.jobs import GenerateJob, ScoreJob
-from trimtab.engine.schedule import Schedule
-from trimtab.engine.sequence import Generation, sequences
+from trimtab.engine.sampling.drawn import Drawn
 from trimtab.inference import GenerateRequest, Priority, Sampling, ScoreRequest, VersionFiles
 from trimtab.text.tokenizer import Tokenizer
 

@@ -10,12 +10,12 @@ import pytest
 
 from tests.engine.conftest import VersionOf
 from tests.engine.paths import Kept, items, load, make_path, run, scores
-from trimtab.engine import general
-from trimtab.engine.decode import score_rows
+from trimtab.engine.general import path as general
+from trimtab.engine.general.decode import score_rows
+from trimtab.engine.general.layout import MAX_BATCH, MAX_BATCH_TOKENS
+from trimtab.engine.general.overlay import Overlay
+from trimtab.engine.general.static import StaticPath, group
 from trimtab.engine.jobs import GenerateJob, Job, ScoreJob
-from trimtab.engine.layout import MAX_BATCH, MAX_BATCH_TOKENS
-from trimtab.engine.overlay import Overlay
-from trimtab.engine.static import StaticPath, group
 from trimtab.errors import EngineOverloaded, EngineUnavailable
 from trimtab.inference import GenerateRequest, Sampling, ScoreRequest
 

@@ -19,8 +19,8 @@ from tests.engine.wire import KEY, Vllm
 from tests.tiny import build_base
 from trimtab.engine.local import LocalEngine
 from trimtab.engine.trials import judge
-from trimtab.engine.vllm import VllmEngine
-from trimtab.engine.vllm_routes import Server
+from trimtab.engine.vllm.engine import VllmEngine
+from trimtab.engine.vllm.routes import Server
 from trimtab.errors import EngineError, EngineUnavailable, IdentityError, VersionNotLoaded
 from trimtab.inference import (
     GenerateRequest,

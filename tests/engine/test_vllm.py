@@ -17,10 +17,10 @@ from tests.engine.conftest import VersionOf
 from tests.engine.kinds import build_kind
 from tests.engine.reference import Reference
 from tests.engine.wire import KEY, VERSION, Vllm
-from trimtab.engine import vllm_server
-from trimtab.engine.vllm import VllmEngine
-from trimtab.engine.vllm_names import METHODS
-from trimtab.engine.vllm_routes import Server
+from trimtab.engine.vllm import server as vllm_server
+from trimtab.engine.vllm.engine import VllmEngine
+from trimtab.engine.vllm.names import METHODS
+from trimtab.engine.vllm.routes import Server
 from trimtab.errors import (
     BaseError,
     EngineError,
@@ -371,7 +371,7 @@ def test_capabilities_are_those_of_vllm(url: str, base: Path) -> None:
 
 
 def test_no_torch_is_needed() -> None:
-    code = "import sys, trimtab.engine.vllm_server; print('torch' in sys.modules)"
+    code = "import sys, trimtab.engine.vllm.server; print('torch' in sys.modules)"
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert told.stdout == "False\n"
 

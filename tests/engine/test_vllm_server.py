@@ -24,7 +24,7 @@ from tests.tiny import build_adapter, build_base
 from trimtab.deploy.package import files_of
 from trimtab.deploy.verify import said_of, verify
 from trimtab.engine.local import LocalEngine
-from trimtab.engine.remote import RemoteEngine
+from trimtab.engine.wire.remote import RemoteEngine
 from trimtab.errors import EngineUnavailable, IdentityError
 from trimtab.inference import (
     Completion,

@@ -6,8 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.engine.protocol import Failed, Generate, Generated, Reply, decode_call, encode_reply
-from trimtab.engine.remote import RemoteEngine
+from trimtab.engine.wire.protocol import (
+    Failed,
+    Generate,
+    Generated,
+    Reply,
+    decode_call,
+    encode_reply,
+)
+from trimtab.engine.wire.remote import RemoteEngine
 from trimtab.errors import EngineError
 from trimtab.inference import Chunk, GenerateRequest, Sampling, Usage, complete
 

@@ -8,8 +8,8 @@ from typing import cast
 
 from tests.gateway.echo import Echo
 from trimtab.engine.local import LocalEngine
-from trimtab.engine.protocol import MAX_FRAME
-from trimtab.engine.server import Connection
+from trimtab.engine.wire.protocol import MAX_FRAME
+from trimtab.engine.wire.server import Connection
 
 
 @asynccontextmanager

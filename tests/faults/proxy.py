@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from trimtab.engine.protocol import MAX_FRAME
+from trimtab.engine.wire.protocol import MAX_FRAME
 
 Fault = Literal[
     "none",

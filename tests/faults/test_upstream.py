@@ -27,7 +27,7 @@ from tests.gateway.echo import Echo
 from tests.gateway.test_conversation import answer, talking
 from tests.gateway.test_stream import events
 from tests.gateway.world import PRICE, PROMPT, World, app_with, build_world, listening, until
-from trimtab.engine.remote import RemoteEngine
+from trimtab.engine.wire.remote import RemoteEngine
 from trimtab.gateway import catalogue, tables
 from trimtab.gateway.streams import live
 from trimtab.gateway.tiers import breaker, retry

@@ -13,7 +13,7 @@ from tests.serving import eventually
 from tests.tiny import build_base
 from tests.tiny_project import write_project
 from trimtab.engine import processor
-from trimtab.engine.vllm_server import MAX_RANK
+from trimtab.engine.vllm.server import MAX_RANK
 from trimtab.errors import IdentityError, UserError
 from trimtab.flows.backends import BUILT_IN, Backend, backend_of, check_method, declared
 from trimtab.flows.engines import answers, engine_child

@@ -13,7 +13,7 @@ from trimtab.train.lesson import Lesson
 from trimtab.train.preflight import Preflight, preflight
 from trimtab.train.prepare import prepare
 from trimtab.train.settings import TrainSettings
-from trimtab.train.stream import IGNORED, lay_out
+from trimtab.train.stream.stream import IGNORED, lay_out
 
 SETTINGS = TrainSettings(rank=4, batch_size=2, accumulation=2, epochs=1.5, max_length=200)
 

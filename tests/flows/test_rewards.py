@@ -23,7 +23,7 @@ from trimtab.ledger.money import nano
 from trimtab.ledger.own import spent
 from trimtab.project import Project
 from trimtab.store.home import find_home
-from trimtab.train.rewards import Rollout, scores
+from trimtab.train.online.rewards import Rollout, scores
 from trimtab.train.run import RunFolder, write_json
 
 ROLLOUTS = [Rollout((Message("user", "why?"),), "so", "thus", record) for record in (4, 7)]

@@ -31,8 +31,8 @@ from trimtab.ledger.prices import set_price
 from trimtab.project import Project
 from trimtab.store.database import Database
 from trimtab.store.home import Home
-from trimtab.train.limits import Limits
 from trimtab.train.run import RunFolder
+from trimtab.train.watch.limits import Limits
 
 USD_HOUR = 3600.0
 TRAIN = {"epochs": 1, "batch_size": 8, "usd_hour": USD_HOUR}

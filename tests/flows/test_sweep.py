@@ -24,8 +24,8 @@ from trimtab.flows.watch import Silent
 from trimtab.ledger.money import usd
 from trimtab.ledger.own import spent
 from trimtab.project import Project, with_fields
-from trimtab.train import watch as watching
 from trimtab.train.run import RunResult
+from trimtab.train.watch import watch as watching
 
 TRAIN = {"epochs": 1, "batch_size": 4, "usd_hour": 3.6}
 

@@ -14,8 +14,8 @@ from fastapi import FastAPI
 
 from tests.gateway.echo import Echo
 from tests.gateway.world import PROMPT, World, app_with
-from trimtab.engine.remote import RemoteEngine
-from trimtab.engine.server import Connection
+from trimtab.engine.wire.remote import RemoteEngine
+from trimtab.engine.wire.server import Connection
 
 REQUESTS = 80
 CHAT = {"model": "desk", "messages": [{"role": "user", "content": PROMPT}], "max_tokens": 5}

@@ -12,7 +12,7 @@ import pytest
 from tests.engine.processes import engine_process
 from tests.gateway.world import PRICE, PROMPT, World, app_with, listening, until
 from tests.tiny import build_adapter, build_base
-from trimtab.engine.remote import RemoteEngine
+from trimtab.engine.wire.remote import RemoteEngine
 
 ASK = {"model": "desk", "prompt": PROMPT, "max_tokens": 12}
 

@@ -79,7 +79,7 @@ def reward(into: Path) -> dict[str, Any]:
     """The settings are the first that were thought of for this size; none was chosen by what is
     held out. Two layers and 700 pairs, a campaign before, ranked 217 of 400.
     """
-    from trimtab.train.reward_model import RewardModel
+    from trimtab.train.online.reward_model import RewardModel
 
     base = cut(into / "base", SCORER_LAYERS)
     chat = ChatFormat.from_folder(base, system="Answer.")

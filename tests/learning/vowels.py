@@ -10,7 +10,7 @@ from tests.tiny_project import TICKETS
 from trimtab.inference import Message
 from trimtab.text.chat import ChatFormat
 from trimtab.train.lesson import Lesson
-from trimtab.train.rewards import Reward, Rollout
+from trimtab.train.online.rewards import Reward, Rollout
 
 LENGTH, DRAWS = 12, 8
 TRAINED, HELD_OUT = 60, 24

@@ -10,7 +10,7 @@ from tests.tiny import build_base
 from trimtab.inference import Message
 from trimtab.text.chat import ChatFormat
 from trimtab.train.lesson import Lesson
-from trimtab.train.rewards import Reward, Rollout
+from trimtab.train.online.rewards import Reward, Rollout
 from trimtab.train.settings import TrainSettings
 
 SYSTEM = "You are the support desk. Answer with one JSON object."

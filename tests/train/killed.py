@@ -19,12 +19,12 @@ from typing import Any
 
 from tests.train.conftest import DIALOGUES, SYSTEM, small_settings
 from trimtab.text.chat import ChatFormat
-from trimtab.train import stall
 from trimtab.train.objectives import objective_of
-from trimtab.train.rewards import Reward, Rollout
+from trimtab.train.online.rewards import Reward, Rollout
 from trimtab.train.run import OnStep, Paused, RunResult, StepProgress
 from trimtab.train.settings import TrainSettings
 from trimtab.train.start import train_until
+from trimtab.train.watch import stall
 
 SHORT = replace(small_settings(), epochs=16 / 24)
 ANSWERS = {"num_generations": 2, "max_completion_length": 6, "save_steps": 2, "temperature": 1.5}

@@ -36,8 +36,8 @@ from trimtab.train.launchers import LAUNCHERS, SHARDINGS, Launch
 from trimtab.train.launchers.job import Desk, Job
 from trimtab.train.launchers.xla_place import refusals
 from trimtab.train.objectives import objective_of
+from trimtab.train.online.rewards import over
 from trimtab.train.preflight import preflight
-from trimtab.train.rewards import over
 from trimtab.train.run import RunResult, StepProgress
 from trimtab.train.settings import TrainSettings
 from trimtab.train.start import train

@@ -15,9 +15,9 @@ from trimtab.inference import Message
 from trimtab.text.chat import ChatFormat
 from trimtab.train.lesson import Lesson
 from trimtab.train.objectives import objective_of
+from trimtab.train.online.rewards import Reward, Rollout
 from trimtab.train.preflight import preflight
 from trimtab.train.prepare import Prepared, prepare
-from trimtab.train.rewards import Reward, Rollout
 from trimtab.train.rows import Answers
 from trimtab.train.run import RunResult
 from trimtab.train.settings import TrainSettings
@@ -111,7 +111,7 @@ def plain_rollouts(ready: Prepared, chat: ChatFormat, folder: Path) -> list[floa
     """The losses of plain TRL, its answers drawn by the same chance and rewarded by SHORT."""
     import trl
 
-    from trimtab.train.draws import dealt, draws
+    from trimtab.train.online.draws import dealt, draws
     from trimtab.train.trainer import tokenizer_of
 
     settings = ready.settings
@@ -178,7 +178,7 @@ class ByHand:
 
     def values(self, model: Any, made: Any) -> list[list[float]]:
         """What the head expects before each token of an answer, from the states of the text."""
-        from trimtab.train.walk import bare
+        from trimtab.train.stream.walk import bare
 
         width = made["completion_ids"].shape[1]
         out = bare(model)(**inputs(made), output_hidden_states=True)

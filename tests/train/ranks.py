@@ -20,7 +20,7 @@ from tests.train.conftest import DIALOGUES, notes_of, overheard
 from trimtab.train.launchers import rank
 from trimtab.train.launchers.job import Desk, Job
 from trimtab.train.launchers.scores import POLL_S, Telling
-from trimtab.train.rewards import over
+from trimtab.train.online.rewards import over
 
 
 def main() -> None:

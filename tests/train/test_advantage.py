@@ -6,7 +6,13 @@ import random
 import pytest
 import torch
 
-from trimtab.train.advantage import advantages, policy_losses, token_rewards, value_losses, whitened
+from trimtab.train.online.advantage import (
+    advantages,
+    policy_losses,
+    token_rewards,
+    value_losses,
+    whitened,
+)
 
 
 def by_hand(

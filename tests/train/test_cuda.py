@@ -27,12 +27,13 @@ from transformers import (
 
 from tests.train.killed import CARD_WAYS, trained
 from tests.train.test_loss import batch, gradients
-from trimtab.train import room, walk
+from trimtab.train import room
 from trimtab.train.checkpoint import newest
-from trimtab.train.loss import label_logprobs, stream_of
 from trimtab.train.objectives import objective_of
 from trimtab.train.run import RunFolder, RunResult
-from trimtab.train.walk import Model, walkable
+from trimtab.train.stream import walk
+from trimtab.train.stream.loss import label_logprobs, stream_of
+from trimtab.train.stream.walk import Model, walkable
 
 pytestmark = pytest.mark.skipif(
     not torch.cuda.is_available(), reason="no CUDA device: run on a machine that has one"

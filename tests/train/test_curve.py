@@ -4,8 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.train.chart import HEIGHT, MOST, WIDTH, Line, chart, nice_ticks, number, thinned
-from trimtab.train.curve import Point, smoothed, to_json, to_svg
+from trimtab.train.display.chart import (
+    HEIGHT,
+    MOST,
+    WIDTH,
+    Line,
+    chart,
+    nice_ticks,
+    number,
+    thinned,
+)
+from trimtab.train.display.curve import Point, smoothed, to_json, to_svg
 
 LOSSES = st.lists(st.floats(0.001, 50), min_size=1, max_size=60)
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.train.divergence import STEPS, far_above
+from trimtab.train.watch.divergence import STEPS, far_above
 
 FALLING = [2.5 * 0.95**step for step in range(40)]
 

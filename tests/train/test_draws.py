@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from trimtab.train.draws import Drawn, draws
+from trimtab.train.online.draws import Drawn, draws
 
 
 def drawn(scores: torch.Tensor, rows: list[random.Random]) -> list[int]:

@@ -31,9 +31,9 @@ from trimtab.train.launchers.builds import clear_dead_locks
 from trimtab.train.launchers.crew import own_device
 from trimtab.train.launchers.job import Desk, Job
 from trimtab.train.objectives import objective_of
+from trimtab.train.online.rewards import over
 from trimtab.train.pairing import check
 from trimtab.train.preflight import preflight
-from trimtab.train.rewards import over
 from trimtab.train.run import RunFolder, RunResult, StepProgress, write_json
 from trimtab.train.settings import TrainSettings
 from trimtab.train.share import Share

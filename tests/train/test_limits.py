@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trimtab.train.limits import Limits, Pause
+from trimtab.train.watch.limits import Limits, Pause
 
 
 def test_the_step_that_would_pass_a_limit_is_not_taken() -> None:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from trimtab.train.live import LivePage, clock
+from trimtab.train.display.live import LivePage, clock
+from trimtab.train.display.samples import Asked
 from trimtab.train.run import StepProgress
-from trimtab.train.samples import Asked
 
 LOG: list[dict[str, Any]] = [
     {"step": step, "loss": 2.5 / step, "grad_norm": 1.0, "learning_rate": 1e-3, "tokens_s": 300.0}

@@ -25,15 +25,15 @@ from transformers import (
 )
 from trl.trainer.utils import add_fused_lm_head
 
-from trimtab.train.fused import answer_fast
-from trimtab.train.loss import label_logprobs, parts, stream_of
 from trimtab.train.methods.qlora import quantisation
 from trimtab.train.model import adapt
 from trimtab.train.room import keeps
-from trimtab.train.scoring import score_fast, scores
 from trimtab.train.settings import TrainSettings
-from trimtab.train.stream import IGNORED
-from trimtab.train.walk import Model, walkable
+from trimtab.train.stream.fused import answer_fast
+from trimtab.train.stream.loss import label_logprobs, parts, stream_of
+from trimtab.train.stream.scoring import score_fast, scores
+from trimtab.train.stream.stream import IGNORED
+from trimtab.train.stream.walk import Model, walkable
 
 ALLOWED = 1e-5
 SIZES = {

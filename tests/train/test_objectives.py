@@ -25,8 +25,8 @@ from trimtab.project import Train
 from trimtab.text.chat import ChatFormat
 from trimtab.train.lesson import Lesson
 from trimtab.train.objectives import OBJECTIVES, Needs, objective_of
+from trimtab.train.online.rewards import Reward, Rollout, scores
 from trimtab.train.preflight import preflight
-from trimtab.train.rewards import Reward, Rollout, scores
 from trimtab.train.rows import Answers
 from trimtab.train.run import RunResult
 from trimtab.train.start import train
@@ -150,7 +150,7 @@ def test_a_record_without_two_answers_is_named(chat: ChatFormat, records: Record
 def test_a_metric_that_is_no_number_stops_the_run_with_its_records(tmp_path: Path) -> None:
     from transformers import TrainerState
 
-    from trimtab.train.watch import Watch
+    from trimtab.train.watch.watch import Watch
 
     row = Answers(9, (1, 2), ((3,), (4,)))
     watch = Watch([[row]], tmp_path, watched=("rewards/margins",))
@@ -227,7 +227,7 @@ def test_dropout_is_what_the_project_says_under_every_objective(
 
     from trimtab.train.model import quiet
     from trimtab.train.trainer import arguments, build
-    from trimtab.train.watch import Watch
+    from trimtab.train.watch.watch import Watch
 
     ready = prepared(base, chat, records, settings_of("dpo", dropout=dropout))
     for objective in set(OBJECTIVES) - {"sft"}:
@@ -273,7 +273,7 @@ def test_a_reward_model_is_that_of_plain_trl_and_ranks(
     from trl import RewardConfig, RewardTrainer
 
     from trimtab.train.model import quiet
-    from trimtab.train.reward_model import RewardModel
+    from trimtab.train.online.reward_model import RewardModel
     from trimtab.train.trainer import tokenizer_of
 
     settings = settings_of("reward", epochs=2)

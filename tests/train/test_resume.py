@@ -18,9 +18,9 @@ from tests.train.killed import MORE, SHORT, WAYS, trained
 from trimtab.errors import StorageFull, UserError
 from trimtab.text.chat import ChatFormat
 from trimtab.train.checkpoint import newest
-from trimtab.train.limits import Pause
 from trimtab.train.run import Paused, RunFolder, RunResult, StepProgress
 from trimtab.train.start import train, train_until
+from trimtab.train.watch.limits import Pause
 
 KILLED = WAYS | MORE if os.environ.get("TRIMTAB_EVERY_PAIR") else WAYS
 

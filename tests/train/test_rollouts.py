@@ -65,7 +65,7 @@ def test_ppo_is_that_written_out_by_hand(
     """On one batch, before the first step and after it, where it is clipped."""
     from trimtab.train.model import quiet
     from trimtab.train.trainer import build
-    from trimtab.train.watch import Watch
+    from trimtab.train.watch.watch import Watch
 
     extra = {"num_generations": 4, "max_completion_length": 6, "beta": 0.05, "num_iterations": 2}
     extra["warmup_steps"] = 0

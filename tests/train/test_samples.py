@@ -7,9 +7,9 @@ import torch
 
 from tests.train.conftest import Records, small_settings
 from trimtab.text.chat import ChatFormat
+from trimtab.train.display.samples import SHARE, TOKENS, Samples, answers, chosen
 from trimtab.train.preflight import preflight
 from trimtab.train.prepare import Prepared, prepare
-from trimtab.train.samples import SHARE, TOKENS, Samples, answers, chosen
 from trimtab.train.trainer import tokenizer_of
 
 

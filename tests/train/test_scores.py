@@ -10,8 +10,8 @@ from tests.train.conftest import DIALOGUES, small_settings
 from trimtab.errors import DataError, TrimtabError
 from trimtab.train.launchers.job import Desk, Job
 from trimtab.train.launchers.scores import Telling, asking
+from trimtab.train.online.rewards import Reward, Rollout, Scorer, over
 from trimtab.train.preflight import Preflight
-from trimtab.train.rewards import Reward, Rollout, Scorer, over
 
 
 def golds(rollouts: Sequence[Rollout]) -> list[float]:

@@ -10,12 +10,13 @@ from tests.tiny import build_base
 from tests.train.conftest import Records
 from trimtab.errors import BaseError, InUse, ProjectError, RunFailed, UserError
 from trimtab.text.chat import ChatFormat
-from trimtab.train import divergence, room
+from trimtab.train import room
 from trimtab.train.checkpoint import newest
 from trimtab.train.probes import Probes
 from trimtab.train.run import RunFolder, RunResult, StepProgress
 from trimtab.train.settings import TrainSettings
 from trimtab.train.start import train
+from trimtab.train.watch import divergence
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +222,7 @@ def test_a_model_that_cannot_be_asked_is_trained_all_the_same(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from trimtab.train import samples
+    from trimtab.train.display import samples
 
     def refuses(*_: object) -> list[str]:
         raise RuntimeError("no way to generate")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from trimtab.train import stall
-from trimtab.train.stall import Stalled, StallGuard
+from trimtab.train.watch import stall
+from trimtab.train.watch.stall import Stalled, StallGuard
 
 
 @pytest.fixture(autouse=True)

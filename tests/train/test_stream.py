@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trimtab.train.stream import IGNORED, SHORTEST, TILE, lay_out
+from trimtab.train.stream.stream import IGNORED, SHORTEST, TILE, lay_out
 
 ROWS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=60), min_size=1, max_size=6)
 

@@ -18,7 +18,7 @@ if not CARD:
 if importlib.util.find_spec("triton") is None:
     pytest.skip("Triton is not installed: torch for a CPU comes without", allow_module_level=True)
 
-kernels: Any = importlib.import_module("trimtab.train.cuda.triton_kernels")
+kernels: Any = importlib.import_module("trimtab.train.stream.cuda.triton_kernels")
 DEVICE = "cuda" if CARD else "cpu"
 WIDTHS = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 

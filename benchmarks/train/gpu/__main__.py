@@ -31,7 +31,7 @@ from trimtab.plan.work import Work
 from trimtab.train.flops import step_work
 from trimtab.train.preflight import Preflight
 from trimtab.train.settings import TrainSettings
-from trimtab.train.walk import walkable
+from trimtab.train.stream.walk import walkable
 
 OUT = Path(os.environ.get("TRIMTAB_BENCH_OUT", "docs/benchmarks/train-gpu.json"))
 # The quickstart's, packed rows of 1,024 tokens taken two at a time: sixteen a step.

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trimtab.train.loss import label_logprobs, parts
 from trimtab.train.room import part_size
 from trimtab.train.rows import Row
-from trimtab.train.stream import IGNORED
-from trimtab.train.walk import bare
+from trimtab.train.stream.loss import label_logprobs, parts
+from trimtab.train.stream.stream import IGNORED
+from trimtab.train.stream.walk import bare
 
 PRODUCTS = {"aten::mm": (0, 1), "aten::addmm_": (1, 2), "aten::addmm": (1, 2), "aten::bmm": (0, 1)}
 TRIES = 5

@@ -105,7 +105,7 @@ def trimtab(
 ) -> Measured:
     """The trainer of a run, on a base that lies on the card already; `extra` as in a project."""
     from trimtab.train.trainer import build
-    from trimtab.train.watch import Watch
+    from trimtab.train.watch.watch import Watch
 
     settings = replace(settings, extra={**settings.extra, **SCHEDULE, **extra})
     with quiet():

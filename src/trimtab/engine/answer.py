@@ -7,7 +7,7 @@ until it is certain.
 from collections.abc import Sequence
 from dataclasses import replace
 
-from trimtab.engine.drawn import Drawn
+from trimtab.engine.sampling.drawn import Drawn
 from trimtab.inference import Chunk, FinishReason, GenerateRequest, Usage
 from trimtab.text.tokenizer import Detokenizer, Tokenizer
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from trimtab.engine.grammar import Grammar
+from trimtab.engine.sampling.grammar import Grammar
 from trimtab.inference import GenerateRequest, Priority, ScoreRequest
 
 PRIORITIES: tuple[Priority, ...] = ("interactive", "batch", "shadow")

@@ -16,10 +16,10 @@ from trimtab.engine.admission import check_generate, check_score
 from trimtab.engine.backlog import Backlog
 from trimtab.engine.dtype import dtype_name, pick_device, pick_dtype
 from trimtab.engine.faults import first_line
-from trimtab.engine.grammar import Grammars
+from trimtab.engine.general.layout import MAX_BATCH
 from trimtab.engine.jobs import Command, GenerateJob, Job, ScoreJob
-from trimtab.engine.layout import MAX_BATCH
 from trimtab.engine.pace import Pace
+from trimtab.engine.sampling.grammar import Grammars
 from trimtab.engine.trials import Trials
 from trimtab.engine.versions import AnyPath, Quantisation, Versions
 from trimtab.engine.worker import Worker

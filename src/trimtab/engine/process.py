@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING, TextIO
 
 from trimtab.child import leave_with_parent
 from trimtab.engine.faults import unexpected
-from trimtab.engine.protocol import MAX_FRAME
+from trimtab.engine.wire.protocol import MAX_FRAME
 from trimtab.errors import EngineUnavailable, InUse, TrimtabError
 
 if TYPE_CHECKING:
     from trimtab.engine.encoding import EncoderEngine
     from trimtab.engine.local import LocalEngine
-    from trimtab.engine.vllm import VllmEngine
+    from trimtab.engine.vllm.engine import VllmEngine
 
     Computing = LocalEngine | EncoderEngine | VllmEngine
 
@@ -90,7 +90,7 @@ async def _run(arguments: argparse.Namespace) -> None:
     if not (arguments.vllm_url or arguments.vllm_env):
         await serve(_engine(arguments), arguments.socket)
         return
-    from trimtab.engine import vllm_server
+    from trimtab.engine.vllm import server as vllm_server
 
     if arguments.vllm_url:
         opened = vllm_server.given(arguments.vllm_url, arguments.base)
@@ -157,7 +157,7 @@ async def serve(engine: "Computing", socket: Path) -> None:
     """Serve until SIGTERM or SIGINT, then drain. Raises EngineUnavailable where what computes
     behind the engine is not `alive` any more.
     """
-    from trimtab.engine.server import Connection
+    from trimtab.engine.wire.server import Connection
 
     connections: set[Connection] = set()
 

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 
-from trimtab.engine.continuous import ContinuousPath
-from trimtab.engine.continuous import Version as FastVersion
-from trimtab.engine.family import read_shape
-from trimtab.engine.quantisation import int8_path
-from trimtab.engine.static import StaticPath
+from trimtab.engine.continuous.path import ContinuousPath
+from trimtab.engine.continuous.path import Version as FastVersion
+from trimtab.engine.continuous.quantisation import int8_path
+from trimtab.engine.general.static import StaticPath
+from trimtab.engine.llama.family import read_shape
 from trimtab.errors import EngineError, IdentityError, VersionNotLoaded
 from trimtab.inference import VersionFiles
 
 if TYPE_CHECKING:
-    from trimtab.engine.general import GeneralPath, Version
+    from trimtab.engine.general.path import GeneralPath, Version
 
     Ready = FastVersion | Version
 
@@ -128,6 +128,6 @@ class Versions:
 
 def _general() -> type["GeneralPath"]:
     """With transformers and PEFT behind it, which take longer to import than all else to start."""
-    from trimtab.engine.general import GeneralPath
+    from trimtab.engine.general.path import GeneralPath
 
     return GeneralPath

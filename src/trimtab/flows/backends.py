@@ -9,8 +9,9 @@ version on its base gets that.
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 
-from trimtab.engine import vllm_names, vllm_server
 from trimtab.engine.processor import require_vnni
+from trimtab.engine.vllm import names as vllm_names
+from trimtab.engine.vllm import server as vllm_server
 from trimtab.errors import EngineError, UserError
 from trimtab.flows.tables import backends, find_backend
 from trimtab.inference import Capabilities

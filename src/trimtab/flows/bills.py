@@ -15,8 +15,8 @@ from trimtab.ledger.own import spend, spend_in_all
 from trimtab.ledger.prices import prices_of
 from trimtab.store.database import Connection, Database
 from trimtab.store.home import Home
-from trimtab.train.limits import Limits
 from trimtab.train.run import RunFolder
+from trimtab.train.watch.limits import Limits
 
 
 def bill_training(connection: Connection, project: str, run: str, usd: float) -> None:

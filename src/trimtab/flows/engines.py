@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from trimtab.child import Child
-from trimtab.engine.remote import RemoteEngine
+from trimtab.engine.wire.remote import RemoteEngine
 from trimtab.errors import EngineUnavailable
 from trimtab.flows.backends import BUILT_IN, Backend
 from trimtab.flows.sockets import discard_dead, engine_socket, run_socket

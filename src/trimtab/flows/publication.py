@@ -19,8 +19,8 @@ from trimtab.flows.publishing import MLFLOW
 from trimtab.flows.work import Work
 from trimtab.store import outbox
 from trimtab.store.clock import now_us
+from trimtab.train.display.tensorboard import Events
 from trimtab.train.run import RunFolder, StepProgress
-from trimtab.train.tensorboard import Events
 
 PACKAGES = {"mlflow": "mlflow-skinny", "tensorboard": "tensorboard"}
 # How often points are written down, and how long a run waits at its end for the last ones to go.

@@ -20,7 +20,7 @@ from trimtab.evaluate.grader import Grader
 from trimtab.evaluate.judge import exact_match, gold_fields, valid_json
 from trimtab.flows.work import Work
 from trimtab.inference import VersionFiles
-from trimtab.train.rewards import Reward, Rollout
+from trimtab.train.online.rewards import Reward, Rollout
 from trimtab.train.run import RunFolder, RunResult
 
 RULES = ("exact_match", "valid_json")
@@ -54,7 +54,7 @@ def _reward(work: Work, name: str) -> Reward:
     if name in RULES:
         return Reward(name, identity, _by_rule(_rule(work, name)))
     if name.startswith("run:"):
-        from trimtab.train.reward_model import RewardModel
+        from trimtab.train.online.reward_model import RewardModel
 
         model = RewardModel(work.base.folder, _run(work, name).adapter, work.chat)
         return model.reward("reward_model", identity)

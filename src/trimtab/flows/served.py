@@ -13,7 +13,7 @@ from contextlib import aclosing
 from pathlib import Path
 
 from trimtab.canonical import short
-from trimtab.engine.remote import RemoteEngine
+from trimtab.engine.wire.remote import RemoteEngine
 from trimtab.errors import EngineUnavailable, UserError, VersionNotLoaded
 from trimtab.flows.serving import version_files
 from trimtab.flows.sockets import engine_socket

@@ -15,7 +15,7 @@ from trimtab.flows.backends import price_of_tokens
 from trimtab.flows.slips import Payer
 from trimtab.flows.work import Work
 from trimtab.store.database import Connection
-from trimtab.train.limits import Limits
+from trimtab.train.watch.limits import Limits
 
 Charge = Callable[[Connection, Mapping[str, Any]], None]
 """Writes what a step has spent, in the transaction that has its output."""

@@ -38,12 +38,12 @@ from trimtab.store.home import Home, find_home
 from trimtab.train.context import context_of
 from trimtab.train.heldout import hold_out
 from trimtab.train.layout import layout_of, steps_of
-from trimtab.train.limits import HOUR, Pause
 from trimtab.train.objectives import objective_of
 from trimtab.train.preflight import preflight
 from trimtab.train.run import Paused, RunFolder, RunResult, StepProgress
 from trimtab.train.settings import TrainSettings
 from trimtab.train.start import train_until
+from trimtab.train.watch.limits import HOUR, Pause
 
 STEP = "sweep"
 

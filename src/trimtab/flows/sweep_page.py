@@ -8,7 +8,7 @@ from trimtab.flows.trials import Swept, Trial
 from trimtab.page import template
 from trimtab.plan.candidates import duration
 from trimtab.store.disk import write_whole
-from trimtab.train.chart import Line, chart
+from trimtab.train.display.chart import Line, chart
 
 COLUMNS = ("trial", "fields", "steps#", "held out#", "time#", "price#", "verdict")
 

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from trimtab.errors import Preempted
 from trimtab.train import checkpoint
-from trimtab.train.limits import Pause
 from trimtab.train.prepare import Prepared
 from trimtab.train.run import OnStep, Paused, RunFolder, write_json
 from trimtab.train.speed import kept_memory
+from trimtab.train.watch.limits import Pause
 
 if TYPE_CHECKING:
     from trimtab.train.trainer import SealedTrainer
-    from trimtab.train.watch import Watch
+    from trimtab.train.watch.watch import Watch
 
 Seated = Callable[["SealedTrainer"], object]
 
@@ -48,10 +48,10 @@ def attempted(
 
     `seated` is done to the trainer before its first step: it may be one rank of several.
     """
-    from trimtab.train.display import Display
+    from trimtab.train.display.display import Display
     from trimtab.train.flops import Utilisation
     from trimtab.train.trainer import build
-    from trimtab.train.watch import Watch
+    from trimtab.train.watch.watch import Watch
 
     last = checkpoint.newest_of(files.checkpoints, prepared.identity)
     limits = replace(prepared.settings.limits, pause=pause)

@@ -16,8 +16,8 @@ from pathlib import Path
 
 from trimtab.canonical import short
 from trimtab.errors import StorageFull, UserError
-from trimtab.train.limits import Ended
 from trimtab.train.run import sync_folder, write_json
+from trimtab.train.watch.limits import Ended
 
 KEPT = 2
 MARKER = "complete.json"

@@ -3,8 +3,9 @@
 import shutil
 from typing import TYPE_CHECKING
 
-from trimtab.train import curve, probes
+from trimtab.train import probes
 from trimtab.train.attempt import Attempt
+from trimtab.train.display import curve
 from trimtab.train.prepare import Prepared
 from trimtab.train.run import RunFolder, RunResult, write_bytes, write_json
 from trimtab.train.saving import save_result

@@ -18,8 +18,8 @@ from transformers import PreTrainedModel
 from trimtab.train.prepare import Prepared
 from trimtab.train.rows import Example, Row
 from trimtab.train.speed import gemm_rate
-from trimtab.train.stream import IGNORED, lay_out
-from trimtab.train.walk import Model, bare, walkable
+from trimtab.train.stream.stream import IGNORED, lay_out
+from trimtab.train.stream.walk import Model, bare, walkable
 
 TRAINED, FROZEN, FORWARD, ATTENTION = 6, 4, 2, 12
 # How long the machine's rate is measured at the start of a run.

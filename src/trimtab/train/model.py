@@ -28,7 +28,7 @@ from trimtab.train.methods import METHODS, Method, bottleneck, method_of
 from trimtab.train.objectives import objective_of
 from trimtab.train.settings import TrainSettings
 from trimtab.train.speed import Device
-from trimtab.train.walk import LONGEST
+from trimtab.train.stream.walk import LONGEST
 
 Trained = PeftModel | PreTrainedModel
 # Free memory over the size of the weights, before a second base is put beside the first.

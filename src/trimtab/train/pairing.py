@@ -7,7 +7,7 @@ from trimtab.errors import ProjectError
 from trimtab.train.launchers import refusals
 from trimtab.train.methods import method_of
 from trimtab.train.objectives import objective_of
-from trimtab.train.rewards import Reward
+from trimtab.train.online.rewards import Reward
 from trimtab.train.settings import TrainSettings
 
 UNSCORED = {

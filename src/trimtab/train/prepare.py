@@ -13,8 +13,8 @@ from trimtab.train.layout import Layout, cut, layout_of, steps_of
 from trimtab.train.lesson import Lesson
 from trimtab.train.methods import Method
 from trimtab.train.objectives import Objective, objective_of
+from trimtab.train.online.rewards import Reward, Scorer, over
 from trimtab.train.preflight import Preflight
-from trimtab.train.rewards import Reward, Scorer, over
 from trimtab.train.rows import Row, idle
 from trimtab.train.settings import TrainSettings
 from trimtab.train.share import ALL, Share

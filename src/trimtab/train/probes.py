@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from trimtab.train.walk import Model
+    from trimtab.train.stream.walk import Model
 
 PROMPTS, TOKENS, BATCH = 32, 1000, 8
 # Both shapes may be summed in one order, as a stream is, and another engine's is its own: hence a
@@ -122,7 +122,7 @@ def narrowed(probes: Probes, trained: "Model", examples: Sequence[Row]) -> Probe
 
 
 def _score(model: "Model", batch: Sequence[Row]) -> list[list[float]]:
-    from trimtab.train.loss import label_logprobs
+    from trimtab.train.stream.loss import label_logprobs
 
     scored: list[float] = label_logprobs(model, *_pad(batch, model.device)).tolist()
     rows = iter(scored)

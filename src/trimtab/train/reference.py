@@ -3,10 +3,10 @@
 from peft import PeftModel
 from transformers import PreTrainedModel
 
-from trimtab.train.fused import answer_fast
 from trimtab.train.model import load
 from trimtab.train.prepare import Prepared
-from trimtab.train.walk import Model, learns_prompt
+from trimtab.train.stream.fused import answer_fast
+from trimtab.train.stream.walk import Model, learns_prompt
 
 COPY = "ref"
 

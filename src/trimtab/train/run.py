@@ -27,7 +27,7 @@ from typing import Any
 
 from trimtab.canonical import canonical_json, short
 from trimtab.errors import UserError
-from trimtab.train.limits import Ended
+from trimtab.train.watch.limits import Ended
 
 USED = "used.json"
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from trimtab.errors import ProjectError
 from trimtab.train.launchers import LOCAL, Launch
-from trimtab.train.limits import Limits
 from trimtab.train.methods import method_of
 from trimtab.train.objectives import Objective, objective_of
+from trimtab.train.watch.limits import Limits
 
 GENERATIONS = 4
 # Tokens that an answer of the model's own may have, unless train.extra says otherwise.

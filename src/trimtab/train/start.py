@@ -19,14 +19,14 @@ from trimtab.train.context import context_of
 from trimtab.train.ending import finish
 from trimtab.train.launchers.job import Job
 from trimtab.train.lesson import Lesson
-from trimtab.train.limits import Pause
 from trimtab.train.objectives import objective_of
+from trimtab.train.online.rewards import Reward, Scorer, over
 from trimtab.train.pairing import check
 from trimtab.train.preflight import preflight
 from trimtab.train.prepare import Prepared, prepare
-from trimtab.train.rewards import Reward, Scorer, over
 from trimtab.train.run import OnStep, Paused, RunFolder, RunResult
 from trimtab.train.settings import TrainSettings, check_extra
+from trimtab.train.watch.limits import Pause
 
 
 def train(

@@ -25,10 +25,10 @@ from trimtab.train.model import widen
 from trimtab.train.prepare import Prepared
 from trimtab.train.rows import Row
 from trimtab.train.settings import config_class
-from trimtab.train.walk import walkable
+from trimtab.train.stream.walk import walkable
 
 if TYPE_CHECKING:
-    from trimtab.train.watch import Watch
+    from trimtab.train.watch.watch import Watch
 
 HELD_OUT = "held_out_loss"
 # Characters of a library's message that an error repeats.

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 import torch
 
-from trimtab.engine.family import Shape
+from trimtab.engine.llama.family import Shape
 from trimtab.engine.ops.build import library
 from trimtab.engine.ops.native_ops import NativeOps, fits
 from trimtab.engine.ops.torch_ops import TorchOps

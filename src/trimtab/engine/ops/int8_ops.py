@@ -3,14 +3,14 @@
 Weights get a scale for each output, activations one for each token at each projection; sums are
 exact, in 32-bit integers. Adapters, attention and norms stay as they are. Half the bytes of
 bfloat16, and up to twice its speed; what it costs in quality depends on the model, so `check` must
-have passed before anything is answered (`engine/quality.py`).
+have passed before anything is answered (`engine/continuous/quality.py`).
 """
 
 from pathlib import Path
 
 import torch
 
-from trimtab.engine.linear import Linear, quantised
+from trimtab.engine.llama.linear import Linear, quantised
 from trimtab.engine.ops.native_ops import NativeOps
 from trimtab.engine.processor import VNNI, cpu_flags
 

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import torch
 
-from trimtab.engine.batch import Batch
-from trimtab.engine.cache import Cache
-from trimtab.engine.family import Shape
-from trimtab.engine.linear import PANEL, Linear, multiply, packed
+from trimtab.engine.continuous.batch import Batch
+from trimtab.engine.continuous.cache import Cache
+from trimtab.engine.llama.family import Shape
+from trimtab.engine.llama.linear import PANEL, Linear, multiply, packed
+from trimtab.engine.llama.pages import Pages
+from trimtab.engine.llama.pair import AnyPair, Pair
+from trimtab.engine.llama.weights import Layer
 from trimtab.engine.ops.compiled import Compiled
 from trimtab.engine.ops.network import Network
 from trimtab.engine.ops.pairs import structure, told
 from trimtab.engine.ops.torch_ops import TorchOps
-from trimtab.engine.pages import Pages
-from trimtab.engine.pair import AnyPair, Pair
-from trimtab.engine.weights import Layer
 
 # Head dimensions that the kernels' registers divide, at every level.
 LANES = 16

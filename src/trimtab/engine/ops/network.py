@@ -13,13 +13,13 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from trimtab.engine.batch import Batch
-from trimtab.engine.cache import Cache
-from trimtab.engine.family import Shape
-from trimtab.engine.linear import Linear
-from trimtab.engine.lora import Adapter
+from trimtab.engine.continuous.batch import Batch
+from trimtab.engine.continuous.cache import Cache
+from trimtab.engine.llama.family import Shape
+from trimtab.engine.llama.linear import Linear
+from trimtab.engine.llama.lora import Adapter
+from trimtab.engine.llama.weights import PARTS, Layer
 from trimtab.engine.ops.pairs import ABSENT, structure
-from trimtab.engine.weights import PARTS, Layer
 
 GROUPS = tuple(PARTS)
 

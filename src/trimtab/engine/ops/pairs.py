@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from trimtab.engine.pages import Pages
-from trimtab.engine.pair import AnyPair, Pair, Told
+from trimtab.engine.llama.pages import Pages
+from trimtab.engine.llama.pair import AnyPair, Pair, Told
 
 PROJECTIONS = 3
 """Fused into one matrix at most."""

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional
 
-from trimtab.engine.batch import Batch
-from trimtab.engine.cache import Cache
-from trimtab.engine.family import Shape
-from trimtab.engine.linear import Linear, plain
-from trimtab.engine.pages import Pages
-from trimtab.engine.pair import AnyPair, Pair, Up
-from trimtab.engine.sampling import best
-from trimtab.engine.weights import Layer
+from trimtab.engine.continuous.batch import Batch
+from trimtab.engine.continuous.cache import Cache
+from trimtab.engine.llama.family import Shape
+from trimtab.engine.llama.linear import Linear, plain
+from trimtab.engine.llama.pages import Pages
+from trimtab.engine.llama.pair import AnyPair, Pair, Up
+from trimtab.engine.llama.weights import Layer
+from trimtab.engine.sampling.sampler import best
 
 
 class TorchOps:

@@ -126,7 +126,7 @@ def _record(work: Work, outputs: Outputs, files: RunFolder) -> None:
 
 def _reward_model(work: Work, outputs: Outputs, run: str, result: RunResult) -> Result:
     """A reward model ranks: how often it ranks held-out pairs as people did is its measure."""
-    from trimtab.train.reward_model import RewardModel
+    from trimtab.train.online.reward_model import RewardModel
 
     pairs = [record for record in work.dataset(outputs).holdout if record.rejected]
     model = RewardModel(work.base.folder, result.files.adapter, work.chat)

@@ -10,9 +10,9 @@ from pathlib import Path
 from trimtab.child import Child
 from trimtab.train.launchers.job import Desk, Job
 from trimtab.train.launchers.scores import Telling
-from trimtab.train.rewards import Scorer
+from trimtab.train.online.rewards import Scorer
 from trimtab.train.run import RunResult, StepProgress
-from trimtab.train.signals import terminated
+from trimtab.train.watch.signals import terminated
 
 POLL_S = 0.05
 

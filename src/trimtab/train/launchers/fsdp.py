@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor, Shard, distribute_tensor
 
 from trimtab.errors import TrimtabError
 from trimtab.train.launchers.ddp import Replicas
-from trimtab.train.walk import bare
+from trimtab.train.stream.walk import bare
 
 if TYPE_CHECKING:
     from trimtab.train.launchers.ranked import RankedTrainer

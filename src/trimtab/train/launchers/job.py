@@ -23,8 +23,8 @@ from typing import Any
 from trimtab import errors
 from trimtab.errors import RankLost, TrimtabError
 from trimtab.train.launchers import Launch
+from trimtab.train.online.rewards import Scorer
 from trimtab.train.preflight import Dropped, Preflight
-from trimtab.train.rewards import Scorer
 from trimtab.train.rows import Answers, Example, Row
 from trimtab.train.run import StepProgress, write_json
 from trimtab.train.settings import TrainSettings

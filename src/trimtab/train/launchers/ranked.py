@@ -17,9 +17,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from trimtab.train.launchers.crew import Crew
 from trimtab.train.launchers.ddp import Replicas
+from trimtab.train.stream.walk import IN_RANKS, bare
 from trimtab.train.trainer import SealedTrainer
-from trimtab.train.walk import IN_RANKS, bare
-from trimtab.train.watch import Watch
+from trimtab.train.watch.watch import Watch
 
 OPTIMIZER, SCHEDULER = "optimizer.pt", "scheduler.pt"
 

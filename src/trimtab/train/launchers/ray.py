@@ -19,9 +19,9 @@ from trimtab.errors import Preempted, RankLost, UserError
 from trimtab.train.checkpoint import newest
 from trimtab.train.launchers.job import Desk, Job, first_line
 from trimtab.train.launchers.scores import Telling
-from trimtab.train.rewards import Scorer
+from trimtab.train.online.rewards import Scorer
 from trimtab.train.run import RunFolder, RunResult, StepProgress
-from trimtab.train.signals import terminated
+from trimtab.train.watch.signals import terminated
 
 NAME = "trimtab"
 # Ray Train shows every worker all GPUs of its machine's workers; not so where this says 0. It asks

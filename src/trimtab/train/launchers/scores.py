@@ -15,7 +15,7 @@ from pathlib import Path
 
 from trimtab.errors import TrimtabError
 from trimtab.train.launchers.job import Desk, Job, first_line
-from trimtab.train.rewards import Scorer
+from trimtab.train.online.rewards import Scorer
 from trimtab.train.run import write_json
 
 POLL_S = 0.005

@@ -8,7 +8,7 @@ from pathlib import Path
 from trimtab.child import Child
 from trimtab.train.launchers.apart import done_apart
 from trimtab.train.launchers.job import Desk, Job
-from trimtab.train.rewards import Scorer
+from trimtab.train.online.rewards import Scorer
 from trimtab.train.run import RunResult, StepProgress
 
 # Longer than the agent gives its ranks to save and leave before it makes them.

@@ -14,7 +14,7 @@ from trimtab.child import Child
 from trimtab.train.launchers.apart import done_apart
 from trimtab.train.launchers.job import Desk, Job
 from trimtab.train.launchers.xla_place import PLATFORM, interpreter, platform
-from trimtab.train.rewards import Scorer
+from trimtab.train.online.rewards import Scorer
 from trimtab.train.run import RunResult, StepProgress
 
 # To compile a step, end it and save.

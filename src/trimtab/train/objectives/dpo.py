@@ -14,7 +14,7 @@ from trimtab.train.prepare import Prepared
 from trimtab.train.reference import frozen_copy, settle_reference
 from trimtab.train.rows import Answers
 from trimtab.train.trainer import SealedTrainer, arguments, tokenizer_of
-from trimtab.train.watch import Watch
+from trimtab.train.watch.watch import Watch
 
 
 class SealedDPO(SealedTrainer, DPOTrainer):

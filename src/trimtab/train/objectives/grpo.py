@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from trl.trainer.grpo_trainer import GRPOTrainer
 
+from trimtab.train.online.rollouts import RolloutTrainer, built
 from trimtab.train.prepare import Prepared
-from trimtab.train.rollouts import RolloutTrainer, built
 from trimtab.train.trainer import SealedTrainer
-from trimtab.train.watch import Watch
+from trimtab.train.watch.watch import Watch
 
 
 class SealedGRPO(RolloutTrainer, GRPOTrainer):

@@ -11,13 +11,13 @@ from datasets import Dataset
 from trl.experimental.orpo import ORPOTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from trimtab.train.fused import answer_fast
 from trimtab.train.objectives.dpo import pairs
 from trimtab.train.prepare import Prepared
-from trimtab.train.stream import IGNORED
+from trimtab.train.stream.fused import answer_fast
+from trimtab.train.stream.stream import IGNORED
+from trimtab.train.stream.walk import bare
 from trimtab.train.trainer import SealedTrainer, arguments, tokenizer_of
-from trimtab.train.walk import bare
-from trimtab.train.watch import Watch
+from trimtab.train.watch.watch import Watch
 
 
 class SealedORPO(SealedTrainer, ORPOTrainer):

@@ -12,14 +12,14 @@ from torch import Tensor
 from trl.trainer.grpo_config import GRPOConfig
 from trl.trainer.grpo_trainer import GRPOTrainer
 
-from trimtab.train import advantage as ppo
-from trimtab.train.fused import as_stream
+from trimtab.train.online import advantage as ppo
+from trimtab.train.online.rollouts import RolloutTrainer, built
 from trimtab.train.prepare import Prepared
-from trimtab.train.rollouts import RolloutTrainer, built
-from trimtab.train.stream import IGNORED
+from trimtab.train.stream.fused import as_stream
+from trimtab.train.stream.stream import IGNORED
+from trimtab.train.stream.walk import bare, hidden_states, walkable
 from trimtab.train.trainer import SealedTrainer
-from trimtab.train.walk import bare, hidden_states, walkable
-from trimtab.train.watch import Watch
+from trimtab.train.watch.watch import Watch
 
 HEAD = "value_head"
 

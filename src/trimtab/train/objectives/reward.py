@@ -11,9 +11,9 @@ from trl.trainer.reward_trainer import RewardTrainer
 
 from trimtab.train.objectives.dpo import pairs
 from trimtab.train.prepare import Prepared
-from trimtab.train.scoring import score_fast
+from trimtab.train.stream.scoring import score_fast
 from trimtab.train.trainer import SealedTrainer, arguments, tokenizer_of
-from trimtab.train.watch import Watch
+from trimtab.train.watch.watch import Watch
 
 
 class SealedReward(SealedTrainer, RewardTrainer):

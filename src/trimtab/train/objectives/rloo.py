@@ -8,10 +8,10 @@ from typing import Any
 from trl.trainer.rloo_trainer import RLOOTrainer
 from trl.trainer.utils import nanstd
 
+from trimtab.train.online.rollouts import RolloutTrainer, built
 from trimtab.train.prepare import Prepared
-from trimtab.train.rollouts import RolloutTrainer, built
 from trimtab.train.trainer import SealedTrainer
-from trimtab.train.watch import Watch
+from trimtab.train.watch.watch import Watch
 
 
 class SealedRLOO(RolloutTrainer, RLOOTrainer):

@@ -14,15 +14,15 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from trl.trainer.sft_trainer import SFTTrainer
 
-from trimtab.train.fused import answer_fast
-from trimtab.train.loss import parts, stream_logprobs
 from trimtab.train.prepare import Prepared
 from trimtab.train.room import part_size
 from trimtab.train.rows import Example, Row
-from trimtab.train.stream import IGNORED, lay_out
+from trimtab.train.stream.fused import answer_fast
+from trimtab.train.stream.loss import parts, stream_logprobs
+from trimtab.train.stream.stream import IGNORED, lay_out
+from trimtab.train.stream.walk import Model, bare, drops, walkable
 from trimtab.train.trainer import SealedTrainer, arguments, tokenizer_of
-from trimtab.train.walk import Model, bare, drops, walkable
-from trimtab.train.watch import Watch
+from trimtab.train.watch.watch import Watch
 
 # XLA compiles a program for each shape that it meets: lengths are rounded up to a multiple.
 SHAPES = 64

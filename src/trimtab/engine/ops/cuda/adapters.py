@@ -13,10 +13,10 @@ import torch
 import triton
 import triton.language as tl
 
-from trimtab.engine.lora import Adapter
+from trimtab.engine.llama.lora import Adapter
+from trimtab.engine.llama.pair import Pair
+from trimtab.engine.llama.weights import PARTS
 from trimtab.engine.ops.cuda.tiles import Tiles
-from trimtab.engine.pair import Pair
-from trimtab.engine.weights import PARTS
 
 PROJECTIONS = 3
 """Fused into one matrix at most."""

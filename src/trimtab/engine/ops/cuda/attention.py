@@ -9,8 +9,8 @@ import torch
 import triton
 import triton.language as tl
 
-from trimtab.engine.blocks import BLOCK
-from trimtab.engine.cache import Cache
+from trimtab.engine.continuous.blocks import BLOCK
+from trimtab.engine.continuous.cache import Cache
 from trimtab.engine.ops.cuda.tiles import Tiles
 
 LARGEST_HEAD = 512

@@ -7,17 +7,17 @@ import torch
 import triton
 from torch.nn import functional
 
-from trimtab.engine.batch import Batch
-from trimtab.engine.cache import Cache
-from trimtab.engine.family import Shape
-from trimtab.engine.linear import Linear
-from trimtab.engine.lora import Adapter
+from trimtab.engine.continuous.batch import Batch
+from trimtab.engine.continuous.cache import Cache
+from trimtab.engine.llama.family import Shape
+from trimtab.engine.llama.linear import Linear
+from trimtab.engine.llama.lora import Adapter
+from trimtab.engine.llama.pair import Pair
+from trimtab.engine.llama.weights import Layer
 from trimtab.engine.ops.cuda import adapters, attention, rows
 from trimtab.engine.ops.cuda.graphs import Graphs, Recorder
 from trimtab.engine.ops.cuda.step import Step, step
 from trimtab.engine.ops.torch_ops import TorchOps
-from trimtab.engine.pair import Pair
-from trimtab.engine.weights import Layer
 
 LEAST_RANK = 16
 

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 import torch
 
-from trimtab.engine.blocks import BLOCK
-from trimtab.engine.cache import Cache
+from trimtab.engine.continuous.blocks import BLOCK
+from trimtab.engine.continuous.cache import Cache
+from trimtab.engine.continuous.room import GPU_RUNNING
+from trimtab.engine.llama.weights import Layer
 from trimtab.engine.ops.cuda.step import Step
 from trimtab.engine.ops.cuda.tiles import Tiles
-from trimtab.engine.room import GPU_RUNNING
-from trimtab.engine.weights import Layer
 
 log = logging.getLogger(__name__)
 

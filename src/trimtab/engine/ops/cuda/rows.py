@@ -4,9 +4,9 @@ import torch
 import triton
 import triton.language as tl
 
-from trimtab.engine.blocks import BLOCK
-from trimtab.engine.cache import Cache
-from trimtab.engine.weights import Layer
+from trimtab.engine.continuous.blocks import BLOCK
+from trimtab.engine.continuous.cache import Cache
+from trimtab.engine.llama.weights import Layer
 
 GATED = 1024
 """Numbers that a program of `gate` makes."""

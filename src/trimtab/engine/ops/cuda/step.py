@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from trimtab.engine.batch import Batch
-from trimtab.engine.lora import Adapter
+from trimtab.engine.continuous.batch import Batch
+from trimtab.engine.llama.lora import Adapter
 from trimtab.engine.ops.cuda.tiles import ROWS, Tiles, attention, patches, rows_for
 
 

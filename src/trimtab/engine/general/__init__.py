@@ -1,0 +1,1 @@
+"""The general path: whatever transformers can load, one version a batch."""

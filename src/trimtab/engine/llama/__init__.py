@@ -1,0 +1,1 @@
+"""Networks of the Llama family: their weights, projections and adapters. Know no requests."""

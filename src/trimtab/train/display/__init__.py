@@ -1,0 +1,1 @@
+"""What a run shows of itself: curves, the live page, samples, TensorBoard."""

@@ -1,0 +1,1 @@
+"""Learning from answers of the model's own: rollouts, rewards, advantages."""

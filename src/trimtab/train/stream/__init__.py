@@ -1,0 +1,1 @@
+"""The fast path: rows as one flat stream, with gradients written by hand."""
