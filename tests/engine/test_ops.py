@@ -509,7 +509,17 @@ build.SOURCE = Path("{tmp_path}") / "kernels.cpp"
 print(build.library())
 """
     command = [sys.executable, "-c", asks]
-    environment = {"PATH": "/usr/bin:/bin", "TRIMTAB_CACHE": str(tmp_path)}
+    compiler, log = tmp_path / "noting", tmp_path / "log"
+    # So slow that the other process comes while it works.
+    noted = f"echo linked >>{log}; sleep 0.3"
+    compiler.write_text(f'#!/bin/sh\ncase "$*" in *-shared*) {noted};; esac\nexec c++ "$@"\n')
+    compiler.chmod(0o755)
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "TRIMTAB_CACHE": str(tmp_path),
+        "CXX": str(compiler),
+        "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+    }
     running = [
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(2)
@@ -518,3 +528,4 @@ print(build.library())
     assert len(told) == 1
     assert Path(told.pop()).exists()
     assert len(list((tmp_path / "kernels").glob("*.so"))) == 1
+    assert log.read_text().splitlines() == ["linked"]

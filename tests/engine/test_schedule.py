@@ -247,23 +247,33 @@ def test_the_interactive_go_first(path: ContinuousPath) -> None:
 def test_a_failed_step_costs_what_it_computed_and_nothing_more(
     path: ContinuousPath, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Neither what is computed apart in the same step, nor what comes next."""
     path._schedule = Schedule(Blocks(8), PROMPT_TOKENS)
-    [first, second] = [
-        GenerateJob(GenerateRequest("red", prompt, Sampling(max_tokens=3), "x"), Kept())
-        for prompt in prompts([9, 9], seed=5)
+    [first, apart, second] = [
+        GenerateJob(GenerateRequest("red", prompt, sampling, "x"), Kept())
+        for prompt, sampling in zip(
+            prompts([9, 9, 9], seed=5),
+            (Sampling(max_tokens=3), Sampling(max_tokens=3, deterministic=True)) * 2,
+            strict=False,
+        )
     ]
+    forward, failed = path.model.forward, False
 
-    def breaks(*_: object) -> None:
-        raise MemoryError("no room for a tensor")
+    def breaks_once(batch: Batch, cache: Cache) -> torch.Tensor:
+        nonlocal failed
+        if not failed:
+            failed = True
+            raise MemoryError("no room for a tensor")
+        return forward(batch, cache)
 
+    monkeypatch.setattr(path.model, "forward", breaks_once)
     path.add(first)
-    with monkeypatch.context() as broken:
-        broken.setattr(path.model, "forward", breaks)
-        path.step()
+    path.add(apart)
+    path.step()
     path.add(second)
     while path.busy:
         path.step()
     with pytest.raises(Exception, match="no room for a tensor"):
         answer(first)
-    assert len(answer(second).tokens) == 3
+    assert len(answer(apart).tokens) == len(answer(second).tokens) == 3
     assert path._schedule.blocks.available == 8
