@@ -130,6 +130,14 @@ def test_adapters_learn_what_peft_makes_them_learn(method: str, beginning: int) 
     same(model, tokens, labels, mask)
 
 
+def test_a_turn_that_dialogues_share_is_learnt_once_for_each() -> None:
+    model = adapted(based())
+    tokens, labels, mask = batch(24)
+    labels[:, 6:11] = tokens[:, 6:11]
+    assert len(stream_of(model, tokens, labels).tokens) < int(mask.sum()) - 4 * 24
+    same(model, tokens, labels, mask)
+
+
 @pytest.mark.parametrize("more", [{}, {"target_modules": QUICKSTART}], ids=["all", "quickstart"])
 def test_a_base_in_four_bits_is_multiplied_as_bitsandbytes_would(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: dict[str, Any]

@@ -6,6 +6,7 @@ file. `<<` and `>>` stand around what is learnt of the last answer.
 
 import json
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from trimtab.text.chat import ChatFormat
 from trimtab.train.lesson import Lesson
 from trimtab.train.order import packed_rows
 from trimtab.train.preflight import preflight
+from trimtab.train.rows import Example
 
 DIALOGUE = (
     Message("system", "Be brief."),
@@ -297,6 +299,56 @@ def test_the_mask_is_the_golden_one(name: str, tmp_path: Path) -> None:
     assert example.size == len(example.prompt) + example.supervised + len(
         chat.tokenizer.encode(after)
     )
+
+
+@pytest.mark.parametrize("name", [name for name in FAMILIES if name != "qwen3"])
+def test_each_turn_is_learnt_where_that_is_asked_for(name: str, tmp_path: Path) -> None:
+    family = FAMILIES[name]
+    chat = format_of(family, tmp_path)
+    [example] = preflight(chat, [Lesson(DIALOGUE)], 512, turns="every").examples
+    assert isinstance(example, Example)
+    before, _, rest = family.golden.partition("<<")
+    last, _, after = rest.rpartition(">>")
+    first = last.replace("Like this.", "So.")
+    opening, _, between = before.partition(first)
+    assert between
+    runs = groupby(zip(example.tokens, example.mask, strict=True), key=lambda pair: pair[1])
+    found = [(taught, tuple(token for token, _ in run)) for taught, run in runs]
+    assert [taught for taught, _ in found][:4] == [False, True, False, True]
+    texts = [chat.tokenizer.decode(tokens, keep_special=True) for _, tokens in found]
+    assert texts == [text for text in (opening, first, between, last, after) if text]
+
+
+def test_calls_are_turns_too_and_a_greeting_is_none(tmp_path: Path) -> None:
+    family, (call, _, answer) = WITH_TOOLS["hermes"], LEARNT["hermes"]
+    chat = format_of(family, tmp_path)
+    greeting = Message("assistant", "Hello!")
+    told = (
+        *(TOOLS, greeting, Message("user", "Why?"), Calling("assistant", "", (CALLED,))),
+        *(ToolResult("tool", "sun", "c1"), Message("assistant", "It is sunny.")),
+    )
+    [example] = preflight(chat, [Lesson(told)], 512, turns="every").examples
+    assert isinstance(example, Example)
+    taught = [token for token, learnt in zip(example.tokens, example.mask, strict=True) if learnt]
+    assert chat.tokenizer.decode(taught, keep_special=True) == call + answer
+    assert chat.tokenizer.decode(example.completion, keep_special=True) == answer
+
+
+def test_a_template_that_rewrites_a_turn_later_is_refused(tmp_path: Path) -> None:
+    """Qwen 3 takes the thinking out of answers once the dialogue goes on."""
+    chat = format_of(FAMILIES["qwen3"], tmp_path)
+    with pytest.raises(
+        DataError, match=r"record 0: message 2: .* otherwise once the dialogue goes"
+    ):
+        preflight(chat, [Lesson(DIALOGUE)], 512, turns="every")
+
+
+def test_a_blank_turn_is_named(tmp_path: Path) -> None:
+    chat = format_of(FAMILIES["chatml"], tmp_path)
+    blank = (*DIALOGUE[:2], Message("assistant", " "), *DIALOGUE[3:])
+    with pytest.raises(DataError, match="the answer in message 2 is blank"):
+        preflight(chat, [Lesson(blank)], 512, turns="every")
+    assert preflight(chat, [Lesson(blank)], 512).examples
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -307,6 +307,7 @@ def test_a_reward_model_is_that_of_plain_trl_and_ranks(
         ({"objective": "reward", "method": "prompt"}, "no telling padding from text"),
         ({"objective": "reward", "method": "bottleneck"}, "PEFT, which knows no bottlenecks"),
         ({"objective": "grpo", "batch_size": 6}, "not whole groups of 4"),
+        ({"objective": "dpo", "turns": "every"}, "train.turns: dpo judges the last answer"),
         ({"objective": "kto", "batch_size": 1}, "needs 2 at least"),
         ({"objective": "ppo", "batch_size": 1}, "compares two answers"),
         ({"objective": "grpo", "extra": {"num_generations": 0}}, r"extra\.num_generations: 0 is"),

@@ -32,7 +32,8 @@ data:
 #   epochs: 1
 #   batch_size: 8
 #   accumulation: 1
-#   packing: false             # fill each row with whole records up to max_length
+#   packing: false               # fill each row with whole records up to max_length
+#   turns: last                  # the answers of a dialogue that are learnt (sft); or every
 #   learning_rate: 0.0002        # its height; by default objective and method decide
 #   max_length: 512              # longer records are dropped, and listed
 #   budget_usd: 5                # a plan that costs more is refused, and a run ends before that

@@ -54,7 +54,8 @@ def preview(
         chat, base = work.chat, work.base.folder
     objective = objective_of(project.train.objective)
     context = context_of(base, settings_of(project))
-    checked = preflight(chat, lessons, project.train.max_length, objective, context)
+    section = project.train
+    checked = preflight(chat, lessons, section.max_length, objective, context, turns=section.turns)
     shown = checked.examples[:rows]
     return Preview(checked, tuple(tuple(_pieces(chat, row, objective)) for row in shown))
 

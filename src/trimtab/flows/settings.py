@@ -27,6 +27,7 @@ def settings_of(project: Project) -> TrainSettings:
         batch_size=section.batch_size,
         accumulation=section.accumulation,
         packing=section.packing,
+        turns=section.turns,
         learning_rate=section.learning_rate,
         max_length=section.max_length,
         seed=section.seed,

@@ -150,7 +150,10 @@ class _Sweep:
         section = self._work.project.train
         objective = objective_of(section.objective)
         context = context_of(self._work.base.folder, settings_of(self._work.project))
-        checked = preflight(self._work.chat, self._lessons, section.max_length, objective, context)
+        chat, lessons = self._work.chat, self._lessons
+        checked = preflight(
+            chat, lessons, section.max_length, objective, context, turns=section.turns
+        )
         kept, _ = hold_out(checked, HELD_OUT, section.seed)
         lengths = [row.longest for row in kept.examples]
         over = choices(self._section.over, self._section.trials, section.seed)

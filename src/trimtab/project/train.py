@@ -40,6 +40,7 @@ class Train(Section):
     batch_size: Annotated[int, Field(ge=1)] = 8
     accumulation: Annotated[int, Field(ge=1)] = 1
     packing: bool = False
+    turns: Literal["last", "every"] = "last"
     learning_rate: Annotated[float, Field(gt=0, lt=1)] | None = None
     max_length: Annotated[int, Field(ge=16)] = 512
     seed: int = 17

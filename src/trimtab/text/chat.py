@@ -22,6 +22,12 @@ def offers(messages: Sequence[Message]) -> bool:
     return bool(messages) and messages[0].role == "tools"
 
 
+def answered(messages: Sequence[Message]) -> list[int]:
+    """Where the assistant answers a user: a greeting that opens a dialogue answers nobody."""
+    roles = [message.role for message in messages]
+    return [at for at, role in enumerate(roles) if role == "assistant" and "user" in roles[:at]]
+
+
 @dataclass(frozen=True, slots=True)
 class Supervised:
     """A whole dialogue as tokens; `mask`, of the same length, is true where loss is taken."""
@@ -84,13 +90,32 @@ class ChatFormat:
                 raise DataError("the chat template writes no calls of tools down", hint=NO_TOOLS)
         return self.template.render(messages, add_generation_prompt, tools)
 
-    def supervised(self, messages: Sequence[Message]) -> Supervised:
-        """The dialogue with loss on its last message, which must be the assistant's.
+    def supervised(self, messages: Sequence[Message], *, every: bool = False) -> Supervised:
+        """The dialogue with loss on its last message, which must be the assistant's; with `every`
+        on each answer to a user.
 
         The end-of-turn token carries loss, what the template writes behind it does not. Raises
-        DataError where the prompt's tokens are not the first ones of the whole dialogue: then the
+        DataError where an answer's prompt is not the beginning of the whole dialogue: then the
         model would be trained on another prompt than it is served with.
         """
+        whole = self._ended(messages)
+        if not every:
+            return whole
+        mask = list(whole.mask)
+        for at in answered(messages)[:-1]:
+            sooner = self._ended(messages[: at + 1])
+            end = len(sooner.mask) - sooner.mask[::-1].index(True)
+            if whole.tokens[:end] != sooner.tokens[:end]:
+                raise DataError(
+                    f"message {at}: the chat template writes an answer otherwise once the dialogue "
+                    "goes on",
+                    hint="set train.turns to last, or use a template that keeps its answers",
+                )
+            mask[:end] = [a or b for a, b in zip(mask, sooner.mask[:end], strict=False)]
+        return Supervised(whole.tokens, tuple(mask))
+
+    def _ended(self, messages: Sequence[Message]) -> Supervised:
+        """The dialogue with loss on its last message alone."""
         if len(messages) < 2 or messages[-1].role != "assistant":
             raise DataError(
                 "the dialogue does not end in an answer",

@@ -85,6 +85,11 @@ def check(settings: TrainSettings, rewards: Sequence[Reward]) -> None:
             f"train.packing: {objective.name} compares answers, and a row holds one",
             hint="leave train.packing out: what prompts share is computed once without it",
         )
+    if settings.turns != "last" and objective.name != "sft":
+        raise ProjectError(
+            f"train.turns: {objective.name} judges the last answer of a dialogue, and no other",
+            hint="leave train.turns out, or set train.objective to sft",
+        )
     if objective.rollouts and not rewards:
         raise ProjectError(
             f"train.rewards: {objective.name} needs one at least", hint="e.g. [exact_match]"

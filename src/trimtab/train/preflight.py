@@ -11,7 +11,7 @@ from typing import Any
 from trimtab.canonical import content_hash
 from trimtab.errors import DataError
 from trimtab.inference import Calling, Message
-from trimtab.text.chat import ChatFormat
+from trimtab.text.chat import ChatFormat, answered
 from trimtab.train.context import WITHOUT_BOUND, Context
 from trimtab.train.lesson import Lesson
 from trimtab.train.objectives import SFT, Objective
@@ -76,8 +76,12 @@ def preflight(
     max_length: int,
     objective: Objective = SFT,
     context: Context = WITHOUT_BOUND,
+    *,
+    turns: str = "last",
 ) -> Preflight:
     """Render every record, its system message added as serving adds it, and check it.
+
+    `turns` says which answers of a dialogue are learnt by SFT: "last" or "every".
 
     A record longer than `max_length` tokens, or than the base's context, is dropped, never cut: a
     cut answer teaches the model not to stop, and a pair whose prompt fills the length has nothing
@@ -88,7 +92,7 @@ def preflight(
     dropped: list[Dropped] = []
     for number, lesson in enumerate(lessons):
         try:
-            made = _rows(chat, lesson, number, objective, stops)
+            made = _rows(chat, lesson, number, objective, stops, turns)
         except DataError as error:
             raise DataError(f"training record {number}: {error.message}", hint=error.hint) from None
         if reason := _too_long(made, max_length) or context.too_small(_read(made, objective)):
@@ -134,15 +138,22 @@ def _too_long(rows: Sequence[Row], max_length: int) -> str:
 
 
 def _rows(
-    chat: ChatFormat, lesson: Lesson, number: int, objective: Objective, stops: set[int]
+    chat: ChatFormat,
+    lesson: Lesson,
+    number: int,
+    objective: Objective,
+    stops: set[int],
+    turns: str,
 ) -> list[Row]:
     """One row, or two where a preference pair is taken as a good answer and a bad one."""
     messages = chat.messages_of(lesson.messages)
     if objective.needs == "answer":
-        rendered = chat.supervised(messages)
+        rendered = chat.supervised(messages, every=turns == "every")
         example = Example(number, rendered.tokens, rendered.mask)
         _check(chat, messages, example, stops)
         _must_say_something(chat, messages[-1], example.completion)
+        if turns == "every":
+            _none_is_blank(messages)
         return [example]
     if objective.needs == "preference" and not lesson.rejected.strip():
         raise DataError("has no rejected answer", hint="a preference is between two answers")
@@ -191,9 +202,22 @@ def _check(
         )
 
 
+def _none_is_blank(messages: Sequence[Message]) -> None:
+    for at in answered(messages):
+        if not _says(messages[at]):
+            raise DataError(
+                f"no token of a word carries loss: the answer in message {at} is blank",
+                hint="leave the record out, or set train.turns to last",
+            )
+
+
+def _says(answer: Message) -> bool:
+    return bool(answer.content.strip() or (isinstance(answer, Calling) and answer.calls))
+
+
 def _must_say_something(chat: ChatFormat, answer: Message, completion: Tokens) -> None:
     """Raises DataError for an answer of white space, and where the template drops its words."""
-    said = answer.content.strip() or (isinstance(answer, Calling) and answer.calls)
+    said = _says(answer)
     if not said or not chat.tokenizer.decode(completion).strip():
         raise DataError(
             "no token of a word carries loss: the answer is blank"

@@ -59,12 +59,13 @@ class TrainSettings:
     `rank` is also the width of a bottleneck and the number of virtual tokens. `targets` is
     "all-linear", a list of module names, or a regular expression over whole module names (PEFT's
     own rule). `epochs` may be a fraction. With `packing` a row of a batch is filled with whole
-    records up to `max_length` tokens, else it is one record. `learning_rate` None leaves it to
-    objective and method. `deadline_s` counts seconds of training over all attempts, and so does
-    `budget_usd`, at `usd_hour` dollars an hour of all machines. `validation` is the share of
-    records held out to watch the loss on, which ends the run where it has not fallen for `patience`
-    checkpoints. `extra` holds further fields of TRL's configuration of the objective. `launch` says
-    in how many processes.
+    records up to `max_length` tokens, else it is one record. `turns` says which answers of a
+    dialogue are learnt, "last" or "every". `learning_rate` None leaves it to objective and method.
+    `deadline_s` counts seconds of training over all attempts, and so does `budget_usd`, at
+    `usd_hour` dollars an hour of all machines. `validation` is the share of records held out to
+    watch the loss on, which ends the run where it has not fallen for `patience` checkpoints.
+    `extra` holds further fields of TRL's configuration of the objective. `launch` says in how many
+    processes.
     """
 
     objective: str = "sft"
@@ -77,6 +78,7 @@ class TrainSettings:
     batch_size: int = 8
     accumulation: int = 1
     packing: bool = False
+    turns: str = "last"
     learning_rate: float | None = None
     max_length: int = 512
     seed: int = 17

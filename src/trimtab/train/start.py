@@ -67,7 +67,9 @@ def train_until(
     check_extra(objective, settings.extra)
     check(settings, rewards)
     context = context_of(base, settings)
-    checked = preflight(chat, lessons, settings.max_length, objective, context)
+    checked = preflight(
+        chat, lessons, settings.max_length, objective, context, turns=settings.turns
+    )
     if not settings.launch.alone:
         if pause is not None:
             raise ProjectError(

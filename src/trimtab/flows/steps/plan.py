@@ -43,7 +43,9 @@ def work(work: Work, outputs: Outputs) -> Result:
     lessons = lessons_of(work.dataset(outputs).train)
     objective = objective_of(section.objective)
     context = context_of(work.base.folder, settings_of(work.project))
-    checked = preflight(work.chat, lessons, section.max_length, objective, context)
+    checked = preflight(
+        work.chat, lessons, section.max_length, objective, context, turns=section.turns
+    )
     plan = _plan(work, checked)
     chosen = plan.choice(section.method)
     output = {
