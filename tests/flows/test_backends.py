@@ -98,6 +98,7 @@ def test_serve_computes_with_it_once_a_version_is_live_there(looped: Looped) -> 
     [child] = supervisor._engines.values()
     assert child.arguments[-2:] == ["--vllm-url", chosen.vllm_url]
     supervisor._stop_children()
+    supervisor.close()
 
 
 def test_every_version_on_the_base_has_the_price_of_the_server(looped: Looped) -> None:

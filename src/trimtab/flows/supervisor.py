@@ -67,8 +67,12 @@ class Supervisor:
             with self._home.lock("_server", f"{self._home.root} is served already"):
                 self._serve(on_ready, on_event)
         finally:
-            self._listener.close()
-            self._database.close()
+            self.close()
+
+    def close(self) -> None:
+        """What was taken before any child was started: the port and the database."""
+        self._listener.close()
+        self._database.close()
 
     def _serve(self, on_ready: Callable[[str], None], on_event: Callable[[str], None]) -> None:
         try:
