@@ -7,9 +7,11 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from trimtab.cli import app
 from trimtab.gateway import keys
 from trimtab.store.home import Home
 
@@ -45,6 +47,18 @@ def test_a_reader_that_left_is_no_fault(tmp_path: Path, way: list[str]) -> None:
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE)
     os.close(write)
     assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_code_of_the_project_that_ends_the_process_is_no_success(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def ends(**_: object) -> None:
+        sys.exit(7)
+
+    monkeypatch.setattr(app, "trimtab", SimpleNamespace(main=ends))
+    with pytest.raises(SystemExit) as ended:
+        app.main()
+    assert ended.value.code == 7
 
 
 def _heed_interruptions() -> None:

@@ -110,6 +110,11 @@ def test_a_row_of_a_csv_is_named_by_its_first_line(tmp_path: Path) -> None:
     ]
 
 
+def test_a_name_that_no_disk_takes_is_no_source(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="File name too long"):
+        rows(tmp_path / ("a" * 300 + ".jsonl"))
+
+
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
 def test_a_folder_or_a_pipe_is_no_source(tmp_path: Path, make: Callable[[Path], None]) -> None:
     """Nobody waits for a pipe that nobody writes into."""

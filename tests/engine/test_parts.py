@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +23,9 @@ from tests.engine.paths import (
 )
 from tests.engine.reference import Reference
 from tests.engine.test_paths import NAMES, NATS, prompts
+from trimtab.engine.continuous.batch import Batch
 from trimtab.engine.continuous.blocks import BLOCK, Blocks
+from trimtab.engine.continuous.cache import Cache
 from trimtab.engine.continuous.path import ContinuousPath
 from trimtab.engine.continuous.schedule import Schedule
 from trimtab.engine.jobs import GenerateJob, ScoreJob
@@ -51,15 +54,31 @@ def said(path: ContinuousPath, name: str, prompt: Sequence[int], apart: bool = F
     return ask(path, name, [tuple(prompt)], sampling)[0]
 
 
+def read(path: ContinuousPath, name: str, prompt: Sequence[int]) -> tuple[Completion, int]:
+    """What is answered, and how many tokens of the prompt were read for it."""
+    forward, computed = path.model.forward, 0
+
+    def counted(batch: Batch, cache: Cache) -> torch.Tensor:
+        nonlocal computed
+        computed += len(batch.tokens)
+        return forward(batch, cache)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(path.model, "forward", counted)
+        told = said(path, name, prompt)
+    return told, computed - (len(told.tokens) - 1)
+
+
 @pytest.mark.parametrize("shared", [1, 15, 16, 17, 40, LENGTH - 1, LENGTH])
-def test_every_token_that_two_prompts_begin_with_is_found_and_counted(
+def test_every_token_that_two_prompts_begin_with_is_found_and_whole_blocks_are_told(
     path: ContinuousPath, references: dict[str, Reference], shared: int
 ) -> None:
     path._schedule = Schedule(Blocks(40), 24)
     first, own = prompts([LENGTH, 9], seed=60)
     said(path, "red", first)
-    told = said(path, "red", (*first[:shared], *own))
-    assert told.usage.cached == shared
+    told, computed = read(path, "red", (*first[:shared], *own))
+    assert computed == len(own)
+    assert told.usage.cached == shared // BLOCK * BLOCK
     expected = references["red"].score((*first[:shared], *own), told.tokens)
     assert told.logprobs == pytest.approx(expected, abs=NATS)
 
@@ -69,9 +88,8 @@ def test_what_was_answered_is_found_as_a_prompt(path: ContinuousPath) -> None:
     path._schedule = Schedule(Blocks(40), 24)
     [first] = prompts([LENGTH], seed=61)
     before = said(path, "blue", first)
-    assert said(path, "blue", first).usage.cached == LENGTH - 1
-    follows = (*first, *before.tokens, 7, 7)
-    assert said(path, "blue", follows).usage.cached == len(first) + len(before.tokens) - 1
+    assert read(path, "blue", first)[1] == 1
+    assert read(path, "blue", (*first, *before.tokens, 7, 7))[1] == 3
 
 
 def test_no_part_is_found_by_another_version_or_by_one_that_came_new(

@@ -1,5 +1,6 @@
 """The schedule by itself: nobody computes its tokens, and every sequence comes to its end."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -229,9 +230,9 @@ def alike(
     return Generation(GenerateJob(request, Kept()), files, tokenizer)
 
 
-@pytest.mark.parametrize(("shared", "cached"), [(10, 10), (26, 26), (16 + 2, 16 + 2), (2, 0)])
+@pytest.mark.parametrize(("shared", "known"), [(10, 10), (26, 26), (16 + 2, 16 + 2), (2, 0)])
 def test_one_waits_for_the_part_of_a_block_that_another_is_reading(
-    files: VersionFiles, tokenizer: Tokenizer, shared: int, cached: int
+    files: VersionFiles, tokenizer: Tokenizer, shared: int, known: int
 ) -> None:
     """Where it is worth a step; whole blocks always are, and bring the part behind them."""
     schedule = Schedule(Blocks(2 * BLOCKS), 256)
@@ -239,7 +240,8 @@ def test_one_waits_for_the_part_of_a_block_that_another_is_reading(
     for sequence in pair:
         schedule.add(sequence)
     finish(schedule)
-    assert [sequence.answer.cached for sequence in pair] == [0, cached]
+    assert [sequence.known for sequence in pair] == [0, known]
+    assert [sequence.answer.cached for sequence in pair] == [0, known // BLOCK * BLOCK]
 
 
 def test_nobody_waits_for_what_one_of_a_lower_priority_is_reading(
@@ -266,4 +268,27 @@ def test_what_one_computed_itself_before_it_was_put_off_is_not_counted_as_found(
     schedule._put_off(schedule._running[0])
     finish(schedule)
     assert sequence.answer.finished
-    assert sequence.answer.cached == 0
+    assert sequence.known == 0
+
+
+def test_who_leaves_between_two_questions_takes_no_block_along(
+    files: VersionFiles, tokenizer: Tokenizer
+) -> None:
+    schedule = Schedule(Blocks(BLOCKS), 24)
+    schedule.add(generation(files, tokenizer, 40, 2, False, "interactive"))
+    step(schedule)
+    asked = itertools.count()
+    schedule.leave(lambda sequence: next(asked) > 0)
+    schedule.leave(lambda sequence: True)
+    assert schedule.blocks.available == BLOCKS
+
+
+def test_nobody_makes_room_that_is_not_enough(files: VersionFiles, tokenizer: Tokenizer) -> None:
+    schedule = Schedule(Blocks(BLOCKS), 256)
+    first = generation(files, tokenizer, 4 * BLOCK, 8, False, "interactive")
+    batch = generation(files, tokenizer, BLOCK, 8, False, "batch", 300)
+    for sequence in (first, batch):
+        schedule.add(sequence)
+    step(schedule)
+    schedule.add(generation(files, tokenizer, 6 * BLOCK, 8, False, "interactive", 600))
+    assert {id(share.sequence) for share in schedule.next()} == {id(first), id(batch)}

@@ -189,7 +189,17 @@ def test_a_slip_that_is_damaged_stops_no_other(work: Work, head: bytes) -> None:
     assert spent_by(work) == {"evaluate": 65}
 
 
-@pytest.mark.parametrize("line", [b"\0" * 80, b"7", b'{"run":"r"}', b'{"version":"v","used":[1]}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"\0" * 80,
+        b"7",
+        b'{"run":"r"}',
+        b'{"version":"v","used":[1]}',
+        b'{"run":"r","usd_hour":NaN}',
+        b'{"run":"r","usd_hour":1' + b"0" * 400 + b"}",
+    ],
+)
 def test_a_line_of_a_slip_that_is_damaged_costs_no_other(work: Work, line: bytes) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Slip, "drop", lambda slip: None)

@@ -31,7 +31,7 @@ def changed(work: Work, told: str) -> Work:
     return work
 
 
-@pytest.mark.parametrize("packed", [None, Packed(40, 110, 14_000, 4_000)])
+@pytest.mark.parametrize("packed", [None, Packed(40, 110, 14_000, 4_000, 9, 900, 260)])
 @pytest.mark.parametrize("memory", [1.6e9, 2e9, 3e9, 5e9])
 def test_with_the_change_it_fits(
     smollm: ModelShape, work: Work, machine: Machine, memory: float, packed: Packed | None
@@ -70,6 +70,41 @@ def test_where_weights_are_too_much_another_method_is_named(
     nothing = planned(smollm, work, machine, 5e8)
     assert len(nothing.refused) == len(METHODS)
     assert {no.hint for no in nothing.refused} == {"no method fits here: choose a smaller base"}
+
+
+def test_a_change_leaves_half_of_the_records(work: Work) -> None:
+    even = dataclasses.replace(work, longest=510, median=500)
+    assert change_that_fits(even, lambda cut: cut.longest <= 300, ["ia3"]) == Change(
+        {"method": "ia3"}
+    )
+    uneven = dataclasses.replace(work, longest=510, median=200)
+    change = change_that_fits(uneven, lambda cut: cut.longest <= 300, [])
+    assert change is not None
+    assert change.fields["max_length"] == 300
+
+
+def test_a_prompt_leaves_room_for_an_answer(work: Work) -> None:
+    prompts = dataclasses.replace(work, rows=4, written=64, longest=464)
+    change = change_that_fits(prompts, lambda cut: cut.longest <= 264, [])
+    assert change is not None
+    assert change.fields["max_length"] == 200
+
+
+def test_a_batch_that_ranks_cannot_share_out_is_not_named(work: Work) -> None:
+    wide = dataclasses.replace(work, **WIDE)
+    change = change_that_fits(
+        wide, lambda cut: cut.batch_size % 2 == 0 and cut.longest <= 300 and cut.batch_size <= 2, []
+    )
+    assert change == Change(
+        {"batch_size": 2, "accumulation": 8 * work.accumulation, "max_length": 300}
+    )
+
+
+def test_the_fullest_row_fits_a_batch_of_its_own(work: Work) -> None:
+    packed = dataclasses.replace(
+        work, batch_size=2, packed=Packed(3, 21, 712, 300, 20, 512, 280)
+    ).in_batches_of(1)
+    assert packed.packed == Packed(6, 20, 512, 280, 20, 512, 280)
 
 
 def test_answers_of_its_own_are_counted_and_a_comparison_keeps_its_rows(work: Work) -> None:

@@ -337,16 +337,14 @@ def test_calls_are_turns_too_and_a_greeting_is_none(tmp_path: Path) -> None:
 def test_a_template_that_rewrites_a_turn_later_is_refused(tmp_path: Path) -> None:
     """Qwen 3 takes the thinking out of answers once the dialogue goes on."""
     chat = format_of(FAMILIES["qwen3"], tmp_path)
-    with pytest.raises(
-        DataError, match=r"record 0: message 2: .* otherwise once the dialogue goes"
-    ):
+    with pytest.raises(DataError, match=r"record 0: answer 1: .* otherwise once the dialogue goes"):
         preflight(chat, [Lesson(DIALOGUE)], 512, turns="every")
 
 
 def test_a_blank_turn_is_named(tmp_path: Path) -> None:
     chat = format_of(FAMILIES["chatml"], tmp_path)
     blank = (*DIALOGUE[:2], Message("assistant", " "), *DIALOGUE[3:])
-    with pytest.raises(DataError, match="the answer in message 2 is blank"):
+    with pytest.raises(DataError, match="the answer is blank"):
         preflight(chat, [Lesson(blank)], 512, turns="every")
     assert preflight(chat, [Lesson(blank)], 512).examples
 

@@ -135,7 +135,7 @@ def test_a_prompt_that_fills_the_length_is_dropped_by_name(
     long = Lesson((Message("user", "why " * 80), Message("assistant", "so")), rejected="no")
     checked = preflight(chat, [*records, long], 150, OBJECTIVES["dpo"])
     assert [d.record for d in checked.dropped] == [len(records)]
-    assert "no token of an answer is left" in checked.dropped[0].reason
+    assert "no token of the last answer is left" in checked.dropped[0].reason
 
 
 def test_a_record_without_two_answers_is_named(chat: ChatFormat, records: Records) -> None:

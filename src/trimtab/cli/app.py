@@ -3,6 +3,7 @@
 import errno
 import importlib
 import os
+import select
 import sys
 from typing import NoReturn
 
@@ -33,6 +34,7 @@ VERBS = {
     "serve": "Serve the deployments of a home over HTTP.",
 }
 
+STDOUT = 1
 BUG = "this is a bug; --verbose shows where it is"
 # What a machine refuses is no bug of ours, wherever it comes up.
 OUTSIDE = {
@@ -93,7 +95,9 @@ def main() -> NoReturn:
         code = _say(error.format_message().rstrip("."), f"see: {verb} --help", 2)
     except (KeyboardInterrupt, click.Abort):
         code = _say("interrupted", "run the same command again: it goes on from here", 130)
-    except (BrokenPipeError, SystemExit):
+    except (BrokenPipeError, SystemExit) as error:
+        if isinstance(error, SystemExit) and not _reader_left(error):
+            raise
         # The reader of our output left (`trimtab models | head`); nobody is there to be told. Click
         # and rich see it first and end the process as failed; verbs end by their context.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -115,6 +119,16 @@ def main() -> NoReturn:
         _show_traceback(error)
         code = _say(f"{type(error).__name__}: {error}", BUG, 1)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _reader_left(end: SystemExit) -> bool:
+    """Whether the process ends because nobody reads our output any more, and not by the project's
+    own code. Rich says so by the context, having put our output aside; click does not.
+    """
+    poll = select.poll()
+    poll.register(STDOUT, 0)
+    broken = any(event & select.POLLERR for _, event in poll.poll(0))
+    return broken or isinstance(end.__context__, BrokenPipeError)
 
 
 def _say(message: str, hint: str, code: int) -> int:

@@ -79,10 +79,10 @@ def _first_words(error: Exception) -> str:
 
 
 def _text(path: Path, name: str) -> str:
-    if path.exists() and not path.is_file():
-        # What is no file of its own may have no end, or give its content but once.
-        raise DataError(f"{name}: not a file", hint="check the path")
     try:
+        if path.exists() and not path.is_file():
+            # What is no file of its own may have no end, or give its content but once.
+            raise DataError(f"{name}: not a file", hint="check the path")
         raw = path.read_bytes()
     except FileNotFoundError:
         raise DataError(f"{name}: no such file", hint="paths are relative to the project") from None

@@ -112,6 +112,9 @@ class LocalEngine:
             grammar = await self._grammars.of(held.files, schema)
         job = GenerateJob(request, grammar=grammar)
         await self._page_in(request.version)
+        # Another may have come under this name meanwhile, and be on trial still.
+        self._trials.check(request.version)
+        held = self._versions.of(request.version)
         with self._admitted(job, held.path):
             while True:
                 chunk: Chunk = await job.mailbox.get()
@@ -120,6 +123,8 @@ class LocalEngine:
                     return
 
     async def score(self, request: ScoreRequest) -> list[Score]:
+        self._trials.check(request.version)
+        await self._page_in(request.version)
         self._trials.check(request.version)
         return await self._scores(request)
 

@@ -109,7 +109,7 @@ def _by_function(
         prompt = "\n".join(message.content for message in each.prompt)
         try:
             return float(function(prompt, each.answer, each.gold))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise DataError(
                 f"train.rewards: {name} failed on training record {each.record}: {_said(error)}",
                 hint="a reward function returns one finite number",
@@ -136,7 +136,7 @@ def _load(file: Path, function: str) -> Callable[..., Any]:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ProjectError(
             f"train.rewards: {file.name} cannot be loaded: {_said(error)}",
             hint="mend it; python FILE shows the whole trace",
@@ -150,7 +150,7 @@ def _load(file: Path, function: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
-def _said(error: Exception) -> str:
+def _said(error: BaseException) -> str:
     first = str(error).strip().split("\n")[0]
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 

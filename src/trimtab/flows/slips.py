@@ -8,6 +8,7 @@ killed, or by a ledger that could not be written, and is booked by whoever comes
 
 import fcntl
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -125,12 +126,12 @@ def _read(path: Path, payer: Payer, file: IO[bytes]) -> Left:
     meter, runs = Meter(), {}
     for line in file:
         # One may be cut off or damaged.
-        with suppress(ValueError, KeyError, TypeError):
+        with suppress(ValueError, KeyError, TypeError, OverflowError, RecursionError):
             said = json.loads(line)
-            if "run" in said:
-                runs[said["run"]] = float(said["usd_hour"])
-            else:
+            if "run" not in said:
                 meter.add(said["version"], *said["used"])
+            elif math.isfinite(hour := float(said["usd_hour"])):
+                runs[said["run"]] = hour
     return Left(Slip(path, payer, file), meter.used, runs)
 
 

@@ -39,8 +39,7 @@ class Supervisor:
     ) -> None:
         self._home = home
         self._database = home.database()
-        if project is not None:
-            declare_policy(self._database, project)
+        self._project = project
         self._listener = listen(host, port)
         self.address = address(host, self._listener.getsockname()[1])
         self._engines: dict[str, Child] = {}
@@ -65,6 +64,8 @@ class Supervisor:
         signal.signal(signal.SIGINT, self.stop)
         try:
             with self._home.lock("_server", f"{self._home.root} is served already"):
+                if self._project is not None:
+                    declare_policy(self._database, self._project)
                 self._serve(on_ready, on_event)
         finally:
             self.close()

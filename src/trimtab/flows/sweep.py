@@ -22,6 +22,7 @@ from typing import Any
 from trimtab import __version__
 from trimtab.canonical import content_hash
 from trimtab.errors import ProjectError, RunFailed
+from trimtab.flows.backends import check_method
 from trimtab.flows.bills import bill_training
 from trimtab.flows.journal import StepJournal
 from trimtab.flows.lessons import lessons_of
@@ -159,6 +160,7 @@ class _Sweep:
         over = choices(self._section.over, self._section.trials, section.seed)
         for number, fields in enumerate(over, start=1):
             work = self._work_of(fields)
+            check_method(work.project)
             run = content_hash(self._inputs(work))[:32]
             settings = self._settings(work)
             steps = steps_of(layout_of(settings, lengths), settings)

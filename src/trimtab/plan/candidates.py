@@ -179,12 +179,12 @@ def _smaller(
     fit: Sequence[Candidate],
 ) -> str:
     """The change with which a candidate that needs too much memory would fit."""
-    machine, method, ranks = candidate.machine, candidate.method, candidate.spread.ranks
+    machine, method = candidate.machine, candidate.method
 
     def holds(cut: Work) -> bool:
         found = _candidate(shape, cut, method, machine, spread_of)
         # A rank computes one row of a batch at least.
-        return cut.batch_size % ranks == 0 and fits(found.memory, machine)
+        return cut.batch_size % found.spread.ranks == 0 and fits(found.memory, machine)
 
     others = [other.method for other in fit if other.machine is machine]
     change = change_that_fits(work, holds, others)

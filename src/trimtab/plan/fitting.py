@@ -1,4 +1,4 @@
-"""What would make a way fit that needs too much memory: the same step in smaller batches, then
+"""What would make a way fit that needs too much memory: a step's records in smaller batches, then
 shorter records, then another method.
 """
 
@@ -27,14 +27,15 @@ def change_that_fits(work: Work, fits: Fits, methods: Iterable[str]) -> Change |
     """The least change of what is trained; `methods` are others that fit as it is. None where
     neither batches nor records can be made small enough and no method fits.
     """
-    least = work
-    for rows in _smaller(work):
-        least = work.in_batches_of(rows)
-        if fits(least):
-            return Change(_batches(least))
-    if longest := _longest(least, fits):
-        batches = {} if least == work else _batches(least)
-        return Change({**batches, "max_length": longest})
+    smaller = [work.in_batches_of(rows) for rows in _smaller(work)]
+    for cut in smaller:
+        if fits(cut):
+            return Change(_batches(cut))
+    # The smallest batch leaves the longest records, but not every launch can share it out.
+    for cut in (*reversed(smaller), work):
+        if longest := _longest(cut, fits):
+            batches = {} if cut is work else _batches(cut)
+            return Change({**batches, "max_length": longest - work.written})
     return next((Change({"method": name}) for name in methods), None)
 
 
@@ -51,8 +52,11 @@ def _batches(work: Work) -> dict[str, int | str]:
 
 
 def _longest(work: Work, fits: Fits) -> int:
-    """The longest records that fit, by halves; 0 where not even short ones do."""
-    low, high = SHORTEST, work.longest - 1
+    """The longest records that fit, by halves; 0 where that would leave out more than half of them.
+
+    Of answers of the model's own it is a prompt with the room for one.
+    """
+    low, high = max(SHORTEST, work.median) + work.written, work.longest - 1
     if high < low or not fits(work.cut_at(low)):
         return 0
     while low < high:

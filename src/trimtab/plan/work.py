@@ -11,13 +11,16 @@ UNSTREAMED = ("prompt", "prefix", "bottleneck")
 @dataclass(frozen=True, slots=True)
 class Packed:
     """Of rows that hold several records: how many batches they make over all epochs, and the most
-    of one batch: its records, the tokens that it computes, and their labels.
+    of one batch: its records, the tokens that it computes, and their labels; of one row likewise.
     """
 
     batches: int
     records: int
     tokens: int
     labels: int
+    row_records: int
+    row_tokens: int
+    row_labels: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,7 @@ class Work:
     `forwards` times without gradients beside each. `reference`: a frozen copy is kept.
     `checkpointed`: a layer is to keep its input alone. `packed`, where a batch is not of
     `batch_size` records but of as many rows filled with them. A batch has `fewest` rows at least.
+    Half of the records are no longer than `median`, 0 where that is not known.
     """
 
     records: int
@@ -51,6 +55,7 @@ class Work:
     checkpointed: bool = False
     packed: Packed | None = None
     fewest: int = 1
+    median: int = 0
 
     def by(self, method: str) -> "Work":
         """As a method computes it. What virtual tokens stand before, or what hangs beside a layer,
@@ -113,12 +118,15 @@ class Work:
     def in_batches_of(self, rows: int) -> "Work":
         """The same steps of smaller batches, as many rows each; `batch_size` is a multiple."""
         times = self.batch_size // rows
-        packed = self.packed and Packed(
-            self.packed.batches * times,
-            -(-self.packed.records // times),
-            -(-self.packed.tokens // times),
-            -(-self.packed.labels // times),
-        )
+        packed = self.packed
+        if packed is not None:
+            packed = replace(
+                packed,
+                batches=packed.batches * times,
+                records=min(packed.records, rows * packed.row_records),
+                tokens=min(packed.tokens, rows * packed.row_tokens),
+                labels=min(packed.labels, rows * packed.row_labels),
+            )
         accumulation = self.accumulation * times
         return replace(self, batch_size=rows, accumulation=accumulation, packed=packed)
 

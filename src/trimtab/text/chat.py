@@ -102,12 +102,12 @@ class ChatFormat:
         if not every:
             return whole
         mask = list(whole.mask)
-        for at in answered(messages)[:-1]:
+        for number, at in enumerate(answered(messages)[:-1], start=1):
             sooner = self._ended(messages[: at + 1])
             end = len(sooner.mask) - sooner.mask[::-1].index(True)
             if whole.tokens[:end] != sooner.tokens[:end]:
                 raise DataError(
-                    f"message {at}: the chat template writes an answer otherwise once the dialogue "
+                    f"answer {number}: the chat template writes it otherwise once the dialogue "
                     "goes on",
                     hint="set train.turns to last, or use a template that keeps its answers",
                 )

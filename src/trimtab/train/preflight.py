@@ -133,7 +133,7 @@ def _too_long(rows: Sequence[Row], max_length: int) -> str:
     limit = f"train.max_length {max_length}"
     prompt = len(rows[0].prompt)
     if prompt >= max_length:
-        return f"its prompt of {prompt} tokens fills {limit}: no token of an answer is left"
+        return f"its prompt of {prompt} tokens fills {limit}: no token of the last answer is left"
     return f"{longest} tokens, more than {limit}"
 
 
@@ -148,12 +148,13 @@ def _rows(
     """One row, or two where a preference pair is taken as a good answer and a bad one."""
     messages = chat.messages_of(lesson.messages)
     if objective.needs == "answer":
-        rendered = chat.supervised(messages, every=turns == "every")
+        every = turns == "every"
+        rendered = chat.supervised(messages, every=every)
         example = Example(number, rendered.tokens, rendered.mask)
         _check(chat, messages, example, stops)
+        for at, answer in enumerate(example.answers) if every else ():
+            _must_say_something(chat, messages[answered(messages)[at]], answer)
         _must_say_something(chat, messages[-1], example.completion)
-        if turns == "every":
-            _none_is_blank(messages)
         return [example]
     if objective.needs == "preference" and not lesson.rejected.strip():
         raise DataError("has no rejected answer", hint="a preference is between two answers")
@@ -202,22 +203,9 @@ def _check(
         )
 
 
-def _none_is_blank(messages: Sequence[Message]) -> None:
-    for at in answered(messages):
-        if not _says(messages[at]):
-            raise DataError(
-                f"no token of a word carries loss: the answer in message {at} is blank",
-                hint="leave the record out, or set train.turns to last",
-            )
-
-
-def _says(answer: Message) -> bool:
-    return bool(answer.content.strip() or (isinstance(answer, Calling) and answer.calls))
-
-
 def _must_say_something(chat: ChatFormat, answer: Message, completion: Tokens) -> None:
     """Raises DataError for an answer of white space, and where the template drops its words."""
-    said = _says(answer)
+    said = answer.content.strip() or (isinstance(answer, Calling) and answer.calls)
     if not said or not chat.tokenizer.decode(completion).strip():
         raise DataError(
             "no token of a word carries loss: the answer is blank"

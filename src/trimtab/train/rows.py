@@ -4,6 +4,8 @@ Knows nothing of models or torch.
 """
 
 from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 
 Tokens = tuple[int, ...]
 
@@ -36,6 +38,12 @@ class Example:
         """The last answer, its end of turn included."""
         pairs = zip(self.tokens[self.answer_at :], self.mask[self.answer_at :], strict=True)
         return tuple(token for token, taught in pairs if taught)
+
+    @property
+    def answers(self) -> list[Tokens]:
+        """Each run of tokens that carry loss."""
+        marked = groupby(zip(self.tokens, self.mask, strict=True), key=itemgetter(1))
+        return [tuple(token for token, _ in run) for taught, run in marked if taught]
 
     @property
     def supervised(self) -> int:

@@ -121,11 +121,11 @@ class RunFolder:
     @property
     def used_s(self) -> float:
         """Seconds of training so far, those that a kill or a fault has made vain among them. A file
-        that a loss of power emptied says nothing, and the checkpoints know the rest.
+        that a loss of power emptied or zeroed says nothing, and the checkpoints know the rest.
         """
         try:
             return float(json.loads((self.path / USED).read_bytes())["seconds"])
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, ValueError):
             return 0.0
 
     def use(self, seconds: float) -> None:

@@ -247,7 +247,8 @@ class ContinuousPath:
 
     def _is_unwanted(self, sequence: Sequence) -> bool:
         """Cancelled, failed with another sequence of the same job, or not begun in time."""
-        if not sequence.begun and (error := overdue(sequence.job, time.monotonic())):
+        waits = not sequence.begun and not sequence.job.cancelled
+        if waits and (error := overdue(sequence.job, time.monotonic())):
             sequence.fail(error)
         if sequence.job.cancelled and not sequence.finished:
             if isinstance(sequence, Generation):

@@ -9,7 +9,7 @@ priority comes and finds no place.
 import bisect
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from trimtab.engine.continuous.blocks import BLOCK, Blocks, common
@@ -107,10 +107,14 @@ class Schedule:
 
     def leave(self, gone: Callable[[Sequence], bool]) -> None:
         """Forget the sequences that are `gone`; what they held is free, or found by others."""
-        for _, _, sequence in self._running:
-            if gone(sequence):
-                self._release(sequence)
-        self._running = [entry for entry in self._running if not gone(entry[2])]
+        stay = []
+        # Each is asked once: its client may leave between two questions.
+        for entry in self._running:
+            if gone(entry[2]):
+                self._release(entry[2])
+            else:
+                stay.append(entry)
+        self._running = stay
         self._waiting = [entry for entry in self._waiting if not gone(entry[2])]
         self._promise()
 
@@ -142,7 +146,8 @@ class Schedule:
                 continue
             found = self.blocks.find(sequence.names[: sequence.shareable])
             needed = -(-len(sequence.tokens) // BLOCK) - len(found)
-            while not self._fits(needed) and self._running[-1][0] > priority:
+            enough = self._would_fit(needed, priority)
+            while enough and not self._fits(needed) and self._running[-1][0] > priority:
                 still.append(self._running.pop())
                 self._release(still[-1][2])
             if not self._fits(needed):
@@ -164,7 +169,16 @@ class Schedule:
         """Whether one more that needs so many blocks can run; alone it always can."""
         if not self._running:
             return True
-        return not self._has_all() and blocks + self._owed() <= self.blocks.available
+        owed = _owed(sequence for _, _, sequence in self._running)
+        return not self._has_all() and blocks + owed <= self.blocks.available
+
+    def _would_fit(self, blocks: int, priority: int) -> bool:
+        """Whether it is worth it that those of lower priorities make room."""
+        stay = [sequence for of, _, sequence in self._running if of <= priority]
+        given = sum(len(sequence.blocks) for of, _, sequence in self._running if of > priority)
+        return not stay or (
+            len(stay) < self._most and blocks + _owed(stay) <= self.blocks.available + given
+        )
 
     def _begin(self, sequence: Sequence, found: list[int]) -> None:
         """Behind the blocks that were found, and what another has of the next one. A copy may be
@@ -178,13 +192,6 @@ class Schedule:
             self.copies.append(Copy(part.block, found[-1], part.tokens))
             held += part.tokens
         sequence.found(found, held)
-
-    def _owed(self) -> int:
-        """Blocks that those that run will take for what they are to read."""
-        return sum(
-            max(0, -(-len(sequence.tokens) // BLOCK) - len(sequence.blocks))
-            for _, _, sequence in self._running
-        )
 
     def _is_promised(self, entry: tuple[int, int, Sequence]) -> bool:
         """Whether one of its priority, or of a higher one, is computing what it begins with."""
@@ -210,7 +217,8 @@ class Schedule:
         priority, _, sequence = entry
         for name in sequence.names[sequence.named : sequence.shareable]:
             self._promised[name] = min(priority, self._promised.get(name, priority))
-        if sequence.left > 1 and not sequence.apart:
+        # A prompt of several steps may be read long after one that shares a few tokens with it.
+        if 1 < sequence.left <= self._prompt_tokens and not sequence.apart:
             at = sequence.named
             own = tuple(sequence.tokens[at * BLOCK : (at + 1) * BLOCK])
             self._coming.setdefault(sequence.before(at), []).append((priority, own))
@@ -242,3 +250,10 @@ class Schedule:
         self._name_rest(sequence)
         self.blocks.give_back(sequence.blocks)
         sequence.blocks, sequence.held, sequence.named = [], 0, 0
+
+
+def _owed(running: Iterable[Sequence]) -> int:
+    """Blocks that they will take for what they are to read."""
+    return sum(
+        max(0, -(-len(sequence.tokens) // BLOCK) - len(sequence.blocks)) for sequence in running
+    )

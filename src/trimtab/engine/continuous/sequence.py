@@ -26,7 +26,7 @@ class Sequence:
         self.finished = False
         self.begun = False
         """Whether it ever had its turn."""
-        self.cached = 0
+        self.known = 0
         """Tokens that the cache held when it first had. One that was put off and comes back finds
         what it computed itself.
         """
@@ -82,10 +82,17 @@ class Sequence:
         if len(self.tokens) % BLOCK == 0:
             self.names += chain(self.before(len(self.names)), self.tokens[-BLOCK:])
 
+    @property
+    def cached(self) -> int:
+        """What is told of `known`: whole blocks. By the token it would spell the prompts of others
+        to whoever guesses.
+        """
+        return self.known // BLOCK * BLOCK
+
     def found(self, blocks: list[int], held: int) -> None:
         """Begin behind what the cache holds already."""
         if not self.begun:
-            self.cached = held
+            self.known = held
         self.begun = True
         self.blocks = blocks
         self.held = held

@@ -1,6 +1,8 @@
 """plan: which methods fit this machine, what each would take, and the one to train with."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
+from statistics import median
 from typing import Any
 
 from trimtab.flows.backends import backend_of, unserved
@@ -138,6 +140,7 @@ def training_work(checked: Preflight, settings: TrainSettings) -> TrainingWork:
         checkpointed=bool(settings.extra.get("gradient_checkpointing", False)),
         # It compares the rows of a batch.
         fewest=2 if objective.name == "kto" else 1,
+        median=int(median(row.longest for row in checked.examples)),
     )
     if settings.packing:
         return replace(found, packed=packed(checked, settings, found.shared_prefix))
@@ -161,9 +164,20 @@ def packed(checked: Preflight, settings: TrainSettings, shared: int) -> Packed:
     lengths = [row.longest for row in checked.examples]
     layout = layout_of(settings, lengths)
     batches = [[place for row in batch for place in row] for batch in layout]
+    rows = [row for batch in layout for row in batch]
+
+    def tokens(places: Sequence[int]) -> int:
+        return sum(lengths[at] - shared for at in places) + shared
+
+    def labels(places: Sequence[int]) -> int:
+        return sum(checked.examples[at].supervised for at in places)
+
     return Packed(
         batches=len(batches),
         records=max(map(len, batches)),
-        tokens=max(sum(lengths[at] - shared for at in batch) + shared for batch in batches),
-        labels=max(sum(checked.examples[at].supervised for at in batch) for batch in batches),
+        tokens=max(map(tokens, batches)),
+        labels=max(map(labels, batches)),
+        row_records=max(map(len, rows)),
+        row_tokens=max(map(tokens, rows)),
+        row_labels=max(map(labels, rows)),
     )
