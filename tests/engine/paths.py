@@ -1,12 +1,16 @@
 """Paths driven by hand: jobs in, steps until nothing is left, and what came out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
+from trimtab.engine.continuous.batch import Batch
+from trimtab.engine.continuous.cache import Cache
 from trimtab.engine.continuous.path import ContinuousPath
 from trimtab.engine.general.path import GeneralPath
 from trimtab.engine.general.static import StaticPath
@@ -151,3 +155,17 @@ class Engine:
         self, version: str, prompt: tuple[int, ...], end: tuple[int, ...]
     ) -> tuple[float, ...]:
         return score(self._held[version], version, [(prompt, end)])[0].logprobs
+
+
+@contextmanager
+def counting(path: ContinuousPath) -> Iterator[list[int]]:
+    """How many tokens each step computes."""
+    forward, steps = path.model.forward, []
+
+    def counted(batch: Batch, cache: Cache) -> torch.Tensor:
+        steps.append(len(batch.tokens))
+        return forward(batch, cache)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(path.model, "forward", counted)
+        yield steps

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ from tests.engine.paths import (
     Kept,
     answer,
     ask,
+    counting,
     load,
     make_path,
     run,
@@ -23,9 +23,7 @@ from tests.engine.paths import (
 )
 from tests.engine.reference import Reference
 from tests.engine.test_paths import NAMES, NATS, prompts
-from trimtab.engine.continuous.batch import Batch
 from trimtab.engine.continuous.blocks import BLOCK, Blocks
-from trimtab.engine.continuous.cache import Cache
 from trimtab.engine.continuous.path import ContinuousPath
 from trimtab.engine.continuous.schedule import Schedule
 from trimtab.engine.jobs import GenerateJob, ScoreJob
@@ -56,17 +54,9 @@ def said(path: ContinuousPath, name: str, prompt: Sequence[int], apart: bool = F
 
 def read(path: ContinuousPath, name: str, prompt: Sequence[int]) -> tuple[Completion, int]:
     """What is answered, and how many tokens of the prompt were read for it."""
-    forward, computed = path.model.forward, 0
-
-    def counted(batch: Batch, cache: Cache) -> torch.Tensor:
-        nonlocal computed
-        computed += len(batch.tokens)
-        return forward(batch, cache)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(path.model, "forward", counted)
+    with counting(path) as steps:
         told = said(path, name, prompt)
-    return told, computed - (len(told.tokens) - 1)
+    return told, sum(steps) - (len(told.tokens) - 1)
 
 
 @pytest.mark.parametrize("shared", [1, 15, 16, 17, 40, LENGTH - 1, LENGTH])

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.engine.conftest import VersionOf
-from tests.engine.paths import FAST, Kept, answer, ask, make_path, scores
+from tests.engine.paths import FAST, Kept, answer, ask, counting, make_path, scores
 from tests.engine.reference import Reference, Said
 from tests.engine.test_paths import NAMES, NATS, prompts, same
 from trimtab.engine.continuous.batch import Batch
@@ -192,25 +192,16 @@ def test_what_comes_under_a_name_reads_nothing_of_what_had_it(
         path.unload("one name")
 
 
-def test_what_many_completions_follow_is_read_once(
-    path: ContinuousPath, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_many_completions_follow_is_read_once(path: ContinuousPath) -> None:
     """All but its last token, whose logits each completion asks for."""
     path._schedule = Schedule(Blocks(80), PROMPT_TOKENS)
     [prompt], ends = prompts([70], seed=41), prompts([6] * 12, seed=42)
-    forward, read = path.model.forward, 0
-
-    def counted(batch: Batch, cache: Cache) -> torch.Tensor:
-        nonlocal read
-        read += len(batch.tokens)
-        return forward(batch, cache)
-
-    monkeypatch.setattr(path.model, "forward", counted)
     job = ScoreJob(ScoreRequest("red", prompt, tuple(ends), "many"), Kept())
     path.add(job)
-    while path.busy:
-        path.step()
-    assert read == len(prompt) - 1 + sum(map(len, ends))
+    with counting(path) as steps:
+        while path.busy:
+            path.step()
+    assert sum(steps) == len(prompt) - 1 + sum(map(len, ends))
     first, *others = scores(job)
     assert len(others) == len(ends) - 1
     assert (first.cached, {score.cached for score in others}) == (0, {len(prompt) // BLOCK * BLOCK})

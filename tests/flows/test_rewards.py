@@ -118,6 +118,8 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Project:
     [
         ("def score(:", r"mine.py cannot be loaded: SyntaxError: .*line 1"),
         ("import nothing_of_that_name", "mine.py cannot be loaded: ModuleNotFoundError"),
+        ("import sys; sys.exit(0)", "mine.py cannot be loaded: SystemExit"),
+        ("def score(prompt, answer, gold): exit(3)", "record 4: SystemExit"),
         ("score = 3", "mine.py has no function 'score'"),
         ("def score(prompt, answer, gold): pass", "mine.py:score failed on training record 4"),
         ("def score(prompt, answer, gold): return 1 / 0", "record 4: ZeroDivisionError"),
