@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.tiny_project import write_project
-from trimtab.errors import ProjectError
+from trimtab.errors import ProjectError, UserError
 from trimtab.flows import sweep as sweeping
 from trimtab.flows.settings import HELD_OUT, settings_of
 from trimtab.flows.sweep import choices, rungs, sweep
@@ -227,6 +227,20 @@ def test_what_has_no_held_out_loss_is_refused(tmp_path: Path) -> None:
         sweep(Project.load(file))
     with pytest.raises(ProjectError, match="declares no sweep"):
         sweep(Project.load(write_project(tmp_path, 20)))
+
+
+def test_a_method_that_nobody_would_serve_is_not_tried(tmp_path: Path) -> None:
+    file = write_project(
+        tmp_path,
+        90,
+        train=TRAIN,
+        sweep={"over": {"train.method": ["lora", "ia3"]}, "trials": 2},
+        serve={"vllm_url": "http://host", "price": {"prompt": 1, "completion": 1}},
+    )
+    heard = Heard()
+    with pytest.raises(UserError, match=r"train\.method ia3.*vLLM serves"):
+        sweep(Project.load(file), watch=heard)
+    assert heard.steps == []
 
 
 class Killer(Silent):
